@@ -1,0 +1,40 @@
+"""Every error a user can cause. Messages are one line: the file, the thing, the remedy.
+
+    NasdmError
+    ├── AnnotationError (ValueError)   annotations, label images, class names
+    ├── SlideError (ValueError)        slides and images that cannot be read or written
+    ├── DatasetError (ValueError)      training data
+    ├── CheckpointError (ValueError)   weights and training checkpoints
+    ├── PlanError (ValueError)         a canvas, region or setting that cannot be rendered
+    └── OutputError (OSError)          outputs that exist, run folders in use, full disks
+"""
+
+from __future__ import annotations
+
+
+class NasdmError(Exception):
+    """Base of all errors of this package; the command line prints it as one line."""
+
+
+class AnnotationError(NasdmError, ValueError):
+    """Annotations that cannot be used."""
+
+
+class SlideError(NasdmError, ValueError):
+    """A slide or image that cannot be read."""
+
+
+class DatasetError(NasdmError, ValueError):
+    """Training data that cannot be used."""
+
+
+class CheckpointError(NasdmError, ValueError):
+    """A checkpoint that is damaged or does not fit."""
+
+
+class PlanError(NasdmError, ValueError):
+    """A render that cannot be planned as asked."""
+
+
+class OutputError(NasdmError, OSError):
+    """An output that cannot be written."""
