@@ -1,0 +1,5 @@
+"""The torch side: networks, diffusion, training data, training, checkpoints."""
+
+from .painter import Painter
+
+__all__ = ["Painter"]

@@ -1,0 +1,24 @@
+"""Synthetic H&E whole-slide images from nuclei annotations, by guided diffusion.
+
+The core: annotations, conditioning, the mosaic engine and the slide. The networks live in
+`nasdm_wsi.model`, the command line in `nasdm_wsi.cli`.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import NasdmError
+    from .nuclei import Nuclei
+    from .render import plan_render, read_annotations, render
+
+__all__ = ["NasdmError", "Nuclei", "plan_render", "read_annotations", "render"]
+
+_HOME = {"NasdmError": "errors", "Nuclei": "nuclei"}
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when asked for, so that the command line answers --help at once.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME.get(name, 'render')}", __name__), name)

@@ -1,0 +1,22 @@
+"""nasdm-wsi info"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from . import options
+
+
+@click.command()
+@click.argument("file", type=options.EXISTING)
+@options.annotations
+def info(file: Path, **reading) -> None:
+    """Say what FILE holds: a slide, annotations, a dataset or a checkpoint."""
+    from ..info import describe
+
+    rows = describe(file, **reading)
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        click.echo(f"{name:<{width}}  {value}")

@@ -1,0 +1,93 @@
+"""Parameter types and pieces that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+EXISTING = click.Path(exists=True, path_type=Path)
+NEW = click.Path(path_type=Path)
+
+device = click.option(
+    "--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ... or auto."
+)
+seed = click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+
+
+def annotations(command: Callable) -> Callable:
+    """The options that say how an annotation file is to be read."""
+    for option in reversed(
+        [
+            click.option(
+                "--class-map",
+                metavar="NAME=TYPE",
+                multiple=True,
+                callback=_class_map,
+                help="Read class NAME as nucleus type TYPE; may be repeated.",
+            ),
+            click.option(
+                "--ignore-class",
+                "ignore_classes",
+                metavar="NAME",
+                multiple=True,
+                help="Leave nuclei of class NAME out; may be repeated.",
+            ),
+            click.option(
+                "--tissue-class",
+                "tissue_classes",
+                metavar="NAME",
+                multiple=True,
+                default=("Tissue", "Region*"),
+                show_default=True,
+                help="Annotations that outline tissue; all else is glass.",
+            ),
+            click.option(
+                "--contours",
+                type=click.Choice(["corner", "cv2"]),
+                default="corner",
+                show_default=True,
+                help="cv2: contours run through pixel centres, as OpenCV makes them.",
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def _class_map(_ctx: click.Context, _option: click.Parameter, pairs: tuple[str, ...]) -> dict:
+    mapping = {}
+    for pair in pairs:
+        name, sign, nucleus_type = pair.rpartition("=")
+        if not sign or not name or not nucleus_type:
+            raise click.BadParameter(f"{pair!r} is not NAME=TYPE")
+        mapping[name] = nucleus_type
+    return mapping
+
+
+@contextmanager
+def bars(unit: str, *, start: int = 0) -> Iterator[Callable[..., None]]:
+    """A progress callback ``(what, done, total, **facts)`` that draws one bar for each ``what``."""
+    from tqdm import tqdm
+
+    open_bars: dict[str, Any] = {}
+
+    def progress(what: str, done: int, total: int, **facts: Any) -> None:
+        bar = open_bars.get(what)
+        if bar is None:
+            for other in open_bars.values():
+                other.close()
+            first = done - 1 if not start else start
+            bar = open_bars[what] = tqdm(total=total, desc=what, unit=unit, initial=max(first, 0))
+        if facts:
+            bar.set_postfix(facts, refresh=False)
+        bar.update(done - bar.n)
+
+    try:
+        yield progress
+    finally:
+        for bar in open_bars.values():
+            bar.close()

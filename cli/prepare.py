@@ -1,0 +1,40 @@
+"""nasdm-wsi prepare"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from . import options
+
+
+@click.command()
+@click.argument("sources", type=options.EXISTING, nargs=-1, required=True)
+@click.option("-o", "--out", type=options.NEW, required=True, help="The dataset folder.")
+@click.option(
+    "--held-out",
+    type=click.FloatRange(0, 0.9),
+    default=0.075,
+    show_default=True,
+    help="Share of each image's area kept from training.",
+)
+@options.seed
+def prepare(sources: tuple[Path, ...], out: Path, held_out: float, seed: int) -> None:
+    """Turn SOURCES into one dataset for training.
+
+    A source is a folder in Lizard's layout (images/NAME.png, labels/NAME.mat) or of NAME.png with
+    NAME_classes.png (0 background, 1..6 types, 255 unpublished).
+    """
+    from ..dataset import prepare as prepare_dataset
+
+    with options.bars("region") as progress:
+        rows = prepare_dataset(
+            list(sources),
+            out,
+            seed=seed,
+            held_out=held_out,
+            progress=lambda done, total: progress("preparing", done, total),
+        )
+    nuclei = sum(sum(row["nuclei"].values()) for row in rows)
+    click.echo(f"{out}: {len(rows)} regions, {nuclei:,} nuclei")

@@ -1,0 +1,40 @@
+"""nasdm-wsi train"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from . import options
+
+
+@click.command()
+@click.argument("dataset", type=options.EXISTING)
+@click.option("-o", "--out", type=options.NEW, required=True, help="The run folder.")
+@click.option("--preset", default="small", show_default=True, help="Network and its training.")
+@click.option("--images", type=click.IntRange(1), help="Crops to train on; default: the preset's.")
+@options.seed
+@options.device
+def train(dataset: Path, out: Path, preset: str, images: int | None, seed: int, device: str) -> None:
+    """Train a preset on DATASET (made by prepare).
+
+    The same command goes on where it stopped. OUT receives weights.safetensors for render,
+    last.safetensors for going on, and logs for TensorBoard.
+    """
+    from ..model.painter import choose_device
+    from ..model.train import train as train_network
+
+    with options.bars("image") as progress:
+        weights = train_network(
+            dataset,
+            out,
+            preset=preset,
+            images=images,
+            seed=seed,
+            device=choose_device(device).type,
+            progress=lambda done, total, loss: progress(
+                "training", done, total, loss=f"{loss:.3f}"
+            ),
+        )
+    click.echo(f"{weights}: give it to render with --weights")

@@ -1,0 +1,122 @@
+"""Training crops: sample ``i`` of a prepared dataset is a function of (seed, i) and nothing else.
+
+That makes a resumed run read on where it stopped, and lets any number of processes share the work.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..conditioning import edges, one_hot
+from ..dataset import Region, read_regions
+from ..errors import DatasetError
+from ..nuclei import TYPES
+from ..stain import restain
+
+TRIES = 64
+
+
+class Crops(Dataset):
+    """Random crops with quarter turns, flips and stain augmentation.
+
+    Item ``i`` is (pixels (3, c, c) float32 in [-1, 1], mask (8, c, c) float32, style (6,) float32).
+    Crops touch neither unpublished nor held-out pixels. A share `rare_types` of them is centred
+    near a nucleus of a type drawn uniformly from the six; the others are uniform over the area.
+
+    Raises:
+        DatasetError: no region has room for a crop.
+    """
+
+    def __init__(self, dataset: Path, *, crop: int, rare_types: float = 0.5, seed: int = 0):
+        self.crop, self.rare_types, self.seed = crop, rare_types, seed
+        self.regions = [r for r in read_regions(dataset) if _room(r, crop)]
+        if not self.regions:
+            raise DatasetError(f"{dataset}: no region has room for a crop of {crop} pixels")
+        self.usable = [_integral(r.usable) for r in self.regions]
+        self.edges = [edges(r.instances) for r in self.regions]
+        area = np.array([r.usable.sum() for r in self.regions], float)
+        self.share = area / area.sum()
+        self.places = [self._places_of(t) for t in range(1, len(TYPES))]
+
+    def _places_of(self, nucleus_type: int) -> np.ndarray:
+        """(n, 3): region, y, x of one pixel of each nucleus of the type."""
+        rows = []
+        for k, region in enumerate(self.regions):
+            _, first = np.unique(region.instances, return_index=True)
+            first = first[region.types.flat[first] == nucleus_type]
+            y, x = np.unravel_index(first, region.types.shape)
+            rows.append(np.stack([np.full_like(y, k), y, x], axis=1))
+        return np.concatenate(rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        rng = np.random.default_rng([self.seed, index])
+        k, y, x = self._place(rng)
+        region, c = self.regions[k], self.crop
+        cut = np.s_[y : y + c, x : x + c]
+        matrix = stain_matrix(rng)
+        pixels = restain(region.image[cut], matrix).transpose(2, 0, 1) / np.float32(127.5) - 1
+        planes = one_hot(region.types[cut], self.edges[k][cut])
+        mask = np.concatenate([planes, np.ones((1, c, c), np.float32)])
+        turn, flip = rng.integers(4), rng.integers(2)
+        return (
+            torch.from_numpy(_turned(pixels, turn, flip)),
+            torch.from_numpy(_turned(mask, turn, flip)),
+            torch.from_numpy(region.stain.restained(matrix).style),
+        )
+
+    def _place(self, rng: np.random.Generator) -> tuple[int, int, int]:
+        """Region, y, x of a crop that lies wholly in usable pixels."""
+        while True:
+            rows = self.places[rng.integers(len(self.places))]
+            rare = len(rows) > 0 and rng.random() < self.rare_types
+            for _ in range(TRIES):
+                if rare:
+                    k, y, x = rows[rng.integers(len(rows))] - [0, *rng.integers(0, self.crop, 2)]
+                else:
+                    k = rng.choice(len(self.regions), p=self.share)
+                    y, x = (rng.integers(0, n - self.crop + 1) for n in self.regions[k].types.shape)
+                if self._free(k, y, x):
+                    return int(k), int(y), int(x)
+
+    def _free(self, k: int, y: int, x: int) -> bool:
+        table, c = self.usable[k], self.crop
+        if min(y, x) < 0 or y + c >= table.shape[0] or x + c >= table.shape[1]:
+            return False
+        return table[y + c, x + c] - table[y, x + c] - table[y + c, x] + table[y, x] == c * c
+
+    def styles(self, count: int = 512) -> np.ndarray:
+        """Style vectors (count, 6) as training meets them: regions by area, restained."""
+        rng = np.random.default_rng(self.seed)
+        drawn = rng.choice(len(self.regions), size=count, p=self.share)
+        return np.stack([self.regions[k].stain.restained(stain_matrix(rng)).style for k in drawn])
+
+
+def stain_matrix(rng: np.random.Generator) -> np.ndarray:
+    """A random change of stain, (3, 3): amounts by some 20 %, hue by mixing a little, or none."""
+    if rng.random() < 0.25:
+        return np.eye(3)
+    return np.diag(np.exp(rng.normal(0, 0.2, 3))) + rng.normal(0, 0.04, (3, 3)) * (1 - np.eye(3))
+
+
+def _integral(mask: np.ndarray) -> np.ndarray:
+    table = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int64)
+    table[1:, 1:] = mask.cumsum(0, dtype=np.int64).cumsum(1)
+    return table
+
+
+def _room(region: Region, crop: int) -> bool:
+    from ..dataset import window_sums
+
+    if min(region.types.shape) < crop:
+        return False
+    return bool((window_sums(region.usable, (crop, crop)) == crop * crop).any())
+
+
+def _turned(planes: np.ndarray, turn: int, flip: int) -> np.ndarray:
+    turned = np.rot90(planes, turn, axes=(1, 2))
+    return np.ascontiguousarray(turned[:, :, ::-1] if flip else turned)

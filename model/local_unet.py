@@ -1,0 +1,115 @@
+"""The `local` family: a U-Net whose output at a pixel depends on a finite neighbourhood only.
+
+No attention and no normalisation over space: features are normalised over channels at each pixel,
+everything else is a convolution, and down-sampling happens on a fixed grid. A block computed with
+a halo of `LocalUNet.halo` pixels therefore equals the same pixels of the whole canvas.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import LocalConfig
+
+MASK_CHANNELS = 8  # six types, edges, and where the mask is known at all
+STYLE_SIZE = 6
+
+
+class Block(nn.Module):
+    """Residual block: channel norm, scale and shift from the embedding, two 3x3 convolutions."""
+
+    def __init__(self, width: int, embedding: int):
+        super().__init__()
+        self.modulation = nn.Linear(embedding, 2 * width)
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
+        h = F.rms_norm(x.permute(0, 2, 3, 1), x.shape[1:2], eps=1e-4).permute(0, 3, 1, 2)
+        h = F.silu(torch.addcmul(shift, h, 1 + scale))
+        return x + self.conv2(F.silu(self.conv1(h)))
+
+
+class LocalUNet(nn.Module):
+    """Maps noisy pixels, mask and embedding inputs to pixels; sides are multiples of `grid`.
+
+    The first convolution sees a plane of ones wherever the mask is known; the zero padding at the
+    border of a crop or canvas shows in that plane, so that a border does not pass for tissue.
+    """
+
+    def __init__(self, config: LocalConfig):
+        super().__init__()
+        widths, blocks, size = config.widths, config.blocks, config.embedding
+        pairs = list(zip(widths, widths[1:], strict=False))
+        self.config = config
+        self.grid = 2 ** len(widths)
+        self.register_buffer("style_mean", torch.zeros(STYLE_SIZE))
+        self.register_buffer("style_std", torch.ones(STYLE_SIZE))
+        self.register_buffer("frequencies", torch.logspace(0, 1.5, 32), persistent=False)
+        self.embed_noise = nn.Linear(64, size)
+        self.embed_style = nn.Linear(STYLE_SIZE, size)
+        self.embed = nn.Linear(size, size)
+        self.stem = nn.Conv2d(4 * (3 + MASK_CHANNELS), widths[0], 3, padding=1)
+        self.encoder = nn.ModuleList(_blocks(n, w, size) for n, w in zip(blocks, widths, strict=True))
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairs)
+        self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in pairs)
+        self.decoder = nn.ModuleList(
+            _blocks(n, w, size) for n, w in zip(blocks[:-1], widths[:-1], strict=True)
+        )
+        self.head = nn.Conv2d(widths[0], 12, 3, padding=1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor, noise: Tensor, mask: Tensor, style: Tensor) -> Tensor:
+        """x (n, 3, h, w), noise (n,) = ln(sigma) / 4, mask (n, 8, h, w), style (n, 6)."""
+        angle = noise[:, None] * self.frequencies
+        style = (style - self.style_mean) / self.style_std
+        e = self.embed_noise(torch.cat([angle.cos(), angle.sin()], dim=1)) + self.embed_style(style)
+        e = F.silu(self.embed(F.silu(e)))
+
+        h = self.stem(F.pixel_unshuffle(torch.cat([x, mask], dim=1), 2))
+        skips = []
+        for level, blocks in enumerate(self.encoder):
+            for block in blocks:
+                h = block(h, e)
+            if level < len(self.down):
+                skips.append(h)
+                h = self.down[level](h)
+        for level in reversed(range(len(self.up))):
+            h = F.pixel_shuffle(self.up[level](h), 2) + skips[level]
+            for block in self.decoder[level]:
+                h = block(h, e)
+        return F.pixel_shuffle(self.head(h), 2)
+
+    @property
+    def receptive_field(self) -> int:
+        """How many pixels beyond an aligned block its output can depend on, on each side.
+
+        Counted from the output back to the input: a 3x3 convolution reaches one cell further, and
+        a change of resolution rounds the reach up to whole cells.
+        """
+        convs = [2 * n for n in self.config.blocks]
+        reach = 2  # the head, in pixels: one cell of two
+        for level, n in enumerate(convs[:-1]):
+            cell = 2 ** (level + 1)
+            reach = math.ceil(reach / cell) * cell + n * cell
+        for level in reversed(range(len(convs))):
+            cell = 2 ** (level + 1)
+            reach = math.ceil(reach / cell) * cell + convs[level] * cell
+        return reach + 2  # the stem
+
+    @property
+    def halo(self) -> int:
+        """The receptive field rounded up to the grid."""
+        return math.ceil(self.receptive_field / self.grid) * self.grid
+
+
+def _blocks(count: int, width: int, embedding: int) -> nn.ModuleList:
+    return nn.ModuleList(Block(width, embedding) for _ in range(count))

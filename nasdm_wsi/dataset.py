@@ -1,0 +1,206 @@
+"""The prepared dataset: what `prepare` writes and training reads.
+
+    DATASET/manifest.json           regions, held-out rectangles, counts, stain, seed
+    DATASET/NAME/image.png          uint8 (h, w, 3)
+    DATASET/NAME/types.png          uint8 (h, w): 0 background, 1..6 nucleus type, 255 unpublished
+    DATASET/NAME/instances.tif      uint32 (h, w): 0 background, else the nucleus
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from skimage.io import imread, imsave
+
+from .errors import DatasetError, OutputError, SlideError
+from .geometry import Box
+from .lizard import read_mat_labels, split_touching
+from .nuclei import TYPES
+from .stain import StainStatistics
+
+UNPUBLISHED = 255
+HELD_OUT = 0.075  # share of each image's area (Shrivastava and Fletcher 2023, Section 3)
+MPP = 0.5
+FORMAT = 1
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Region:
+    """One picture with its labels, all arrays (h, w, ...)."""
+
+    name: str
+    image: np.ndarray
+    types: np.ndarray
+    instances: np.ndarray
+    held_out: tuple[Box, ...]
+    stain: StainStatistics
+
+    @property
+    def usable(self) -> np.ndarray:
+        """Bool (h, w): published and not held out."""
+        usable = self.types != UNPUBLISHED
+        for y0, x0, y1, x1 in self.held_out:
+            usable[y0:y1, x0:x1] = False
+        return usable
+
+
+def prepare(
+    sources: list[Path],
+    out: Path,
+    *,
+    seed: int = 0,
+    held_out: float = HELD_OUT,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[dict]:
+    """Turn folders of labelled pictures into one prepared dataset and return its manifest's rows.
+
+    A source is either Lizard's layout (``images/NAME.png`` and ``labels/NAME.mat``) or a folder of
+    ``NAME.png`` with ``NAME_classes.png``, where 255 marks unpublished pixels. Touching nuclei of
+    one type are split where only types are given. A share ``held_out`` of each picture's area is
+    set aside as a rectangle whose place depends on ``seed`` and the name alone.
+
+    Raises:
+        DatasetError: a source has neither layout, or a picture and its labels do not fit.
+        OutputError: ``out`` exists already.
+    """
+    found = [pair for source in sources for pair in _find(Path(source))]
+    names = [name for name, _, _ in found]
+    if twice := {n for n in names if names.count(n) > 1}:
+        raise DatasetError(f"two pictures are called {sorted(twice)[0]!r}: rename one of them")
+    out = Path(out)
+    if out.exists():
+        raise OutputError(f"{out} exists: choose another folder or remove it")
+    part = out.with_name(out.name + ".part")
+    rows = []
+    for done, (name, picture, labels) in enumerate(found):
+        rows.append(_prepare_region(name, picture, labels, part / name, seed, held_out))
+        if progress:
+            progress(done + 1, len(found))
+    manifest = {"format": FORMAT, "mpp": MPP, "seed": seed, "regions": rows}
+    (part / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    os.replace(part, out)
+    return rows
+
+
+def read_manifest(path: Path) -> dict:
+    """The manifest of a prepared dataset.
+
+    Raises:
+        DatasetError: ``path`` is no prepared dataset, or of another version.
+    """
+    try:
+        manifest = json.loads((Path(path) / "manifest.json").read_text())
+        if manifest["format"] != FORMAT:
+            raise DatasetError(f"{path}: dataset format {manifest['format']} is not {FORMAT}")
+    except (OSError, ValueError, KeyError) as error:
+        if isinstance(error, DatasetError):
+            raise
+        raise DatasetError(f"{path} is no prepared dataset: make one with prepare") from error
+    return manifest
+
+
+def read_regions(path: Path) -> Iterator[Region]:
+    """The regions of a prepared dataset, in the manifest's order."""
+    for row in read_manifest(path)["regions"]:
+        folder = Path(path) / row["name"]
+        try:
+            yield Region(
+                name=row["name"],
+                image=imread(folder / "image.png"),
+                types=imread(folder / "types.png"),
+                instances=tifffile.imread(folder / "instances.tif"),
+                held_out=tuple(tuple(box) for box in row["held_out"]),
+                stain=StainStatistics(
+                    np.array(row["stain_mean"]), np.array(row["stain_covariance"])
+                ),
+            )
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DatasetError(f"{folder} is damaged ({error}): prepare the data again") from error
+
+
+def window_sums(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Sums of ``mask`` (h, w) over every window of ``size``: (h - size_y + 1, w - size_x + 1)."""
+    table = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int64)
+    table[1:, 1:] = mask.cumsum(0, dtype=np.int64).cumsum(1)
+    a, b = size
+    return table[a:, b:] - table[:-a, b:] - table[a:, :-b] + table[:-a, :-b]
+
+
+def _find(source: Path) -> Iterator[tuple[str, Path, Path]]:
+    if (source / "images").is_dir() and (source / "labels").is_dir():
+        pairs = [(p, source / "labels" / f"{p.stem}.mat") for p in (source / "images").glob("*.png")]
+    else:
+        pairs = [
+            (p.with_name(p.name.replace("_classes.png", ".png")), p)
+            for p in source.glob("*_classes.png")
+        ]
+    if not pairs:
+        raise DatasetError(
+            f"{source}: neither images/*.png with labels/*.mat nor NAME.png with NAME_classes.png"
+        )
+    for picture, labels in sorted(pairs):
+        if missing := next((p for p in (picture, labels) if not p.exists()), None):
+            raise DatasetError(f"{missing} is missing: each picture needs its labels")
+        yield picture.stem, picture, labels
+
+
+def _prepare_region(
+    name: str, picture: Path, labels: Path, folder: Path, seed: int, held_out: float
+) -> dict:
+    try:
+        image = np.ascontiguousarray(imread(picture)[..., :3])
+        if labels.suffix == ".mat":
+            instances, types = read_mat_labels(labels)
+        else:
+            types = imread(labels)
+            instances = split_touching(types)
+    except (OSError, SyntaxError) as error:
+        raise DatasetError(f"{picture} or its labels cannot be read: {error}") from error
+    if image.ndim != 3 or image.dtype != np.uint8 or image.shape[:2] != types.shape:
+        raise DatasetError(f"{picture} and {labels.name} do not fit: RGB of the labels' size wanted")
+    if stray := sorted(set(np.unique(types)) - {*range(len(TYPES)), UNPUBLISHED}):
+        raise DatasetError(f"{labels}: type {stray[0]} is none of 0..6 and 255")
+    published = types != UNPUBLISHED
+    try:
+        stain = StainStatistics.of(image[published])
+    except SlideError as error:
+        raise DatasetError(f"{picture}: {error}") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    imsave(folder / "image.png", image, check_contrast=False)
+    imsave(folder / "types.png", types, check_contrast=False)
+    tifffile.imwrite(
+        folder / "instances.tif", instances.astype(np.uint32), compression="zlib", predictor=True
+    )
+    _, first = np.unique(instances, return_index=True)
+    counts = np.bincount(types.flat[first[1:]], minlength=len(TYPES))
+    return {
+        "name": name,
+        "source": str(picture),
+        "size": list(types.shape),
+        "published": int(published.sum()),
+        "held_out": [_held_out_box(published, held_out, name, seed)] if held_out else [],
+        "nuclei": {t: int(c) for t, c in zip(TYPES[1:], counts[1:], strict=False)},
+        "stain_mean": stain.mean.tolist(),
+        "stain_covariance": stain.covariance.tolist(),
+    }
+
+
+def _held_out_box(published: np.ndarray, share: float, name: str, seed: int) -> list[int]:
+    """A square of ``share`` of the published area at a random place, published throughout if any is."""
+    side = max(1, round((share * published.sum()) ** 0.5))
+    size = (min(side, published.shape[0]), min(side, published.shape[1]))
+    sums = window_sums(published, size)
+    places = np.flatnonzero(sums == sums.max())
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    y, x = np.unravel_index(rng.choice(places), sums.shape)
+    return [int(y), int(x), int(y) + size[0], int(x) + size[1]]

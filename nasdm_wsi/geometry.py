@@ -1,0 +1,177 @@
+"""Boxes, windows, blocks and phases: who computes what and who owns which pixel. Pure integers.
+
+Axis order is (y, x); a box is (y0, x0, y1, x1), half open, in canvas pixels.
+
+The canvas is cut into cores of ``stride`` pixels a side. The network sees a core grown by
+``margin``: the window. A pixel's value is the weighted sum of the windows' results, with weights
+that reach ``taper`` pixels beyond the core and sum to one everywhere. A block owns
+``windows`` x ``windows`` of them, and a phase is a run of solver steps between two fusions.
+
+Two kinds of plan are of use:
+
+- box (taper 0): each pixel belongs to one core. Windows end at the canvas. With a margin as wide
+  as the network's receptive field the result is that of one evaluation on the whole canvas.
+- tapered (taper = margin): neighbouring windows are fused by linear ramps. All windows have the
+  same size, so the canvas is surrounded by a margin that is thrown away at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import PlanError
+
+Box = tuple[int, int, int, int]
+Block = tuple[int, int]
+
+
+def grow(box: Box, by: int) -> Box:
+    """The box with ``by`` more pixels on each side."""
+    return box[0] - by, box[1] - by, box[2] + by, box[3] + by
+
+
+def intersect(a: Box, b: Box) -> Box:
+    """What two boxes share; empty boxes have no extent but are valid."""
+    y0, x0 = max(a[0], b[0]), max(a[1], b[1])
+    return y0, x0, max(y0, min(a[2], b[2])), max(x0, min(a[3], b[3]))
+
+
+def shape(box: Box) -> tuple[int, int]:
+    """(height, width) of a box."""
+    return box[2] - box[0], box[3] - box[1]
+
+
+def inside(box: Box, frame: Box) -> tuple[slice, slice]:
+    """Slices that pick ``box`` from an array that covers ``frame``."""
+    y, x = frame[:2]
+    return slice(box[0] - y, box[2] - y), slice(box[1] - x, box[3] - x)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a canvas of ``size`` (h, w) is cut into windows and blocks, and the steps into phases.
+
+    stride, margin, taper, windows: see the module's text.
+    phases: for each phase its solver steps, as (first, last + 1).
+    grid: window corners are multiples of it (down-sampling on a fixed global grid).
+    """
+
+    size: tuple[int, int]
+    stride: int
+    margin: int
+    taper: int
+    windows: int
+    phases: tuple[tuple[int, int], ...]
+    grid: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.size) < 1:
+            raise PlanError(f"a canvas of {self.size[0]} x {self.size[1]} pixels has no pixels")
+        if self.taper not in (0, self.margin):
+            raise PlanError("the taper is either zero or the margin")
+        if self.stride % self.grid or self.margin % self.grid:
+            raise PlanError(f"stride and margin must be multiples of {self.grid}")
+        if self.margin + self.taper > self.block_side:
+            raise PlanError("a block must be at least as wide as margin and taper together")
+
+    @property
+    def block_side(self) -> int:
+        """Pixels a side of a whole block."""
+        return self.stride * self.windows
+
+    @property
+    def part_side(self) -> int:
+        """Pixels a side of what a whole block contributes to."""
+        return self.block_side + 2 * self.taper
+
+    @property
+    def covered(self) -> Box:
+        """What the cores cover: the canvas, rounded up to the grid or to whole strides."""
+        unit = self.stride if self.taper else self.grid
+        return 0, 0, -(-self.size[0] // unit) * unit, -(-self.size[1] // unit) * unit
+
+    @property
+    def bounds(self) -> Box:
+        """Where there is state: windows end here."""
+        return grow(self.covered, self.taper)
+
+    @property
+    def blocks(self) -> tuple[int, int]:
+        """Number of block rows and columns."""
+        return tuple(-(-n // self.block_side) for n in self.covered[2:])  # type: ignore[return-value]
+
+    def all_blocks(self) -> Iterator[Block]:
+        """All blocks in raster order."""
+        rows, columns = self.blocks
+        return ((i, j) for i in range(rows) for j in range(columns))
+
+    def core(self, block: Block) -> Box:
+        """The pixels whose windows the block owns."""
+        i, j, b = *block, self.block_side
+        return intersect((i * b, j * b, (i + 1) * b, (j + 1) * b), self.covered)
+
+    def owned(self, block: Block) -> Box:
+        """The slide pixels that the block delivers in the end: its core within the canvas."""
+        return intersect(self.core(block), (0, 0, *self.size))
+
+    def part(self, block: Block) -> Box:
+        """The pixels to which the block's windows contribute."""
+        return intersect(grow(self.core(block), self.taper), self.bounds)
+
+    def view(self, block: Block) -> Box:
+        """The pixels that the block's windows see."""
+        return intersect(grow(self.core(block), self.margin), self.bounds)
+
+    def cores(self, block: Block) -> list[Box]:
+        """The cores of the block's windows, in raster order."""
+        y0, x0, y1, x1 = core = self.core(block)
+        s = self.stride
+        return [
+            intersect((y, x, y + s, x + s), core)
+            for y in range(y0, y1, s)
+            for x in range(x0, x1, s)
+        ]
+
+    def window(self, core: Box) -> Box:
+        """The window of a core."""
+        return intersect(grow(core, self.margin), self.bounds)
+
+    def weight(self, core: Box) -> np.ndarray:
+        """Float32 weights, (h, w) of the core's window; over all windows they sum to one."""
+        y, x = (self._profile(core, axis) for axis in (0, 1))
+        return (y[:, None] * x).astype(np.float32)
+
+    def _profile(self, core: Box, axis: int) -> np.ndarray:
+        start, stop = core[axis], core[axis + 2]
+        window, covered = self.window(core), self.covered
+        at = np.arange(window[axis], window[axis + 2]) + 0.5
+        if not self.taper:
+            return ((at > start) & (at < stop)).astype(float)
+        rise = (at - start + self.taper) / (2 * self.taper)
+        fall = (stop - at + self.taper) / (2 * self.taper)
+        # Nothing lies beyond the first and the last window, so they do not ramp there.
+        rise = np.ones_like(at) if start == covered[axis] else rise
+        fall = np.ones_like(at) if stop == covered[axis + 2] else fall
+        return np.clip(np.minimum(rise, fall), 0, 1)
+
+    def sources(self, box: Box) -> list[Block]:
+        """The blocks whose parts are needed to know ``box``, in raster order."""
+        box = intersect(box, self.bounds)
+        ranges = []
+        for axis in (0, 1):
+            first = (box[axis] - self.taper) // self.block_side
+            last = (box[axis + 2] + self.taper - 1) // self.block_side
+            ranges.append(range(max(first, 0), min(last + 1, self.blocks[axis])))
+        return [(i, j) for i in ranges[0] for j in ranges[1]]
+
+    def blocks_of(self, region: Box) -> list[Block]:
+        """The blocks that deliver the slide pixels of ``region``, in raster order."""
+        b = self.block_side
+        return [
+            (i, j)
+            for i in range(region[0] // b, -(-region[2] // b))
+            for j in range(region[1] // b, -(-region[3] // b))
+        ]

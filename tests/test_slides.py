@@ -1,0 +1,171 @@
+"""Reading at a given resolution, with slides written here and a real one where it is present."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tifffile import TiffWriter, imwrite
+
+from nasdm_wsi.errors import SlideError
+from nasdm_wsi.pyramid import write_pyramid
+from nasdm_wsi.slides import open_slide, tissue_sample
+
+REAL = Path(__file__).parents[2] / "shared/data/slides/CMU-1-Small-Region.svs"
+
+
+def smooth_tissue(h: int, w: int) -> np.ndarray:
+    """Pink waves, uint8 (h, w, 3), glass in the left third."""
+    y, x = np.mgrid[:h, :w]
+    waves = np.stack(
+        [200 + 30 * np.sin(x / 9), 120 + 40 * np.cos(y / 11), 170 + 20 * np.sin(y / 7)]
+    )
+    return np.where(x < w // 3, 255, waves).transpose(1, 2, 0).astype(np.uint8)
+
+
+IMAGE = smooth_tissue(256, 384)
+HALF = IMAGE.reshape(128, 2, 192, 2, 3).mean((1, 3))
+
+
+@pytest.fixture
+def slide_path(tmp_path: Path) -> Path:
+    path = tmp_path / "slide.tif"
+    write_pyramid(path, IMAGE, mpp=0.5, description="", lossless=True, tile=64)
+    return path
+
+
+def test_a_pyramid_says_what_it_is(slide_path):
+    with open_slide(slide_path) as slide:
+        assert slide.size == (256, 384)
+        assert slide.mpp == pytest.approx(0.5)
+        assert slide.levels == ((256, 384), (128, 192), (64, 96), (32, 48))
+        assert slide.format == "generic-tiff"
+        assert slide.bounds == (0, 0)
+
+
+def test_reads_levels_as_they_are(slide_path):
+    with open_slide(slide_path) as slide:
+        assert np.array_equal(slide.read((10, 20, 110, 170), mpp=0.5), IMAGE[10:110, 20:170])
+        seen = slide.read((5, 10, 105, 160), mpp=1.0)
+        assert seen.dtype == np.uint8
+        assert np.abs(seen - HALF[5:105, 10:160]).max() <= 0.5
+
+
+@pytest.mark.parametrize("mpp", [0.25, 0.4, 0.7, 1.6])
+def test_neighbouring_boxes_meet_without_a_seam(slide_path, mpp):
+    with open_slide(slide_path) as slide:
+        whole = slide.read((0, 0, 60, 80), mpp=mpp)
+        parts = [slide.read((0, x, 60, x + 20), mpp=mpp) for x in range(0, 80, 20)]
+    assert np.abs(np.concatenate(parts, 1).astype(int) - whole).max() <= 1
+
+
+@pytest.mark.parametrize("mpp", [0.25, 0.4, 0.7, 1.3])
+def test_between_levels_the_picture_stays_in_place(slide_path, mpp):
+    y0, x0 = round(30 / mpp), round(90 / mpp)
+    with open_slide(slide_path) as slide:
+        seen = slide.read((y0, x0, y0 + 40, x0 + 30), mpp=mpp)
+    y = ((y0 + np.arange(40) + 0.5) * mpp / 0.5).astype(int)
+    x = ((x0 + np.arange(30) + 0.5) * mpp / 0.5).astype(int)
+    assert np.abs(seen.astype(int) - IMAGE[y][:, x]).mean() < 3
+
+
+def test_outside_and_transparent_is_white(slide_path, tmp_path):
+    with open_slide(slide_path) as slide:
+        seen = slide.read((-10, 374, 10, 394), mpp=0.5)
+        assert (seen[:10] == 255).all() and (seen[:, 10:] == 255).all()
+        assert np.array_equal(seen[10:, :10], IMAGE[:10, 374:])
+        assert (slide.read((-50, -50, -10, -10), mpp=0.5) == 255).all()
+    glassy = np.dstack([IMAGE, np.where(np.arange(384) < 200, 0, 255) * np.ones((256, 1))])
+    Image.fromarray(glassy.astype(np.uint8)).save(tmp_path / "glassy.png")
+    with open_slide(tmp_path / "glassy.png") as slide:
+        seen = slide.read((0, 0, 256, 384), mpp=0.5)
+    assert (seen[:, :200] == 255).all()
+    assert np.array_equal(seen[:, 200:], IMAGE[:, 200:])
+
+
+@pytest.mark.parametrize("name", ["image.png", "image.tif", "image.bmp"])
+def test_an_ordinary_image_has_the_asked_resolution(tmp_path, name):
+    path = tmp_path / name
+    Image.fromarray(IMAGE).save(path, dpi=(72, 72))
+    with open_slide(path) as slide:
+        assert slide.mpp is None
+        assert np.array_equal(slide.read((3, 4, 50, 60), mpp=0.37), IMAGE[3:50, 4:60])
+        slide.mpp = 0.5
+        seen = slide.read((5, 10, 105, 160), mpp=1.0)
+        assert np.abs(seen - HALF[5:105, 10:160]).mean() < 1
+
+
+def test_all_levels_of_an_ome_tiff_without_chain(tmp_path):
+    path = tmp_path / "subifds.ome.tif"
+    odd = smooth_tissue(255, 383)
+    settings = dict(tile=(64, 64), photometric="rgb", resolutionunit="CENTIMETER")
+    with TiffWriter(path) as tiff:
+        tiff.write(odd, subifds=1, resolution=(2e4, 2e4), metadata={"axes": "YXS"}, **settings)
+        tiff.write(odd[::2, ::2], subfiletype=1, resolution=(1e4, 1e4), **settings)
+    with open_slide(path) as slide:
+        assert slide.levels == ((255, 383), (128, 192))
+        assert slide.mpp == pytest.approx(0.5)
+        assert np.array_equal(slide.read((7, 11, 128, 192), mpp=1.0), odd[14::2, 22::2])
+
+
+def damaged(path: Path, *, keep: float) -> Path:
+    """Cut off the end of a file."""
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * keep)])
+    return path
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.01, 0.5])
+def test_truncated_files_are_one_line(slide_path, tmp_path, keep):
+    Image.fromarray(IMAGE).save(tmp_path / "image.png")
+    imwrite(tmp_path / "flat.tif", IMAGE, tile=(64, 64), compression="zlib", metadata=None)
+    for path in (slide_path, tmp_path / "image.png", tmp_path / "flat.tif"):
+        with pytest.raises(SlideError, match=rf"^.*{path.name}: [^\n]*$"):
+            with open_slide(damaged(path, keep=keep)) as slide:
+                slide.read((0, 0, *slide.size), mpp=0.5)
+
+
+def test_what_is_no_slide_is_one_line(tmp_path):
+    Path(tmp_path, "notes.tif").write_text("not a slide")
+    Image.fromarray(np.zeros((9, 9), np.uint16)).save(tmp_path / "deep.png")
+    for name, reason in (
+        ("none.svs", "no such file"),
+        ("notes.tif", "not a readable slide"),
+        ("deep.png", "8-bit"),
+    ):
+        with pytest.raises(SlideError, match=rf"^.*{name}: [^\n]*{reason}[^\n]*$"):
+            open_slide(tmp_path / name)
+
+
+def test_tissue_sample_takes_tissue_and_no_glass(slide_path):
+    tiles = tissue_sample(slide_path, size=32, count=10, seed=3)
+    assert tiles.shape == (10, 32, 32, 3) and tiles.dtype == np.uint8
+    assert ((tiles < 250).any(-1).mean((1, 2)) >= 0.4).all()
+    assert np.array_equal(tiles, tissue_sample(slide_path, size=32, count=10, seed=3))
+    assert not np.array_equal(tiles, tissue_sample(slide_path, size=32, count=10, seed=4))
+    assert tissue_sample(slide_path, size=64, mpp=1.0).shape[1:] == (64, 64, 3)
+
+
+def test_tissue_sample_of_small_images_and_of_glass(tmp_path):
+    Image.fromarray(IMAGE[:100, 200:]).save(tmp_path / "small.png")
+    assert tissue_sample(tmp_path / "small.png").shape == (1, 100, 100, 3)
+    Image.fromarray(np.full((300, 300, 3), 245, np.uint8)).save(tmp_path / "glass.png")
+    with pytest.raises(SlideError, match="glass.png: no tissue"):
+        tissue_sample(tmp_path / "glass.png")
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the real slide is not here")
+def test_a_real_slide():
+    with open_slide(REAL) as slide:
+        assert slide.size == (2967, 2220)
+        assert slide.mpp == pytest.approx(0.499)
+        assert slide.format == "aperio"
+        fine, coarse = (
+            slide.read((400, 400, 528, 528), mpp=0.5),
+            slide.read((200, 200, 264, 264), mpp=1.0),
+        )
+    mean = fine.reshape(64, 2, 64, 2, 3).mean((1, 3))
+    assert np.abs(mean - coarse).mean() < 3
+    assert tissue_sample(REAL, count=5).shape == (5, 256, 256, 3)
