@@ -35,6 +35,8 @@ def main(verbose: bool) -> None:
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s: %(message)s"
     )
+    # It logs what it then raises, and a mistake shall be one line.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
 for command in (render, info, prepare, train):

@@ -19,8 +19,11 @@ from . import options
     show_default=True,
     help="Share of each image's area kept from training.",
 )
+@click.option(
+    "--exclude", metavar="NAME", multiple=True, help="Leave picture NAME out; repeatable."
+)
 @options.seed
-def prepare(sources: tuple[Path, ...], out: Path, held_out: float, seed: int) -> None:
+def prepare(sources: tuple[Path, ...], out: Path, **settings) -> None:
     """Turn SOURCES into one dataset for training.
 
     A source is a folder in Lizard's layout (images/NAME.png, labels/NAME.mat) or of NAME.png with
@@ -32,8 +35,7 @@ def prepare(sources: tuple[Path, ...], out: Path, held_out: float, seed: int) ->
         rows = prepare_dataset(
             list(sources),
             out,
-            seed=seed,
-            held_out=held_out,
+            **settings,
             progress=lambda done, total: progress("preparing", done, total),
         )
     nuclei = sum(sum(row["nuclei"].values()) for row in rows)

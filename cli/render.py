@@ -30,7 +30,7 @@ from . import options
 @options.seed
 @click.option("--steps", type=click.IntRange(1, 1000), help="Solver steps.")
 @click.option("--guidance", type=click.FloatRange(0, 20), help="Strength of guidance.")
-@click.option("--style", help="A slide or image to take the stain from, or a name: see --help.")
+@click.option("--style", help="A slide or image to take the stain from, or a name.")
 @click.option("--weights", type=options.EXISTING, help="Default: those in the package.")
 @options.device
 @click.option("--workers", type=click.IntRange(1), help="Threads; default: the cores.")
@@ -47,7 +47,7 @@ def render(annotations: Path, out: Path, dry_run: bool, **given) -> None:
     from ..model.painter import Painter
     from ..render import check_output, labels_path, plan_render, read_annotations
     from ..render import render as render_slide
-    from ..stain import find_style
+    from ..slides import find_style
 
     check_output(out, overwrite=given["overwrite"])
     reading = ("mpp", "class_map", "ignore_classes", "tissue_classes", "contours")
@@ -78,6 +78,7 @@ def render(annotations: Path, out: Path, dry_run: bool, **given) -> None:
     height, width = job.region[2] - job.region[0], job.region[3] - job.region[1]
     seconds = time.perf_counter() - begin
     click.echo(
-        f"{out}: {width} x {height} pixels at {painter.mpp} mpp, nuclei in {labels_path(out).name}; "
-        f"{width * height / seconds:,.0f} pixels/s; open it in QuPath and drop the GeoJSON on it"
+        f"{out}: {width} x {height} pixels at {painter.mpp} mpp, "
+        f"{width * height / seconds:,.0f} pixels/s; open it in QuPath and drop "
+        f"{labels_path(out).name} on it"
     )

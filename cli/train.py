@@ -16,7 +16,7 @@ from . import options
 @click.option("--images", type=click.IntRange(1), help="Crops to train on; default: the preset's.")
 @options.seed
 @options.device
-def train(dataset: Path, out: Path, preset: str, images: int | None, seed: int, device: str) -> None:
+def train(dataset: Path, out: Path, device: str, **settings) -> None:
     """Train a preset on DATASET (made by prepare).
 
     The same command goes on where it stopped. OUT receives weights.safetensors for render,
@@ -29,9 +29,7 @@ def train(dataset: Path, out: Path, preset: str, images: int | None, seed: int, 
         weights = train_network(
             dataset,
             out,
-            preset=preset,
-            images=images,
-            seed=seed,
+            **settings,
             device=choose_device(device).type,
             progress=lambda done, total, loss: progress(
                 "training", done, total, loss=f"{loss:.3f}"

@@ -55,7 +55,9 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
-                raise CheckpointError(f"{path} is a safetensors file, but no checkpoint of nasdm-wsi")
+                raise CheckpointError(
+                    f"{path} is a safetensors file, but no checkpoint of nasdm-wsi"
+                )
             return {k: file.get_tensor(k) for k in file.keys()}, json.loads(metadata["header"])
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist") from error

@@ -50,10 +50,20 @@ class Preset:
     purpose: str
 
 
-# fmt: off
 PRESETS = {
-    "tiny":   Preset(LocalConfig((16, 24), (1, 1), 32), TrainingConfig(crop=32, batch=4, images=4_000, warmup=400), "tests and trials"),
-    "small":  Preset(LocalConfig((64, 128, 192), (1, 1, 3)), TrainingConfig(), "ships with the package; CPU"),
-    "medium": Preset(LocalConfig((96, 192, 384), (2, 2, 4), 256), TrainingConfig(crop=128, batch=64, images=6_000_000, learning_rate=5e-4), "one GPU, a day"),
-}  # noqa: E501
-# fmt: on
+    "tiny": Preset(
+        LocalConfig((16, 24), (1, 1), embedding=32),
+        TrainingConfig(crop=32, batch=4, images=4_000, warmup=400),
+        "tests and trials",
+    ),
+    "small": Preset(
+        LocalConfig((64, 128, 192), (1, 1, 3)),
+        TrainingConfig(),
+        "ships with the package; trains in hours on two CPU cores",
+    ),
+    "medium": Preset(
+        LocalConfig((96, 192, 384), (2, 2, 4), embedding=256),
+        TrainingConfig(crop=128, batch=64, images=6_000_000, learning_rate=5e-4),
+        "for a GPU",
+    ),
+}

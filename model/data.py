@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..conditioning import edges, one_hot
-from ..dataset import Region, read_regions
+from ..dataset import read_regions, window_sums
 from ..errors import DatasetError
 from ..nuclei import TYPES
 from ..stain import restain
@@ -34,10 +34,16 @@ class Crops(Dataset):
 
     def __init__(self, dataset: Path, *, crop: int, rare_types: float = 0.5, seed: int = 0):
         self.crop, self.rare_types, self.seed = crop, rare_types, seed
-        self.regions = [r for r in read_regions(dataset) if _room(r, crop)]
+        self.regions, self.free = [], []
+        for region in read_regions(dataset):
+            if min(region.types.shape) >= crop:
+                # True where a crop may have its corner.
+                free = window_sums(region.usable, (crop, crop)) == crop * crop
+                if free.any():
+                    self.regions.append(region)
+                    self.free.append(free)
         if not self.regions:
             raise DatasetError(f"{dataset}: no region has room for a crop of {crop} pixels")
-        self.usable = [_integral(r.usable) for r in self.regions]
         self.edges = [edges(r.instances) for r in self.regions]
         area = np.array([r.usable.sum() for r in self.regions], float)
         self.share = area / area.sum()
@@ -79,15 +85,10 @@ class Crops(Dataset):
                     k, y, x = rows[rng.integers(len(rows))] - [0, *rng.integers(0, self.crop, 2)]
                 else:
                     k = rng.choice(len(self.regions), p=self.share)
-                    y, x = (rng.integers(0, n - self.crop + 1) for n in self.regions[k].types.shape)
-                if self._free(k, y, x):
+                    y, x = (rng.integers(n) for n in self.free[k].shape)
+                free = self.free[k]
+                if min(y, x) >= 0 and y < free.shape[0] and x < free.shape[1] and free[y, x]:
                     return int(k), int(y), int(x)
-
-    def _free(self, k: int, y: int, x: int) -> bool:
-        table, c = self.usable[k], self.crop
-        if min(y, x) < 0 or y + c >= table.shape[0] or x + c >= table.shape[1]:
-            return False
-        return table[y + c, x + c] - table[y, x + c] - table[y + c, x] + table[y, x] == c * c
 
     def styles(self, count: int = 512) -> np.ndarray:
         """Style vectors (count, 6) as training meets them: regions by area, restained."""
@@ -101,20 +102,6 @@ def stain_matrix(rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.25:
         return np.eye(3)
     return np.diag(np.exp(rng.normal(0, 0.2, 3))) + rng.normal(0, 0.04, (3, 3)) * (1 - np.eye(3))
-
-
-def _integral(mask: np.ndarray) -> np.ndarray:
-    table = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int64)
-    table[1:, 1:] = mask.cumsum(0, dtype=np.int64).cumsum(1)
-    return table
-
-
-def _room(region: Region, crop: int) -> bool:
-    from ..dataset import window_sums
-
-    if min(region.types.shape) < crop:
-        return False
-    return bool((window_sums(region.usable, (crop, crop)) == crop * crop).any())
 
 
 def _turned(planes: np.ndarray, turn: int, flip: int) -> np.ndarray:

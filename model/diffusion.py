@@ -34,7 +34,7 @@ class Condition:
 
 
 class Denoiser(nn.Module):
-    """EDM preconditioning round a network: ``D(x; sigma) = c_skip x + c_out F(c_in x; c_noise)``."""
+    """EDM preconditioning: ``D(x; sigma) = c_skip x + c_out F(c_in x; c_noise)``."""
 
     def __init__(self, network: LocalUNet):
         super().__init__()
@@ -52,7 +52,7 @@ class Denoiser(nn.Module):
 def denoising_loss(
     denoiser: Denoiser, x0: Tensor, sigma: Tensor, condition: Condition, noise: Tensor
 ) -> Tensor:
-    """EDM's weighted squared error of each sample, (n,): the expected value is about one at start."""
+    """EDM's weighted squared error of each sample, (n,); about one before training."""
     d = denoiser.sigma_data
     error = denoiser(x0 + noise * sigma[:, None, None, None], sigma, condition) - x0
     return (sigma**2 + d**2) / (sigma * d) ** 2 * error.square().mean(dim=(1, 2, 3))

@@ -57,7 +57,9 @@ class LocalUNet(nn.Module):
         self.embed_style = nn.Linear(STYLE_SIZE, size)
         self.embed = nn.Linear(size, size)
         self.stem = nn.Conv2d(4 * (3 + MASK_CHANNELS), widths[0], 3, padding=1)
-        self.encoder = nn.ModuleList(_blocks(n, w, size) for n, w in zip(blocks, widths, strict=True))
+        self.encoder = nn.ModuleList(
+            _blocks(n, w, size) for n, w in zip(blocks, widths, strict=True)
+        )
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairs)
         self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in pairs)
         self.decoder = nn.ModuleList(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, PlanError
+from ..errors import PlanError
 from ..geometry import Plan
 from .checkpoint import SHIPPED, checksum, load_denoiser
 from .diffusion import Condition
@@ -20,7 +20,6 @@ STEPS = 10
 GUIDANCE = 1.0
 GUIDANCE_INTERVAL = (0.15, 4.0)
 BLOCK = 512
-MEMORY_PER_PIXEL = 1_100  # bytes at the peak of one evaluation of the shipped network, measured
 
 
 class Painter:
@@ -36,6 +35,7 @@ class Painter:
     """
 
     mpp = 0.5
+    bytes_per_pixel = 1_100  # at the peak of one evaluation of the shipped network, measured
 
     def __init__(
         self,

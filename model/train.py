@@ -10,13 +10,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from ..errors import CheckpointError, NasdmError
+from ..errors import CheckpointError
 from .checkpoint import load, save, save_weights
 from .config import PRESETS, TrainingConfig
 from .data import Crops
@@ -51,6 +50,8 @@ def train(
         CheckpointError: ``out`` holds a run of another configuration, or a damaged checkpoint.
         DatasetError: the dataset cannot be used.
     """
+    if preset not in PRESETS:
+        raise CheckpointError(f"no preset {preset!r}: choose one of {', '.join(PRESETS)}")
     recipe = PRESETS[preset]
     settings = replace(recipe.training, images=images or recipe.training.images)
     header = {
@@ -137,9 +138,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
         with torch.autocast(self.device.type, torch.bfloat16):
-            loss = denoising_loss(
-                self.denoiser, x0, sigma.to(self.device), condition, noise
-            ).mean()
+            loss = denoising_loss(self.denoiser, x0, sigma.to(self.device), condition, noise).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), 1.0)
@@ -166,6 +165,7 @@ class Trainer:
 
     def restore(self, tensors: dict[str, Tensor], step: int) -> None:
         """Take up a `state`."""
+
         def part(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 

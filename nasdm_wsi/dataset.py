@@ -1,9 +1,9 @@
 """The prepared dataset: what `prepare` writes and training reads.
 
-    DATASET/manifest.json           regions, held-out rectangles, counts, stain, seed
-    DATASET/NAME/image.png          uint8 (h, w, 3)
-    DATASET/NAME/types.png          uint8 (h, w): 0 background, 1..6 nucleus type, 255 unpublished
-    DATASET/NAME/instances.tif      uint32 (h, w): 0 background, else the nucleus
+DATASET/manifest.json           regions, held-out rectangles, counts, stain, seed
+DATASET/NAME/image.png          uint8 (h, w, 3)
+DATASET/NAME/types.png          uint8 (h, w): 0 background, 1..6 nucleus type, 255 unpublished
+DATASET/NAME/instances.tif      uint32 (h, w): 0 background, else the nucleus
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from skimage.io import imread, imsave
+from PIL import Image
 
 from .errors import DatasetError, OutputError, SlideError
 from .geometry import Box
@@ -60,6 +61,7 @@ def prepare(
     *,
     seed: int = 0,
     held_out: float = HELD_OUT,
+    exclude: tuple[str, ...] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> list[dict]:
     """Turn folders of labelled pictures into one prepared dataset and return its manifest's rows.
@@ -67,20 +69,25 @@ def prepare(
     A source is either Lizard's layout (``images/NAME.png`` and ``labels/NAME.mat``) or a folder of
     ``NAME.png`` with ``NAME_classes.png``, where 255 marks unpublished pixels. Touching nuclei of
     one type are split where only types are given. A share ``held_out`` of each picture's area is
-    set aside as a rectangle whose place depends on ``seed`` and the name alone.
+    set aside as a rectangle whose place depends on ``seed`` and the name alone. Pictures named in
+    ``exclude`` are left out.
 
     Raises:
         DatasetError: a source has neither layout, or a picture and its labels do not fit.
         OutputError: ``out`` exists already.
     """
-    found = [pair for source in sources for pair in _find(Path(source))]
+    found = [row for source in sources for row in _find(Path(source))]
     names = [name for name, _, _ in found]
+    if unknown := set(exclude) - set(names):
+        raise DatasetError(f"there is no picture {sorted(unknown)[0]!r} to exclude")
+    found = [row for row in found if row[0] not in exclude]
     if twice := {n for n in names if names.count(n) > 1}:
         raise DatasetError(f"two pictures are called {sorted(twice)[0]!r}: rename one of them")
     out = Path(out)
     if out.exists():
         raise OutputError(f"{out} exists: choose another folder or remove it")
     part = out.with_name(out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)  # of an earlier failure
     rows = []
     for done, (name, picture, labels) in enumerate(found):
         rows.append(_prepare_region(name, picture, labels, part / name, seed, held_out))
@@ -116,8 +123,8 @@ def read_regions(path: Path) -> Iterator[Region]:
         try:
             yield Region(
                 name=row["name"],
-                image=imread(folder / "image.png"),
-                types=imread(folder / "types.png"),
+                image=_read_picture(folder / "image.png"),
+                types=_read_picture(folder / "types.png"),
                 instances=tifffile.imread(folder / "instances.tif"),
                 held_out=tuple(tuple(box) for box in row["held_out"]),
                 stain=StainStatistics(
@@ -138,7 +145,9 @@ def window_sums(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def _find(source: Path) -> Iterator[tuple[str, Path, Path]]:
     if (source / "images").is_dir() and (source / "labels").is_dir():
-        pairs = [(p, source / "labels" / f"{p.stem}.mat") for p in (source / "images").glob("*.png")]
+        pairs = [
+            (p, source / "labels" / f"{p.stem}.mat") for p in (source / "images").glob("*.png")
+        ]
     else:
         pairs = [
             (p.with_name(p.name.replace("_classes.png", ".png")), p)
@@ -154,20 +163,27 @@ def _find(source: Path) -> Iterator[tuple[str, Path, Path]]:
         yield picture.stem, picture, labels
 
 
+def _read_picture(path: Path) -> np.ndarray:
+    with Image.open(path) as file:
+        return np.array(file)
+
+
 def _prepare_region(
     name: str, picture: Path, labels: Path, folder: Path, seed: int, held_out: float
 ) -> dict:
     try:
-        image = np.ascontiguousarray(imread(picture)[..., :3])
+        image = _read_picture(picture)[..., :3]
         if labels.suffix == ".mat":
             instances, types = read_mat_labels(labels)
         else:
-            types = imread(labels)
+            types = _read_picture(labels)
             instances = split_touching(types)
     except (OSError, SyntaxError) as error:
         raise DatasetError(f"{picture} or its labels cannot be read: {error}") from error
     if image.ndim != 3 or image.dtype != np.uint8 or image.shape[:2] != types.shape:
-        raise DatasetError(f"{picture} and {labels.name} do not fit: RGB of the labels' size wanted")
+        raise DatasetError(
+            f"{picture} and {labels.name} do not fit: RGB of the labels' size wanted"
+        )
     if stray := sorted(set(np.unique(types)) - {*range(len(TYPES)), UNPUBLISHED}):
         raise DatasetError(f"{labels}: type {stray[0]} is none of 0..6 and 255")
     published = types != UNPUBLISHED
@@ -176,8 +192,8 @@ def _prepare_region(
     except SlideError as error:
         raise DatasetError(f"{picture}: {error}") from error
     folder.mkdir(parents=True, exist_ok=True)
-    imsave(folder / "image.png", image, check_contrast=False)
-    imsave(folder / "types.png", types, check_contrast=False)
+    Image.fromarray(image).save(folder / "image.png")
+    Image.fromarray(types).save(folder / "types.png")
     tifffile.imwrite(
         folder / "instances.tif", instances.astype(np.uint32), compression="zlib", predictor=True
     )
@@ -196,7 +212,7 @@ def _prepare_region(
 
 
 def _held_out_box(published: np.ndarray, share: float, name: str, seed: int) -> list[int]:
-    """A square of ``share`` of the published area at a random place, published throughout if any is."""
+    """A square of ``share`` of the published area at a random place, published throughout."""
     side = max(1, round((share * published.sum()) ** 0.5))
     size = (min(side, published.shape[0]), min(side, published.shape[1]))
     sums = window_sums(published, size)

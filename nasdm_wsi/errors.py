@@ -1,12 +1,12 @@
 """Every error a user can cause. Messages are one line: the file, the thing, the remedy.
 
-    NasdmError
-    ├── AnnotationError (ValueError)   annotations, label images, class names
-    ├── SlideError (ValueError)        slides and images that cannot be read or written
-    ├── DatasetError (ValueError)      training data
-    ├── CheckpointError (ValueError)   weights and training checkpoints
-    ├── PlanError (ValueError)         a canvas, region or setting that cannot be rendered
-    └── OutputError (OSError)          outputs that exist, run folders in use, full disks
+NasdmError
+├── AnnotationError (ValueError)   annotations, label images, class names
+├── SlideError (ValueError)        slides and images that cannot be read or written
+├── DatasetError (ValueError)      training data
+├── CheckpointError (ValueError)   weights and training checkpoints
+├── PlanError (ValueError)         a canvas, region or setting that cannot be rendered
+└── OutputError (OSError)          outputs that exist, run folders in use, full disks
 """
 
 from __future__ import annotations

@@ -82,7 +82,8 @@ def write_pyramid(
             _link_levels(whole)
             os.replace(whole, path)
     except OSError as error:
-        size = sum(map(math.prod, _level_shapes(pixels.shape, tile))) * pixels.dtype.itemsize
+        # Level 0, its pyramid (a third of it) and the copy of the pyramid that is made on the way.
+        size = math.prod(pixels.shape) * pixels.dtype.itemsize * 5 // 3
         raise OutputError(
             f"{path}: cannot be written ({error}); it takes up to {size} bytes of free disk"
         ) from error
@@ -156,7 +157,7 @@ def _write_levels(
 
 @dataclass(frozen=True)
 class _Stored:
-    """A level on disk. It is mapped anew for each slice, so that rows that are done leave memory."""
+    """A level on disk, mapped anew for each slice so that rows that are done leave memory."""
 
     path: Path
     shape: Shape

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -43,10 +44,12 @@ class Painter(Protocol):
 
     mpp: micrometres per pixel of the slides it paints.
     facts: what decides the bytes, for the provenance and for telling runs apart.
+    bytes_per_pixel: memory that `solve` needs for each pixel of a window.
     """
 
     mpp: float
     facts: dict[str, Any]
+    bytes_per_pixel: int
 
     def plan(self, size: tuple[int, int]) -> Plan:
         """How a canvas of ``size`` (h, w) is cut."""
@@ -93,6 +96,37 @@ class Job:
             "nuclei": _fingerprint(self.nuclei),
             **self.painter.facts,
         }
+
+    def report(self, *, workers: int | None = None) -> list[str]:
+        """The plan in lines: size, blocks, steps, memory, disk, expected time.
+
+        The time is extrapolated from painting one small window, which takes a moment.
+        """
+        workers = min(workers or default_workers(), len(self.blocks))
+        views = [shape(self.plan.view(block)) for block in self.blocks]
+        pixels = sum(h * w for h, w in views)
+        memory = workers * max(h * w for h, w in views) * self.painter.bytes_per_pixel
+        h, w = shape(self.region)
+        minutes = pixels * self._seconds_per_pixel() / workers / 60
+        return [
+            f"slide     {w} x {h} pixels at {self.painter.mpp} mpp, {len(self.nuclei):,} nuclei",
+            f"blocks    {len(self.blocks)} of {self.plan.block_side} pixels, "
+            f"margin {self.plan.margin}",
+            f"phases    {len(self.plan.phases)}",
+            f"workers   {workers}",
+            f"memory    {memory / 1e9 + 0.4:.1f} GB at most",
+            f"disk      {self.disk / 1e9:.1f} GB at most",
+            f"time      {minutes:.1f} minutes expected",
+        ]
+
+    def _seconds_per_pixel(self, side: int = 256) -> float:
+        state = np.zeros((CHANNELS, side, side), np.float32)
+        mask, tissue = np.zeros((7, side, side), np.float32), np.ones((side, side), bool)
+        self.painter.solve(0, state, mask, tissue)
+        begin = time.perf_counter()
+        for phase in range(len(self.plan.phases)):
+            self.painter.solve(phase, state, mask, tissue)
+        return (time.perf_counter() - begin) / side**2
 
 
 def read_annotations(path: Path, *, mpp: float | None = None, **options: Any) -> Nuclei:
@@ -164,7 +198,7 @@ def render(
     out = Path(out)
     labels, folder = labels_path(out), out.with_name(out.name + ".run")
     check_output(out, overwrite=overwrite)
-    if overwrite and out.exists():
+    if overwrite:
         shutil.rmtree(folder, ignore_errors=True)
     _check_disk(folder, job.disk)
     with open_run(folder, job.plan, job.facts) as store:

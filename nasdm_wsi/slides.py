@@ -21,7 +21,7 @@ from tiffslide import TiffSlide
 
 from .errors import SlideError
 from .geometry import Box, grow, intersect, shape
-from .stain import tissue_mask
+from .stain import STYLES, style_vector, tissue_mask
 
 COARSEST_MPP = 10.0  # what is coarser was meant for a printer, such as 72 dots per inch
 TISSUE_SHARE = 0.5  # of a tile, to count as a tile of tissue
@@ -140,6 +140,19 @@ def tissue_sample(
         return np.stack([slide.read((y, x, y + side, x + side), mpp=mpp) for y, x in chosen])
 
 
+def find_style(name: str) -> np.ndarray:
+    """The style vector, float32 (6,), of a named style or of a slide or image at a path.
+
+    Raises:
+        SlideError: neither such a style nor such a file, or a file without tissue.
+    """
+    if name in STYLES:
+        return np.array(STYLES[name], np.float32)
+    if not Path(name).exists():
+        raise SlideError(f"style {name!r} is neither a file nor one of {', '.join(STYLES)}")
+    return style_vector(tissue_sample(name))
+
+
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """Turn what a reader raises into one line."""
@@ -149,9 +162,8 @@ def _readable(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # three libraries, and each of their codecs has its own
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise SlideError(
-            f"{path}: not a readable slide or image, or not complete ({reason})"
-        ) from (error)
+        line = f"{path}: cannot be read as a slide or image; is it complete? ({reason})"
+        raise SlideError(line) from error
 
 
 def _open_reader(path: Path) -> Any:

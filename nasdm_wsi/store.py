@@ -73,9 +73,7 @@ class RunStore:
             common = intersect(box, covers)
             y, x = inside(common, covers)
             i, j = block[0] * side, block[1] * side
-            part = self.states[phase][
-                :, i + y.start : i + y.stop, j + x.start : j + x.stop
-            ]
+            part = self.states[phase][:, i + y.start : i + y.stop, j + x.start : j + x.stop]
             out[:, *inside(common, box)] += part
         return out
 

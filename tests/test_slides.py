@@ -11,7 +11,8 @@ from tifffile import TiffWriter, imwrite
 
 from nasdm_wsi.errors import SlideError
 from nasdm_wsi.pyramid import write_pyramid
-from nasdm_wsi.slides import open_slide, tissue_sample
+from nasdm_wsi.slides import find_style, open_slide, tissue_sample
+from nasdm_wsi.stain import STYLES, style_vector
 
 REAL = Path(__file__).parents[2] / "shared/data/slides/CMU-1-Small-Region.svs"
 
@@ -132,7 +133,7 @@ def test_what_is_no_slide_is_one_line(tmp_path):
     Image.fromarray(np.zeros((9, 9), np.uint16)).save(tmp_path / "deep.png")
     for name, reason in (
         ("none.svs", "no such file"),
-        ("notes.tif", "not a readable slide"),
+        ("notes.tif", "is it complete"),
         ("deep.png", "8-bit"),
     ):
         with pytest.raises(SlideError, match=rf"^.*{name}: [^\n]*{reason}[^\n]*$"):
@@ -169,3 +170,16 @@ def test_a_real_slide():
     mean = fine.reshape(64, 2, 64, 2, 3).mean((1, 3))
     assert np.abs(mean - coarse).mean() < 3
     assert tissue_sample(REAL, count=5).shape == (5, 256, 256, 3)
+
+
+def test_a_style_is_a_name_or_a_picture(tmp_path):
+    for name, style in STYLES.items():
+        np.testing.assert_allclose(find_style(name), style, rtol=1e-6)
+    picture = np.random.default_rng(0).normal([170, 110, 170], 20, (300, 300, 3))
+    picture = np.clip(picture, 0, 255).astype(np.uint8)
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    np.testing.assert_allclose(
+        find_style(str(tmp_path / "picture.png")), style_vector(picture), atol=0.01
+    )
+    with pytest.raises(SlideError, match="neither a file nor one of lizard"):
+        find_style("nowhere.svs")

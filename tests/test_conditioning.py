@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nasdm_wsi.conditioning import Conditioning, edges, one_hot
+from nasdm_wsi.geometry import inside, intersect
+from nasdm_wsi.nuclei import Nuclei
+
+SIZE = (60, 70)
+WHOLE = (0, 0, *SIZE)
+
+
+def random_nuclei(seed: int, n: int = 40, **options) -> Nuclei:
+    """Overlapping blobs with some holes, on the border too; vertices with two decimals."""
+    rng = np.random.default_rng(seed)
+    blobs = []
+    for _ in range(n):
+        angle = np.sort(rng.uniform(0, 2 * np.pi, 9))
+        ring = np.stack([np.cos(angle), np.sin(angle)], 1) * rng.uniform(2, 9, (9, 1))
+        at = rng.uniform(-3, 73, 2)
+        blob = shapely.make_valid(shapely.Polygon((ring + at).round(2)))
+        blobs.append(blob.difference(shapely.Point(at).buffer(1.7)) if rng.random() < 0.3 else blob)
+    blobs = [blob for blob in blobs if blob.geom_type == "Polygon"]
+    return Nuclei.from_polygons(blobs, rng.integers(1, 7, len(blobs)), mpp=0.5, **options)
+
+
+def slow_labels(nuclei: Nuclei, box) -> np.ndarray:
+    y, x = np.mgrid[box[0] : box[2], box[1] : box[3]] + 0.5
+    labels = np.zeros(y.shape, int)
+    for number, blob in enumerate(nuclei.polygons(), 1):
+        labels[shapely.contains_xy(blob, x, y)] = number
+    return labels
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_labels_agree_with_shapely(seed):
+    # Not rounded to hundredths: where a centre lies on an outline, either side is right.
+    nuclei = random_nuclei(seed).shifted(0.00371, 0.00513)
+    instances, types = Conditioning(nuclei, SIZE).labels(WHOLE)
+    assert (instances == slow_labels(nuclei, WHOLE)).all()
+    assert (types == np.concatenate([[0], nuclei.types])[instances]).all()
+    assert instances.dtype == np.int32 and types.dtype == np.uint8
+
+
+def test_holes_show_what_lies_beneath():
+    ring = shapely.box(0, 0, 9, 9).difference(shapely.box(3, 3, 6, 6))
+    nuclei = Nuclei.from_polygons([shapely.box(0, 0, 9, 9), ring], [1, 2], mpp=0.5)
+    _, types = Conditioning(nuclei, (9, 9)).labels((0, 0, 9, 9))
+    expected = np.full((9, 9), 2)
+    expected[3:6, 3:6] = 1
+    assert (types == expected).all()
+
+
+corners = st.tuples(st.integers(-9, 60), st.integers(-9, 70))
+boxes = st.builds(
+    lambda corner, size: (*corner, corner[0] + size[0], corner[1] + size[1]),
+    corners,
+    st.tuples(st.integers(1, 50), st.integers(1, 50)),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(a=boxes, b=boxes, seed=st.integers(0, 3))
+def test_a_pixel_does_not_depend_on_the_box(a, b, seed):
+    # Hundredths and quarters, so that centres do lie on outlines.
+    nuclei = random_nuclei(seed, tissue=shapely.Polygon([(5, 9), (60, 3), (40, 55)]))
+    conditioning = Conditioning(nuclei, SIZE)
+    both = intersect(a, b)
+    for look in (conditioning, conditioning.tissue):
+        first = look(a)[..., *inside(both, a)]
+        assert (first == look(b)[..., *inside(both, b)]).all()
+
+
+def test_edges_by_hand():
+    instances = np.array([[0, 0, 0, 0], [0, 1, 1, 2], [0, 1, 1, 2], [0, 1, 1, 2]])
+    expected = [[0, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]]
+    assert (edges(instances) == np.array(expected, bool)).all()
+    assert not edges(np.ones((3, 4), int)).any()
+
+
+def test_edges_see_beyond_the_box_but_not_beyond_an_array():
+    nuclei = Nuclei.from_polygons([shapely.box(2, 2, 8, 8)], [5], mpp=0.5)
+    conditioning = Conditioning(nuclei, (20, 20))
+    assert conditioning((2, 2, 8, 8))[6].sum() == 6 * 6 - 4 * 4
+    assert edges(conditioning.labels((2, 2, 8, 8))[0]).sum() == 0
+
+
+def test_planes():
+    types = np.array([[0, 1, 6], [3, 255, 3]], np.uint8)
+    planes = one_hot(types, types == 3)
+    assert planes.shape == (7, 2, 3) and planes.dtype == np.float32
+    assert [plane.sum() for plane in planes] == [1, 0, 2, 0, 0, 1, 2]
+    assert planes[2, 1].tolist() == planes[6, 1].tolist() == [1, 0, 1]
+
+
+def test_conditioning_is_types_and_edges_of_the_labels():
+    conditioning = Conditioning(random_nuclei(1), SIZE)
+    instances, types = conditioning.labels(WHOLE)
+    inner = np.s_[:, 1:-1, 1:-1]
+    assert (conditioning(WHOLE)[inner] == one_hot(types, edges(instances))[inner]).all()
+
+
+def test_beyond_the_canvas_is_nothing():
+    nuclei = Nuclei.from_polygons([shapely.box(-5, -5, 30, 30)], [2], mpp=0.5)
+    conditioning = Conditioning(nuclei, (20, 20))
+    planes = conditioning((-4, -4, 24, 24))
+    assert planes[1].sum() == 20 * 20
+    # The nucleus goes on beyond the canvas, so the canvas cuts no edge into it.
+    assert planes[6].sum() == 0
+
+
+def test_glass():
+    nuclei = Nuclei.from_polygons([shapely.box(80, 80, 88, 88)], [2], mpp=0.5)
+    boxes = {"nucleus": (84, 84, 90, 90), "tissue": (10, 10, 20, 20), "bare": (40, 40, 60, 60)}
+    unknown = Conditioning(nuclei, (100, 100))
+    assert not any(map(unknown.is_glass, boxes.values()))
+    assert all(unknown.tissue(box).all() for box in boxes.values())
+    outlined = Nuclei.from_polygons(
+        nuclei.polygons(), nuclei.types, mpp=0.5, tissue=shapely.box(0, 0, 15.2, 30)
+    )
+    known = Conditioning(outlined, (100, 100))
+    assert {name: known.is_glass(box) for name, box in boxes.items()} == {
+        "nucleus": False,
+        "tissue": False,
+        "bare": True,
+    }
+    assert {name: known.tissue(box).sum() for name, box in boxes.items()} == {
+        "nucleus": 4 * 4,
+        "tissue": 10 * 5,
+        "bare": 0,
+    }
+
+
+def test_no_nuclei_give_an_empty_mask():
+    empty = Conditioning(Nuclei.from_polygons([], [], mpp=0.5), (8, 8))
+    assert not empty((0, 0, 8, 8)).any()

@@ -1,0 +1,145 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import tissue
+from skimage.io import imread, imsave
+
+from nasdm_wsi.dataset import prepare, read_manifest, read_regions
+from nasdm_wsi.errors import DatasetError, OutputError
+from nasdm_wsi.model.data import Crops
+from nasdm_wsi.stain import style_vector
+
+
+def test_regions_are_what_the_sources_hold(dataset):
+    regions = {r.name: r for r in read_regions(dataset)}
+    assert sorted(regions) == ["a", "b", "c"]
+    image, instances, types = tissue((160, 200), seed=0)
+    np.testing.assert_array_equal(regions["a"].image, image)
+    np.testing.assert_array_equal(regions["a"].types, types)
+    np.testing.assert_array_equal(regions["a"].instances, instances)
+    np.testing.assert_allclose(regions["a"].stain.style, style_vector(image), rtol=1e-5)
+    assert (regions["c"].types[:60, :60] == 255).all()
+    assert not regions["c"].instances[:60, :60].any()
+
+
+def test_the_manifest_counts_nuclei(dataset):
+    row = next(r for r in read_manifest(dataset)["regions"] if r["name"] == "a")
+    _, instances, types = tissue((160, 200), seed=0)
+    _, first = np.unique(instances, return_index=True)
+    counts = np.bincount(types.flat[first[1:]], minlength=7)[1:]
+    assert list(row["nuclei"].values()) == counts.tolist()
+    assert list(row["nuclei"])[0] == "neutrophil"
+
+
+def test_held_out_rectangles_are_published_and_depend_on_seed_and_name_alone(
+    dataset, lizard_source, tmp_path
+):
+    for region in read_regions(dataset):
+        ((y0, x0, y1, x1),) = region.held_out
+        published = (region.types != 255).sum()
+        assert (y1 - y0) * (x1 - x0) == pytest.approx(0.075 * published, rel=0.03)
+        assert (region.types[y0:y1, x0:x1] != 255).all()
+    alone = prepare([lizard_source], tmp_path / "alone")
+    other = prepare([lizard_source], tmp_path / "other", seed=1)
+    together = {r["name"]: r["held_out"] for r in read_manifest(dataset)["regions"]}
+    assert {r["name"]: r["held_out"] for r in alone}.items() <= together.items()
+    assert [r["held_out"] for r in other] != [r["held_out"] for r in alone]
+
+
+def test_crops_touch_neither_unpublished_nor_held_out_pixels(dataset):
+    """Forbidden pixels are painted green: no crop may show any."""
+    crops = Crops(dataset, crop=48)
+    for k, region in enumerate(crops.regions):
+        image = region.image.copy()
+        image[~region.usable] = [0, 255, 0]
+        object.__setattr__(crops.regions[k], "image", image)
+    for i in range(300):
+        pixels, mask, _ = crops[i]
+        green = (pixels[1] > 0.9) & (pixels[0] < -0.9)
+        assert not green.any()
+        assert mask.shape == (8, 48, 48) and (mask[7] == 1).all()
+        assert (mask[:6].sum(0) <= 1).all()
+
+
+def test_a_crop_is_a_function_of_seed_and_index(dataset):
+    a, b = Crops(dataset, crop=32, seed=1), Crops(dataset, crop=32, seed=1)
+    b[5]
+    for x, y in zip(a[9], b[9], strict=True):
+        assert (x == y).all()
+    assert not (a[9][0] == Crops(dataset, crop=32, seed=2)[9][0]).all()
+
+
+def test_mask_and_pixels_are_turned_together(dataset):
+    """Nuclei are dark: where the mask has one, pixels are darker, whichever way the crop lies."""
+    crops = Crops(dataset, crop=48)
+    for i in range(50):
+        pixels, mask, _ = crops[i]
+        nucleus = mask[:6].sum(0) > 0
+        assert pixels[1][nucleus].mean() < pixels[1][~nucleus].mean() - 0.3
+
+
+def test_rare_types_are_met_more_often_than_by_area(tmp_path):
+    folder = tmp_path / "source"
+    folder.mkdir()
+    image, _, types = tissue((400, 400), seed=3)
+    rare = np.zeros_like(types)
+    rare[8:18, 8:18] = 5
+    types = np.where(rare, 5, np.where(types == 5, 2, types)).astype(np.uint8)
+    imsave(folder / "x.png", image)
+    imsave(folder / "x_classes.png", types, check_contrast=False)
+    prepare([folder], tmp_path / "d", held_out=0.01)
+
+    def share(rare_types):
+        crops = Crops(tmp_path / "d", crop=32, rare_types=rare_types)
+        return np.mean([crops[i][1][4].any().item() for i in range(300)])
+
+    assert share(0.0) < 0.02
+    assert share(1.0) > 0.1
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda f: shutil.rmtree(f / "labels"), "neither images"),
+        (lambda f: (f / "labels" / "a.mat").unlink(), "a.mat is missing"),
+        (lambda f: (f / "images" / "a.png").write_bytes(b"no"), "cannot be read"),
+        (lambda f: imsave(f / "images" / "a.png", np.zeros((9, 9, 3), np.uint8),
+                          check_contrast=False), "do not fit"),
+        (lambda f: imsave(f / "images" / "a.png", np.full((160, 200, 3), 255, np.uint8),
+                          check_contrast=False), "no tissue"),
+    ],
+)  # fmt: skip
+def test_bad_sources_are_named_and_leave_no_dataset(lizard_source, tmp_path, spoil, message):
+    source = shutil.copytree(lizard_source, tmp_path / "source")
+    spoil(source)
+    with pytest.raises(DatasetError, match=message) as caught:
+        prepare([source], tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    shutil.rmtree(source)
+    shutil.copytree(lizard_source, source)
+    assert len(prepare([source], tmp_path / "out")) == 2  # what the failure left does no harm
+
+
+def test_existing_damaged_and_foreign_datasets_are_refused(dataset, lizard_source, tmp_path):
+    with pytest.raises(OutputError, match="exists"):
+        prepare([lizard_source], dataset)
+    with pytest.raises(DatasetError, match="two pictures are called 'a'"):
+        prepare([lizard_source, lizard_source], tmp_path / "twice")
+    with pytest.raises(DatasetError, match="no picture 'z' to exclude"):
+        prepare([lizard_source], tmp_path / "out", exclude=("z",))
+    assert [r["name"] for r in prepare([lizard_source], tmp_path / "b", exclude=("a",))] == ["b"]
+    with pytest.raises(DatasetError, match="no prepared dataset"):
+        read_manifest(tmp_path)
+    copy = shutil.copytree(dataset, tmp_path / "copy")
+    (copy / "a" / "types.png").write_bytes(b"")
+    with pytest.raises(DatasetError, match="damaged"):
+        list(read_regions(copy))
+    (copy / "manifest.json").write_text(json.dumps({"format": 99}))
+    with pytest.raises(DatasetError, match="format 99"):
+        read_manifest(copy)
+    with pytest.raises(DatasetError, match="no region has room"):
+        Crops(dataset, crop=512)
+    assert imread(dataset / "c" / "types.png").max() == 255

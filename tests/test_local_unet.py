@@ -1,0 +1,84 @@
+import pytest
+import torch
+
+from nasdm_wsi.model.config import PRESETS, LocalConfig
+from nasdm_wsi.model.local_unet import MASK_CHANNELS, LocalUNet
+
+BLOCK = 32
+
+
+def awake(config):
+    """A network in which nothing is zero, as after training."""
+    torch.manual_seed(0)
+    network = LocalUNet(config)
+    for name, parameter in network.named_parameters():
+        if name.endswith("bias") or not parameter.abs().sum():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return network.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module", params=["tiny", "small"])
+def network(request):
+    return awake(PRESETS[request.param].network)
+
+
+def run(network, x, mask):
+    style, noise = torch.full((1, 6), 0.3), torch.tensor([-0.2])
+    return network(x, noise, mask, style)
+
+
+def canvas(network, extra=16):
+    side = BLOCK + 2 * (network.halo + extra)
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(1, 3, side, side, generator=generator)
+    mask = torch.rand(1, MASK_CHANNELS, side, side, generator=generator).round()
+    return x, mask, slice(network.halo + extra, network.halo + extra + BLOCK)
+
+
+def test_a_block_with_its_halo_equals_the_same_pixels_of_a_larger_canvas(network):
+    x, mask, block = canvas(network)
+    whole = run(network, x, mask)[..., block, block]
+    h = network.halo
+    window = slice(block.start - h, block.stop + h)
+    alone = run(network, x[..., window, window], mask[..., window, window])[..., h:-h, h:-h]
+    assert (alone - whole).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("side", ["top", "left", "bottom", "right"])
+def test_the_receptive_field_ends_where_it_says_and_not_one_pixel_earlier(network, side):
+    """A pixel that is not a number poisons all that depends on it, however little it weighs."""
+    x, mask, block = canvas(network)
+
+    def poisoned(distance):
+        at = block.start - distance if side in ("top", "left") else block.stop - 1 + distance
+        there = (..., at, slice(None)) if side in ("top", "bottom") else (..., slice(None), at)
+        y = x.clone()
+        y[there] = float("nan")
+        return run(network, y, mask)[..., block, block].isnan().any()
+
+    field = network.receptive_field
+    assert field <= network.halo
+    assert not poisoned(field + 1)
+    assert poisoned(field)
+
+
+def test_one_pixel_less_of_halo_fails():
+    """Weights that add up show the outermost ring of the halo in the numbers themselves."""
+    network = awake(LocalConfig((8, 8), (1, 1), 16))
+    for parameter in network.parameters():
+        parameter.abs_()
+    x, mask, block = canvas(network)
+    whole = run(network, x, mask)[..., block, block]
+    short = network.receptive_field - 1
+    cut = torch.zeros_like(x)
+    inner = slice(block.start - short, block.stop + short)
+    cut[..., inner, inner] = x[..., inner, inner]
+    assert (run(network, cut, mask)[..., block, block] - whole).abs().max() > 1e-4
+
+
+def test_style_and_mask_reach_the_output(network):
+    x, mask, _ = canvas(network, extra=0)
+    noise = torch.tensor([-0.2])
+    plain = network(x, noise, mask, torch.full((1, 6), 0.3))
+    assert (network(x, noise, mask, torch.full((1, 6), 0.5)) - plain).abs().max() > 1e-3
+    assert (network(x, noise, mask * 0, torch.full((1, 6), 0.3)) - plain).abs().max() > 1e-3

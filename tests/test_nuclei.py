@@ -1,0 +1,148 @@
+import numpy as np
+import pytest
+import shapely
+
+from nasdm_wsi.errors import AnnotationError
+from nasdm_wsi.nuclei import PALETTE, TYPES, Nuclei, check_mpp, own_classes, resolve_class
+
+HOLED = shapely.box(10, 20, 30, 40).difference(shapely.box(15, 25, 20, 30))
+PAIR = shapely.MultiPolygon([shapely.box(0, 0, 4, 2), shapely.box(50, 60, 58, 62)])
+
+
+@pytest.fixture
+def nuclei() -> Nuclei:
+    return Nuclei.from_polygons(
+        [HOLED, PAIR, shapely.Polygon()],
+        [2, 3, 4],
+        mpp=0.25,
+        ids=["a", "b", "c"],
+        tissue=shapely.box(0, 0, 100, 80),
+    )
+
+
+def test_a_multipolygon_is_split_and_an_empty_one_left_out(nuclei):
+    assert nuclei.types.tolist() == [2, 3, 3]
+    assert nuclei.ids == ("a", "b", "")
+    expected = [HOLED, *PAIR.geoms]
+    assert all(map(shapely.equals, nuclei.polygons(), expected))
+    assert nuclei.counts() == dict.fromkeys(TYPES[1:], 0) | {"epithelial": 1, "lymphocyte": 2}
+
+
+def test_columns_have_the_layout_of_shapely(nuclei):
+    _, coords, (rings, polygons) = shapely.to_ragged_array(nuclei.polygons())
+    assert (nuclei.coords == coords).all()
+    assert (nuclei.ring_offsets == rings).all() and nuclei.ring_offsets.dtype == np.int64
+    assert (nuclei.polygon_offsets == polygons).all() and nuclei.polygon_offsets.dtype == np.int64
+
+
+def test_boxes_are_y_first(nuclei):
+    x0, y0, x1, y1 = shapely.bounds(nuclei.polygons()).T
+    assert (nuclei.boxes() == np.stack([y0, x0, y1, x1], axis=1)).all()
+    assert nuclei.extent() == (0, 0, 80, 100)
+
+
+def test_scaling_to_a_coarser_pixel_halves(nuclei):
+    half = nuclei.scaled(0.5)
+    assert half.mpp == 0.5
+    assert half.polygons()[2].bounds == (25, 30, 29, 31)
+    assert half.tissue.bounds == (0, 0, 50, 40)
+
+
+def test_shifting_moves_everything(nuclei):
+    moved = nuclei.shifted(5, -7)
+    assert moved.polygons()[0].bounds == (3, 25, 23, 45)
+    assert moved.tissue.bounds == (-7, 5, 93, 85)
+
+
+def test_take_keeps_holes_and_order(nuclei):
+    taken = nuclei.take(np.array([2, 0]))
+    assert all(map(shapely.equals, taken.polygons(), [PAIR.geoms[1], HOLED]))
+    assert taken.ids == ("", "a") and taken.types.tolist() == [3, 2]
+
+
+def test_within_goes_by_the_outline_and_not_by_its_box():
+    triangle = shapely.Polygon([(0, 0), (10, 0), (0, 10)])
+    nuclei = Nuclei.from_polygons([triangle, shapely.box(8, 8, 12, 12)], [1, 2], mpp=1)
+    assert nuclei.within((7, 7, 9, 9)).types.tolist() == [2]
+    assert nuclei.within((1, 1, 9, 9)).types.tolist() == [1, 2]
+    assert len(nuclei.within((20, 20, 30, 30))) == 0
+
+
+def test_concatenate_undoes_take(nuclei):
+    parts = [nuclei.take(np.array(k, int)) for k in ([0, 1], [], [2])]
+    whole = Nuclei.concatenate(parts)
+    assert all(map(shapely.equals, whole.polygons(), nuclei.polygons()))
+    assert whole.ids == nuclei.ids
+
+
+def test_an_empty_table_works():
+    empty = Nuclei.from_polygons([], [], mpp=0.5)
+    assert len(empty) == 0 and not len(empty.polygons()) and empty.boxes().shape == (0, 4)
+    assert sum(empty.scaled(1).within((0, 0, 1, 1)).counts().values()) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *((name, name) for name in TYPES[1:]),
+        ("PMN", "neutrophil"),
+        ("Epithelial cells", "epithelial"),
+        ("Non-Neoplastic Epithelial", "epithelial"),
+        ("no-neo", "epithelial"),
+        ("Tumour_Cell", "epithelial"),
+        ("Tumor: Positive", "epithelial"),
+        ("Negative: Stroma", "connective"),
+        ("TILs", "lymphocyte"),
+        ("T cells", "lymphocyte"),
+        ("Immune cells: Lymphocyte", "lymphocyte"),
+        ("Immune cells: Plasma", "plasma"),
+        ("Plasma_Cell", "plasma"),
+        ("plasma-cell", "plasma"),
+        ("Eos", "eosinophil"),
+        ("connective-tissue-cell", "connective"),
+        ("Connective tissue", "connective"),
+        ("Spindle-Shaped", "connective"),
+    ],
+)
+def test_aliases(name, kind):
+    assert resolve_class(name) == TYPES.index(kind)
+
+
+@pytest.mark.parametrize("name", ["Ignore*", "background", "Image", "anything*", "Tumor: Ignore*"])
+def test_classes_that_are_left_out(name):
+    assert resolve_class(name) is None
+
+
+@pytest.mark.parametrize("name", ["dead", "nuclei", "Cell", "T", "Positive", "Other", ""])
+def test_classes_that_say_nothing(name):
+    with pytest.raises(KeyError):
+        resolve_class(name)
+
+
+@pytest.mark.parametrize("name", ["Inflammatory", "Immune cells"])
+def test_vague_classes_warn_once(name, caplog):
+    assert resolve_class(name) == 3
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_own_classes_go_first():
+    own = own_classes({"Tumor": "Plasma", "dead": "connective"}, ["Negative"])
+    assert resolve_class("tumor", own) == 4
+    assert resolve_class("Dead cells", own) == 6
+    assert resolve_class("Stroma: Negative", own) is None
+    assert resolve_class("Stroma", own) == 6
+
+
+def test_a_map_to_no_type_is_refused():
+    with pytest.raises(AnnotationError, match="'leukocyte': choose one of neutrophil"):
+        own_classes({"CD45": "leukocyte"})
+
+
+@pytest.mark.parametrize("mpp", [None, 0, -1, 0.01, 100, float("nan"), float("inf")])
+def test_absurd_mpp(mpp):
+    with pytest.raises(AnnotationError, match="^a.geojson: .* like --mpp 0.25$"):
+        check_mpp(mpp, "a.geojson")
+
+
+def test_each_type_has_its_colour():
+    assert PALETTE.shape == (len(TYPES), 3) and len(np.unique(PALETTE, axis=0)) == len(TYPES)

@@ -1,0 +1,200 @@
+"""The whole road with a tiny network: annotations in, slide out."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from nasdm_wsi.conditioning import Conditioning
+from nasdm_wsi.qupath import read_geojson
+from openslide import OpenSlide
+from tiffslide import TiffSlide
+
+from nasdm_wsi.errors import OutputError, PlanError
+from nasdm_wsi.model import Painter
+from nasdm_wsi.noise import noise
+from nasdm_wsi.render import plan_render, read_annotations, render
+
+SIZE = (150, 203)
+
+
+@pytest.fixture(scope="module")
+def nuclei(annotations):
+    return read_annotations(annotations, mpp=0.25)
+
+
+def job_of(nuclei, weights, *, stride=64, **options):
+    painter = Painter(weights, steps=3, guidance=1.0, device="cpu")
+    job = plan_render(nuclei, painter, size=SIZE, seed=11, **options)
+    return replace(job, plan=replace(job.plan, stride=stride))
+
+
+@pytest.fixture(scope="module")
+def slide(nuclei, weights, tmp_path_factory):
+    out = tmp_path_factory.mktemp("slide") / "slide.ome.tif"
+    render(job_of(nuclei, weights), out, lossless=True, workers=1)
+    return out
+
+
+def test_the_mosaic_equals_one_evaluation_on_the_whole_canvas(nuclei, weights, monkeypatch):
+    """In float32, step by step, as the sampler would do it without any mosaic."""
+    monkeypatch.setattr("nasdm_wsi.model.painter.precision", lambda device: torch.float32)
+    job = job_of(nuclei, weights)
+    plan, conditioning = job.plan, Conditioning(job.nuclei, SIZE)
+    unit = noise(plan.bounds, seed=11)
+    whole = np.concatenate([unit, np.zeros_like(unit)])
+    for phase in range(3):
+        parts = np.zeros_like(whole)
+        for block in plan.all_blocks():
+            view, core = plan.view(block), plan.core(block)
+            y, x = slice(view[0], view[2]), slice(view[1], view[3])
+            after = job.painter.solve(
+                phase, whole[:, y, x], conditioning(view), conditioning.tissue(view)
+            )
+            parts[:, core[0] : core[2], core[1] : core[3]] = after[
+                :, core[0] - view[0] : core[2] - view[0], core[1] - view[1] : core[3] - view[1]
+            ]
+        whole = job.painter.solve(
+            phase, whole, conditioning(plan.bounds), conditioning.tissue(plan.bounds)
+        )
+        assert np.abs(parts - whole).max() < 1e-4 * max(1, np.abs(whole).max())
+
+
+def test_all_readers_agree_on_levels_and_resolution(slide):
+    with OpenSlide(slide) as a, TiffSlide(slide) as b, tifffile.TiffFile(slide) as c:
+        assert a.dimensions == b.dimensions == SIZE[::-1]
+        assert a.level_count == b.level_count == len(c.series[0].levels)
+        for reader, name in ((a, "openslide"), (b, "tiffslide")):
+            assert float(reader.properties[f"{name}.mpp-x"]) == pytest.approx(0.5)
+        text = c.pages[0].description
+        assert 'PhysicalSizeX="0.5"' in text and "not for diagnosis" in text
+        facts = json.loads(text[text.index("{") : text.index("}") + 1])
+        assert facts["seed"] == 11 and facts["steps"] == 3 and "tiny" in facts["weights"]
+
+
+def test_labels_lie_beside_the_slide_in_its_pixels(slide, nuclei):
+    labels = read_geojson(slide.with_name("slide.geojson"), mpp=0.5)
+    expected = nuclei.scaled(0.5)
+    assert len(labels) == len(expected)
+    np.testing.assert_allclose(labels.coords, expected.coords, atol=0.0051)
+    np.testing.assert_array_equal(labels.types, expected.types)
+
+
+def test_outside_the_tissue_the_slide_is_glass(slide):
+    pixels = tifffile.imread(slide)
+    assert (pixels[122:] == 245).all()
+    assert pixels[:118].std() > 1
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_workers_do_not_change_a_byte(slide, nuclei, weights, tmp_path, workers):
+    render(job_of(nuclei, weights), tmp_path / "b.ome.tif", lossless=True, workers=workers)
+    assert (tmp_path / "b.ome.tif").read_bytes() == slide.read_bytes()
+    assert (tmp_path / "b.geojson").read_bytes() == slide.with_name("slide.geojson").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["b.geojson", "b.ome.tif"]
+
+
+def test_a_region_alone_equals_the_same_pixels_of_the_whole(slide, nuclei, weights, tmp_path):
+    job = job_of(nuclei, weights, region=(40, 70, 130, 190))
+    render(job, tmp_path / "b.ome.tif", lossless=True)
+    whole = tifffile.imread(slide)[40:130, 70:190]
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "b.ome.tif"), whole)
+    labels = read_geojson(tmp_path / "b.geojson", mpp=0.5)
+    shifted = nuclei.scaled(0.5).shifted(-40, -70).within((0, 0, 90, 120))
+    np.testing.assert_allclose(labels.coords, shifted.coords, atol=0.0051)
+
+
+def test_a_killed_render_goes_on_to_the_same_bytes(annotations, weights, tmp_path):
+    def command(name):
+        return [
+            *(sys.executable, "-m", "nasdm_wsi.cli", "render", str(annotations)),
+            *("-o", str(tmp_path / name), "--mpp", "0.05", "--size", "1100", "700"),
+            *("--weights", str(weights), "--steps", "6", "--device", "cpu"),
+        ]
+
+    subprocess.run(command("a.ome.tif"), check=True, capture_output=True)
+    process = subprocess.Popen(command("b.ome.tif"), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("b.ome.tif.run/phase-1.zarr/c/0/*/*")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "b.ome.tif").exists()
+    subprocess.run(command("b.ome.tif"), check=True, capture_output=True)
+    assert (tmp_path / "a.ome.tif").read_bytes() == (tmp_path / "b.ome.tif").read_bytes()
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".geojson", ".geojson", ".tif", ".tif"]
+
+
+def test_without_a_size_the_canvas_is_the_bounding_box(nuclei, weights):
+    painter = Painter(weights, steps=2, device="cpu")
+    far = nuclei.shifted(5000, 9000)
+    job = plan_render(far, painter)
+    assert job.plan.size == plan_render(nuclei, painter).plan.size == (152, 232)
+    y0, x0, y1, x1 = job.nuclei.extent()
+    assert (y0, x0) == pytest.approx((16, 16)) and (y1, x1) == pytest.approx((136, 216))
+
+
+def test_seed_steps_guidance_and_style_change_the_picture(slide, nuclei, weights, tmp_path):
+    reference = tifffile.imread(slide)
+    base = {"steps": 3, "guidance": 1.0}
+    styles = np.array([0.9, 0.1, 0, 0.1, 0.1, 0.1])
+    for i, change in enumerate([{"steps": 4}, {"guidance": 0}, {"style": styles}]):
+        job = job_of(nuclei, weights)
+        job = replace(job, painter=Painter(weights, device="cpu", **{**base, **change}))
+        job = replace(job, plan=replace(job.painter.plan(SIZE), stride=64))
+        render(job, tmp_path / f"{i}.tif", lossless=True)
+        assert not np.array_equal(tifffile.imread(tmp_path / f"{i}.tif"), reference)
+    render(replace(job_of(nuclei, weights), seed=12), tmp_path / "seed.tif", lossless=True)
+    assert not np.array_equal(tifffile.imread(tmp_path / "seed.tif"), reference)
+
+
+def test_what_cannot_be_planned_is_refused(nuclei, weights):
+    for bad in ((0, 0, 151, 10), (-1, 0, 10, 10), (5, 5, 5, 9)):
+        with pytest.raises(PlanError, match="does not lie within"):
+            job_of(nuclei, weights, region=bad)
+    with pytest.raises(PlanError, match="steps"):
+        Painter(weights, steps=0)
+    with pytest.raises(PlanError, match="style"):
+        Painter(weights, style=np.array([1.0, np.nan, 0, 0, 0, 0]))
+    with pytest.raises(PlanError, match="'cuda:77' is not available"):
+        Painter(weights, device="cuda:77")
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_happens(
+    nuclei, weights, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: (10**9, 10**9, 1000))
+    with pytest.raises(OutputError, match=r"0.0 GB free, but the render may need \d"):
+        render(job_of(nuclei, weights), tmp_path / "a.ome.tif")
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_configuration_in_the_run_folder_is_refused(nuclei, weights, tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(what, done, total):
+        if done == 5:
+            raise Stop
+
+    out = tmp_path / "a.ome.tif"
+    with pytest.raises(Stop):
+        render(job_of(nuclei, weights), out, progress=stop)
+    with pytest.raises(OutputError, match="another seed"):
+        render(replace(job_of(nuclei, weights), seed=12), out)
+    render(replace(job_of(nuclei, weights), seed=12), out, overwrite=True)
+    assert json.loads(_description(out))["seed"] == 12
+
+
+def _description(path):
+    with tifffile.TiffFile(path) as tiff:
+        text = tiff.pages[0].description
+    return text[text.index("{") : text.index("}") + 1]

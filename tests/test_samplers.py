@@ -1,0 +1,69 @@
+import math
+
+import pytest
+import torch
+
+from nasdm_wsi.model.diffusion import Condition
+from nasdm_wsi.model.guidance import guided
+from nasdm_wsi.model.samplers import SIGMA_MAX, SIGMA_MIN, dpmpp_2m_step, karras_sigmas, sample
+
+MEAN, SPREAD = 0.3, 0.4
+NOTHING = Condition(torch.zeros(1, 8, 1, 1), torch.zeros(1, 6))
+
+
+def exact(x, sigma, condition):
+    """The exact denoiser of pixels that are Gaussian with MEAN and SPREAD."""
+    s2 = sigma.view(-1, 1, 1, 1) ** 2
+    return (SPREAD**2 * x + s2 * MEAN) / (SPREAD**2 + s2)
+
+
+def solution(noise):
+    """Where the probability-flow equation takes ``SIGMA_MAX * noise`` at sigma 0, exactly."""
+    x = SIGMA_MAX * noise.double()
+    return MEAN + (x - MEAN) * SPREAD / math.sqrt(SPREAD**2 + SIGMA_MAX**2)
+
+
+def test_schedule_falls_from_the_highest_noise_to_none():
+    sigmas = karras_sigmas(12)
+    assert sigmas[0] == pytest.approx(SIGMA_MAX) and sigmas[-2] == pytest.approx(SIGMA_MIN)
+    assert sigmas[-1] == 0 and sigmas == sorted(sigmas, reverse=True)
+    # equation 5 of Karras and others (2022) at i = 3 of N = 12
+    root = SIGMA_MAX ** (1 / 7) + 3 / 11 * (SIGMA_MIN ** (1 / 7) - SIGMA_MAX ** (1 / 7))
+    assert sigmas[3] == pytest.approx(root**7)
+    assert karras_sigmas(1) == [pytest.approx(SIGMA_MAX), 0]
+
+
+def test_sampler_approaches_the_exact_solution_at_second_order():
+    noise = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    errors = [
+        (sample(exact, noise, NOTHING, steps=n) - solution(noise)).abs().max().item()
+        for n in (16, 32, 64)
+    ]
+    assert errors[2] < 2e-3
+    assert errors[0] / errors[1] > 2.5 and errors[1] / errors[2] > 2.5
+
+
+def test_a_step_is_linear_in_its_arrays_and_keeps_a_constant_picture():
+    sigmas = karras_sigmas(6)
+    picture, noise = torch.tensor(0.7), torch.tensor(1.3)
+    for k in range(5):
+        x = picture + sigmas[k] * noise
+        after = dpmpp_2m_step(x, picture, picture, sigmas=sigmas, k=k)
+        assert after == pytest.approx(float(picture + sigmas[k + 1] * noise), rel=1e-5)
+
+
+def test_guidance_is_equation_7_inside_its_interval_and_free_outside():
+    calls = []
+
+    def denoise(x, sigma, condition):
+        calls.append(float(condition.mask.sum()))
+        return x * 0 + condition.mask.mean()
+
+    condition = Condition(torch.ones(1, 8, 4, 4), torch.zeros(1, 6))
+    x = torch.zeros(1, 3, 4, 4)
+    strong = guided(denoise, 1.5, interval=(0.5, 2.0))
+    assert strong(x, torch.tensor([1.0]), condition).unique().tolist() == [2.5]  # 1 + 1.5 (1 - 0)
+    assert len(calls) == 2
+    assert strong(x, torch.tensor([3.0]), condition).unique().tolist() == [1.0]
+    assert len(calls) == 3
+    assert guided(denoise, 0, interval=(0.5, 2.0)) is denoise

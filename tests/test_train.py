@@ -1,0 +1,125 @@
+import numpy as np
+import pytest
+import torch
+
+from nasdm_wsi.errors import CheckpointError
+from nasdm_wsi.model import train as training
+from nasdm_wsi.model.checkpoint import load, load_denoiser, save
+from nasdm_wsi.model.config import PRESETS
+from nasdm_wsi.model.data import Crops
+from nasdm_wsi.model.diffusion import Condition, Denoiser, denoising_loss
+from nasdm_wsi.model.local_unet import LocalUNet
+from nasdm_wsi.model.samplers import sample
+from nasdm_wsi.model.train import train
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # tensorboard's own
+
+
+class Stop(Exception):
+    pass
+
+
+def test_a_stopped_run_that_goes_on_equals_an_unbroken_one(dataset, tmp_path):
+    unbroken = train(dataset, tmp_path / "a", preset="tiny", images=48, save_every=8)
+
+    def stop(done, total, loss):
+        if done == 28:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(dataset, tmp_path / "b", preset="tiny", images=48, save_every=8, progress=stop)
+    seen = []
+    again = train(
+        dataset,
+        tmp_path / "b",
+        preset="tiny",
+        images=48,
+        save_every=8,
+        progress=lambda done, total, loss: seen.append(done),
+    )
+    assert seen[0] == 28  # from the checkpoint at 24, not from the start
+    assert unbroken.read_bytes() == again.read_bytes()
+    a, b = load(tmp_path / "a" / "last.safetensors"), load(tmp_path / "b" / "last.safetensors")
+    assert all(torch.equal(a[0][k], b[0][k]) for k in a[0]) and a[1] == b[1]
+
+
+def test_the_learning_rate_rises_stays_and_falls_to_zero():
+    settings = PRESETS["small"].training
+    trainer = training.Trainer(
+        LocalUNet(PRESETS["tiny"].network), settings, seed=0, device=torch.device("cpu")
+    )
+
+    def rate(images):
+        trainer.step = images // settings.batch
+        return trainer.learning_rate
+
+    assert rate(0) == pytest.approx(settings.learning_rate * settings.batch / settings.warmup)
+    assert rate(settings.warmup) == rate(settings.images // 2) == settings.learning_rate
+    half = settings.images - round(settings.decay * settings.images / 2)
+    assert rate(half) == pytest.approx(settings.learning_rate / 2, rel=1e-3)
+    assert rate(settings.images) == 0
+
+
+@pytest.mark.slow
+def test_training_learns_where_nuclei_are_and_how_they_are_stained(dataset, tmp_path):
+    """Made-up tissue is learnt in a minute: nuclei come out dark where the mask has them."""
+    weights = train(dataset, tmp_path / "run", preset="tiny", images=4_000)
+    denoiser, header = load_denoiser(weights)
+    assert header["preset"] == "tiny" and header["step"] == 1000
+    crops = Crops(dataset, crop=48, seed=99)
+    _, mask, style = (
+        torch.stack(parts) for parts in zip(*(crops[i] for i in range(4)), strict=True)
+    )
+    noise = torch.randn(4, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    pixels = sample(denoiser, noise, Condition(mask, style), steps=12)
+    nucleus = mask[:, :6].sum(1) > 0
+    assert pixels[:, 1][nucleus].mean() < pixels[:, 1][~nucleus].mean() - 0.3
+    darker = sample(denoiser, noise, Condition(mask, style * 1.3), steps=12)
+    assert darker.mean() < pixels.mean() - 0.03
+
+
+def test_the_loss_is_about_one_before_training_whatever_the_noise(dataset):
+    """EDM's weighting: an untrained network's error is the data's own, of unit size."""
+    denoiser = Denoiser(LocalUNet(PRESETS["tiny"].network))
+    x0 = torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 0.5
+    condition = Condition(torch.zeros(64, 8, 16, 16), torch.zeros(64, 6))
+    for sigma in (0.01, 0.5, 40.0):
+        noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(1))
+        loss = denoising_loss(denoiser, x0, torch.full((64,), sigma), condition, noise)
+        assert loss.mean().item() == pytest.approx(1, rel=0.1)
+
+
+def test_dropping_the_mask_takes_its_flag_with_it():
+    condition = Condition(torch.ones(2, 8, 4, 4), torch.ones(2, 6))
+    dropped = condition.drop(torch.tensor([True, False]))
+    assert dropped.mask[0].sum() == 0 and dropped.mask[1].min() == 1
+    assert (dropped.style == 1).all() and (condition.null().mask == 0).all()
+
+
+def test_checkpoints_of_other_runs_and_damaged_ones_are_refused(dataset, tmp_path):
+    weights = train(dataset, tmp_path, preset="tiny", images=8)
+    with pytest.raises(CheckpointError, match="another run.*seed"):
+        train(dataset, tmp_path, preset="tiny", images=8, seed=1)
+    with pytest.raises(CheckpointError, match="no weights for rendering"):
+        load_denoiser(tmp_path / "last.safetensors")
+    tensors, header = load(weights)
+    header["network"]["widths"] = [16, 32]
+    save(tmp_path / "other.safetensors", tensors, header)
+    with pytest.raises(CheckpointError, match="does not fit"):
+        load_denoiser(tmp_path / "other.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_denoiser(weights)
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_denoiser(tmp_path / "nowhere.safetensors")
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_tensorboard_gets_losses_and_samples(dataset, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(dataset, tmp_path, preset="tiny", images=208)
+    events = EventAccumulator(str(tmp_path / "log"))
+    events.Reload()
+    assert np.isfinite([e.value for e in events.Scalars("loss")]).all()
+    assert events.Images("samples")[-1].width == 8 * 32
