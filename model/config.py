@@ -29,10 +29,10 @@ class TrainingConfig:
 
     crop: int = 96
     batch: int = 16
-    images: int = 400_000
-    learning_rate: float = 1e-3
-    warmup: int = 8_000
-    decay: float = 0.35
+    images: int = 240_000
+    learning_rate: float = 2e-3
+    warmup: int = 4_000
+    decay: float = 0.5
     weight_decay: float = 0.0
     ema: float = 0.999
     condition_dropout: float = 0.1
