@@ -11,7 +11,7 @@ from . import options
 
 @click.command()
 @click.argument("file", type=options.EXISTING)
-@options.annotations
+@options.reading
 def info(file: Path, **reading) -> None:
     """Say what FILE holds: a slide, annotations, a dataset or a checkpoint."""
     from ..info import describe

@@ -18,7 +18,7 @@ device = click.option(
 seed = click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 
 
-def annotations(command: Callable) -> Callable:
+def reading(command: Callable) -> Callable:
     """The options that say how an annotation file is to be read."""
     for option in reversed(
         [

@@ -14,7 +14,7 @@ from . import options
 @click.argument("annotations", type=options.EXISTING)
 @click.option("-o", "--out", type=options.NEW, required=True, help="The slide: NAME.ome.tif.")
 @click.option("--mpp", type=float, help="Micrometres per pixel of the annotations (GeoJSON).")
-@options.annotations
+@options.reading
 @click.option(
     "--size",
     type=(click.IntRange(1), click.IntRange(1)),

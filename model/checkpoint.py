@@ -95,8 +95,10 @@ def load_denoiser(path: Path = SHIPPED) -> tuple[Denoiser, dict[str, Any]]:
 
 def network_of(header: dict[str, Any]) -> LocalUNet:
     """A fresh network of the shape a checkpoint's header describes."""
-    shape = {k: tuple(v) if isinstance(v, list) else v for k, v in header["network"].items()}
-    return LocalUNet(LocalConfig(**shape)).to(memory_format=torch.channels_last)
+    shape: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in header["network"].items()
+    }
+    return LocalUNet(LocalConfig(**shape))
 
 
 def checksum(path: Path) -> str:

@@ -68,7 +68,7 @@ class Crops(Dataset):
         pixels = restain(region.image[cut], matrix).transpose(2, 0, 1) / np.float32(127.5) - 1
         planes = one_hot(region.types[cut], self.edges[k][cut])
         mask = np.concatenate([planes, np.ones((1, c, c), np.float32)])
-        turn, flip = rng.integers(4), rng.integers(2)
+        turn, flip = int(rng.integers(4)), int(rng.integers(2))
         return (
             torch.from_numpy(_turned(pixels, turn, flip)),
             torch.from_numpy(_turned(mask, turn, flip)),

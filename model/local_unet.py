@@ -27,8 +27,7 @@ class Block(nn.Module):
         self.modulation = nn.Linear(embedding, 2 * width)
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        _zero(self.conv2)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
@@ -37,12 +36,28 @@ class Block(nn.Module):
         return x + self.conv2(F.silu(self.conv1(h)))
 
 
+class Stage(nn.ModuleList):
+    """Blocks of one width, one after another."""
+
+    def __init__(self, count: int, width: int, embedding: int):
+        super().__init__(Block(width, embedding) for _ in range(count))
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        for block in self:
+            x = block(x, embedding)
+        return x
+
+
 class LocalUNet(nn.Module):
     """Maps noisy pixels, mask and embedding inputs to pixels; sides are multiples of `grid`.
 
     The first convolution sees a plane of ones wherever the mask is known; the zero padding at the
     border of a crop or canvas shows in that plane, so that a border does not pass for tissue.
     """
+
+    style_mean: Tensor
+    style_std: Tensor
+    frequencies: Tensor
 
     def __init__(self, config: LocalConfig):
         super().__init__()
@@ -57,17 +72,14 @@ class LocalUNet(nn.Module):
         self.embed_style = nn.Linear(STYLE_SIZE, size)
         self.embed = nn.Linear(size, size)
         self.stem = nn.Conv2d(4 * (3 + MASK_CHANNELS), widths[0], 3, padding=1)
-        self.encoder = nn.ModuleList(
-            _blocks(n, w, size) for n, w in zip(blocks, widths, strict=True)
-        )
+        stages = [(n, w, size) for n, w in zip(blocks, widths, strict=True)]
+        self.encoder = nn.ModuleList(Stage(*stage) for stage in stages)
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairs)
         self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in pairs)
-        self.decoder = nn.ModuleList(
-            _blocks(n, w, size) for n, w in zip(blocks[:-1], widths[:-1], strict=True)
-        )
+        self.decoder = nn.ModuleList(Stage(*stage) for stage in stages[:-1])
         self.head = nn.Conv2d(widths[0], 12, 3, padding=1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        _zero(self.head)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor, noise: Tensor, mask: Tensor, style: Tensor) -> Tensor:
         """x (n, 3, h, w), noise (n,) = ln(sigma) / 4, mask (n, 8, h, w), style (n, 6)."""
@@ -78,16 +90,14 @@ class LocalUNet(nn.Module):
 
         h = self.stem(F.pixel_unshuffle(torch.cat([x, mask], dim=1), 2))
         skips = []
-        for level, blocks in enumerate(self.encoder):
-            for block in blocks:
-                h = block(h, e)
+        for level, stage in enumerate(self.encoder):
+            h = stage(h, e)
             if level < len(self.down):
                 skips.append(h)
                 h = self.down[level](h)
         for level in reversed(range(len(self.up))):
             h = F.pixel_shuffle(self.up[level](h), 2) + skips[level]
-            for block in self.decoder[level]:
-                h = block(h, e)
+            h = self.decoder[level](h, e)
         return F.pixel_shuffle(self.head(h), 2)
 
     @property
@@ -113,5 +123,6 @@ class LocalUNet(nn.Module):
         return math.ceil(self.receptive_field / self.grid) * self.grid
 
 
-def _blocks(count: int, width: int, embedding: int) -> nn.ModuleList:
-    return nn.ModuleList(Block(width, embedding) for _ in range(count))
+def _zero(layer: nn.Module) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)

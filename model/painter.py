@@ -60,7 +60,7 @@ class Painter:
         self.style = torch.from_numpy(style)[None].to(self.device)
         self.halo, self.grid = network.halo, network.grid
         self.sigmas = karras_sigmas(steps)
-        denoiser.to(self.device, memory_format=torch.channels_last)
+        denoiser.to(self.device)
         self.denoise = guided(denoiser, guidance, interval=GUIDANCE_INTERVAL)
         self.facts: dict[str, Any] = {
             "weights": f"{Path(weights).name} {checksum(Path(weights))}",

@@ -105,7 +105,7 @@ class Trainer:
     def __init__(
         self, network: LocalUNet, settings: TrainingConfig, *, seed: int, device: torch.device
     ):
-        network = network.to(device, memory_format=torch.channels_last)
+        network = network.to(device)
         self.settings, self.seed, self.device = settings, seed, device
         self.denoiser = Denoiser(network)
         self.average = copy.deepcopy(network).eval().requires_grad_(False)
@@ -158,8 +158,8 @@ class Trainer:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), 1.0)
         for kernel, matrix in self.matrices:
-            gradient = kernel.grad.contiguous(memory_format=torch.channels_last)
-            matrix.grad = _matrix(gradient)
+            assert kernel.grad is not None
+            matrix.grad = _matrix(kernel.grad.contiguous(memory_format=torch.channels_last))
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rate
@@ -177,7 +177,7 @@ class Trainer:
 
     def state(self) -> dict[str, Tensor]:
         """All tensors that training needs to go on."""
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for prefix, module in (("network.", self.denoiser.network), ("average.", self.average)):
             tensors |= {prefix + k: v.contiguous() for k, v in module.state_dict().items()}
         for name, optimizer in self.optimizers.items():

@@ -97,8 +97,8 @@ class Conditioning:
         return self._type_of[instances]
 
     def _on_canvas(self, box: Box) -> np.ndarray:
-        mask = np.zeros(shape(box), np.int32)
-        mask[inside(intersect(box, self._canvas), box)] = 1
+        mask = np.zeros(shape(box), bool)
+        mask[inside(intersect(box, self._canvas), box)] = True
         return mask
 
     def _rasterise(self, box: Box) -> np.ndarray:

@@ -66,10 +66,9 @@ def mosaic_graph(
             if not store.has_part(phase, block):
                 task = partial(solve_block, work, store, phase, block)
                 add(("part", phase, *block), task, plan.view(block), phase - 1)
-    for (_, phase, *block), keys in readers.items():
-        key = ("free", phase, *block)
-        graph[key] = (partial(_free, store, phase, tuple(block)), keys)
-        outputs.append(key)
+    for (_, phase, i, j), keys in readers.items():
+        graph["free", phase, i, j] = (partial(_free, store, phase, (i, j)), keys)
+        outputs.append(("free", phase, i, j))
     return graph, outputs
 
 

@@ -14,6 +14,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -167,11 +168,11 @@ def plan_render(
         size = (int(np.ceil(y1)) + dy + MARGIN, int(np.ceil(x1)) + dx + MARGIN)
     canvas = (0, 0, *size)
     region = canvas if region is None else region
-    if intersect(region, canvas) != tuple(region) or min(shape(region)) < 1:
+    if intersect(region, canvas) != region or min(shape(region)) < 1:
         raise PlanError(f"region {list(region)} does not lie within the canvas {list(canvas)}")
     if not 0 <= seed < 2**64:
         raise PlanError(f"seed {seed}: choose 0 to 2**64 - 1")
-    return Job(nuclei, painter, painter.plan(size), tuple(region), seed)
+    return Job(nuclei, painter, painter.plan(size), region, seed)
 
 
 def render(
@@ -196,7 +197,7 @@ def render(
             another job, or the disk is too small or full.
     """
     out = Path(out)
-    labels, folder = labels_path(out), out.with_name(out.name + ".run")
+    labels, folder = labels_path(out), _run_folder(out)
     check_output(out, overwrite=overwrite)
     if overwrite:
         shutil.rmtree(folder, ignore_errors=True)
@@ -206,8 +207,10 @@ def render(
         graph, wanted = mosaic_graph(_work(job), store, job.blocks)
         with _Painting(progress):
             dask.threaded.get(graph, wanted, num_workers=workers or default_workers())
+        # The slide comes last: when it is there, everything is.
         y0, x0, y1, x1 = job.region
-        tiles = progress and (lambda done, total: progress("writing", done, total))
+        shown = job.nuclei.shifted(-y0, -x0).within((0, 0, y1 - y0, x1 - x0))
+        write_geojson(labels, shown)
         write_pyramid(
             out,
             _Crop(store.pixels, job.region),
@@ -215,10 +218,8 @@ def render(
             description=f"{WARNING} {json.dumps(job.facts)}",
             quality=quality,
             lossless=lossless,
-            progress=tiles or None,
+            progress=partial(progress, "writing") if progress else None,
         )
-        shown = job.nuclei.shifted(-y0, -x0).within((0, 0, y1 - y0, x1 - x0))
-        write_geojson(labels, shown)
         shutil.rmtree(folder)
 
 
@@ -229,6 +230,10 @@ def labels_path(out: Path) -> Path:
         if name.lower().endswith(suffix):
             return out.with_name(name[: -len(suffix)] + ".geojson")
     raise OutputError(f"{out}: the output must end in .ome.tif, .ome.tiff, .tif or .tiff")
+
+
+def _run_folder(out: Path) -> Path:
+    return out.with_name(out.name + ".run")
 
 
 def check_output(out: Path, *, overwrite: bool) -> None:
@@ -242,7 +247,8 @@ def check_output(out: Path, *, overwrite: bool) -> None:
     for path in (out, labels_path(out)):
         if path.is_dir():
             raise OutputError(f"{path} is a folder: choose another name")
-        if path.exists() and not overwrite:
+        ours = path != out and _run_folder(out).exists()  # of a run stopped near its end
+        if path.exists() and not (overwrite or ours):
             raise OutputError(f"{path} exists: choose another name or give --overwrite")
 
 
@@ -269,18 +275,16 @@ def _work(job: Job) -> Work:
 
 
 class _Crop:
-    """A region of an array, read lazily."""
+    """A region of an array, sliced by rows and read only then."""
 
     def __init__(self, array: Any, region: Box):
-        self.array, self.offset = array, region[:2]
+        self.array, self.region = array, region
         self.shape, self.dtype = (*shape(region), *array.shape[2:]), array.dtype
 
-    def __getitem__(self, where: tuple[slice, slice]) -> np.ndarray:
-        y, x = (
-            slice(s.indices(n)[0] + offset, s.indices(n)[1] + offset)
-            for s, n, offset in zip(where, self.shape, self.offset, strict=False)
-        )
-        return self.array[y, x]
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        y0, x0, _, x1 = self.region
+        start, stop, _ = rows.indices(self.shape[0])
+        return self.array[y0 + start : y0 + stop, x0:x1]
 
 
 class _Painting(Callback):

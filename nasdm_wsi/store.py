@@ -74,7 +74,7 @@ class RunStore:
             y, x = inside(common, covers)
             i, j = block[0] * side, block[1] * side
             part = self.states[phase][:, i + y.start : i + y.stop, j + x.start : j + x.stop]
-            out[:, *inside(common, box)] += part
+            out[:, *inside(common, box)] += np.asarray(part)
         return out
 
     def free(self, phase: int, block: Block) -> None:

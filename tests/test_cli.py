@@ -66,7 +66,7 @@ def test_render_and_info(annotations, options, tmp_path):
 def test_render_of_lizard_labels(lizard_source, options, tmp_path):
     labels = lizard_source / "labels" / "a.mat"
     assert run("render", labels, *options, "--size", 200, 160).exit_code == 0
-    assert len(json.loads((tmp_path / "slide.geojson").read_text())["features"]) == 80
+    assert len(json.loads((tmp_path / "slide.geojson").read_text())["features"]) == 63
 
 
 def test_style_from_a_picture_and_by_name(annotations, options, tmp_path, lizard_source):
