@@ -45,8 +45,8 @@ def render(annotations: Path, out: Path, dry_run: bool, **given) -> None:
     the slide holds the nuclei in the slide's pixels.
     """
     from ..model.painter import Painter
-    from ..render import check_output, labels_path, plan_render, read_annotations
-    from ..render import render as render_slide
+    from ..rendering import check_output, labels_path, plan_render, read_annotations
+    from ..rendering import render as render_slide
     from ..slides import find_style
 
     check_output(out, overwrite=given["overwrite"])

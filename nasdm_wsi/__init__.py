@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .errors import NasdmError
     from .nuclei import Nuclei
-    from .render import plan_render, read_annotations, render
+    from .rendering import plan_render, read_annotations, render
 
 __all__ = ["NasdmError", "Nuclei", "plan_render", "read_annotations", "render"]
 
-_HOME = {"NasdmError": "errors", "Nuclei": "nuclei"}
+_HOME = {"NasdmError": "errors", "Nuclei": "nuclei"} | dict.fromkeys(__all__[2:], "rendering")
 
 
 def __getattr__(name: str) -> Any:
     # Loaded when asked for, so that the command line answers --help at once.
-    if name not in __all__:
+    if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME.get(name, 'render')}", __name__), name)
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from .dataset import read_manifest
 from .errors import CheckpointError
 from .nuclei import Nuclei
-from .render import read_annotations
+from .rendering import read_annotations
 from .slides import open_slide
 
 Rows = list[tuple[str, str]]
@@ -23,7 +23,7 @@ ANNOTATIONS = (".geojson", ".json", ".geojson.gz", ".json.gz", ".zip", ".mat")
 def describe(path: Path, **reading: Any) -> Rows:
     """Rows about a slide, an annotation file, a prepared dataset or a checkpoint.
 
-    ``reading`` goes to `render.read_annotations`.
+    ``reading`` goes to `rendering.read_annotations`.
 
     Raises:
         NasdmError: the file cannot be read as what it seems to be.

@@ -1,5 +1,7 @@
 """The house: packages, links and public names."""
 
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -30,6 +32,12 @@ def test_public_names():
     ]
     assert all(hasattr(nasdm_wsi, name) for name in nasdm_wsi.__all__)
     assert not hasattr(nasdm_wsi, "nothing")
+
+
+def test_render_is_the_function_whatever_was_imported_before():
+    code = "import nasdm_wsi.cli.render; from nasdm_wsi import {}; assert callable(render)"
+    for names in ("render", "plan_render, render"):
+        subprocess.run([sys.executable, "-c", code.format(names)], check=True)
 
 
 def test_shipped_weights_are_small_and_licensed():

@@ -21,7 +21,7 @@ from nasdm_wsi.errors import OutputError, PlanError
 from nasdm_wsi.model import Painter
 from nasdm_wsi.noise import noise
 from nasdm_wsi.qupath import read_geojson
-from nasdm_wsi.render import plan_render, read_annotations, render
+from nasdm_wsi.rendering import plan_render, read_annotations, render
 
 SIZE = (150, 203)
 
@@ -132,6 +132,20 @@ def test_a_killed_render_goes_on_to_the_same_bytes(annotations, weights, tmp_pat
     subprocess.run(command("b.ome.tif"), check=True, capture_output=True)
     assert (tmp_path / "a.ome.tif").read_bytes() == (tmp_path / "b.ome.tif").read_bytes()
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".geojson", ".geojson", ".tif", ".tif"]
+
+
+def test_a_render_stopped_while_it_writes_goes_on(slide, nuclei, weights, tmp_path):
+    def stop(what, done, total):
+        if what == "writing":
+            raise KeyboardInterrupt
+
+    out = tmp_path / "slide.ome.tif"
+    with pytest.raises(KeyboardInterrupt):
+        render(job_of(nuclei, weights), out, lossless=True, progress=stop)
+    assert not out.exists() and out.with_name("slide.geojson").exists()
+    render(job_of(nuclei, weights), out, lossless=True)
+    assert out.read_bytes() == slide.read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["slide.geojson", "slide.ome.tif"]
 
 
 def test_without_a_size_the_canvas_is_the_bounding_box(nuclei, weights):

@@ -1,0 +1,45 @@
+"""The examples run, and the annotations in the repository are those that the script draws."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import shapely
+from PIL import Image
+
+from nasdm_wsi.rendering import read_annotations
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(script, *arguments):
+    command = [sys.executable, EXAMPLES / script, *arguments]
+    subprocess.run([str(part) for part in command], check=True)
+
+
+def test_the_annotations_are_a_slide_of_all_types_and_drawn_by_the_script(tmp_path):
+    run("make_annotations.py", "-o", tmp_path / "again.geojson")
+    shipped = read_annotations(EXAMPLES / "annotations.geojson", mpp=0.5)
+    again = read_annotations(tmp_path / "again.geojson", mpp=0.5)
+    assert len(shipped) > 2000 and min(shipped.counts().values()) > 0
+    y0, *rest = shipped.extent()
+    assert rest == [0, 1536, 1536] and y0 > 0  # above the tissue there is glass
+    # Other versions of GEOS and numpy may differ in the last digit of a coordinate.
+    np.testing.assert_array_equal(again.types, shipped.types)
+    np.testing.assert_allclose(again.coords, shipped.coords, atol=0.11)
+
+
+def test_nuclei_of_the_annotations_do_not_overlap():
+    polygons = read_annotations(EXAMPLES / "annotations.geojson", mpp=0.5).polygons()
+    first, second = shapely.STRtree(polygons).query(polygons, predicate="overlaps")
+    assert not len(first) and not len(second)
+
+
+def test_held_out_rectangles_are_painted_beside_the_real_pixels(dataset, weights, tmp_path):
+    out = tmp_path / "grid.png"
+    run("held_out.py", dataset, "-o", out, "--weights", weights, "--side", 32, "--columns", 3)
+    grid = np.array(Image.open(out))
+    assert grid.shape == (3 * 32 + 2 * 4, 3 * 32 + 2 * 4, 3)
+    real, painted = grid[:32], grid[-32:]
+    assert real.std() > 10 and painted.std() > 1 and (real != painted).mean() > 0.9
