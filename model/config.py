@@ -20,6 +20,23 @@ class LocalConfig:
 
 
 @dataclass(frozen=True)
+class SemanticConfig:
+    """Shape of a network of the `semantic` family (Shrivastava and Fletcher 2023, Section 3).
+
+    width: of the time embedding. widths: channels at full resolution, 1/2, 1/4, ...
+    attention: down-sampling factors at which there is attention. blocks: residual blocks a level.
+    condition: channels of the mask. outputs: 6 with learned variance, else 3.
+    """
+
+    width: int
+    widths: tuple[int, ...]
+    attention: tuple[int, ...] = (4, 8, 16)
+    blocks: int = 2
+    condition: int = 7
+    outputs: int = 6
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """How a network is trained.
 
