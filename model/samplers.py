@@ -27,17 +27,21 @@ def karras_sigmas(
     return [(a + t * (b - a)) ** rho for t in ramp] + [0.0]
 
 
+def ddim_step(x: Any, x0: Any, previous: Any, *, sigmas: list[float], k: int) -> Any:
+    """One deterministic step of DDIM (Song and others 2021, equation 12); as `dpmpp_2m_step`."""
+    ratio = sigmas[k + 1] / sigmas[k]
+    return ratio * x + (1 - ratio) * x0
+
+
 def dpmpp_2m_step(x: Any, x0: Any, previous: Any, *, sigmas: list[float], k: int) -> Any:
     """One step of DPM-Solver++(2M) (Lu and others 2022, Algorithm 2) from sigmas[k] to sigmas[k+1].
 
     x: noisy pixels at sigmas[k]; x0: the denoiser's estimate there; previous: the estimate one step
     before, ignored at k = 0. The step to sigma 0 returns the estimate itself.
     """
-    if sigmas[k + 1] == 0:
-        return x0
+    if k == 0 or sigmas[k + 1] == 0:
+        return ddim_step(x, x0, previous, sigmas=sigmas, k=k)
     ratio = sigmas[k + 1] / sigmas[k]
-    if k == 0:
-        return ratio * x + (1 - ratio) * x0
     h, last = -math.log(ratio), math.log(sigmas[k - 1] / sigmas[k])
     r = h / (2 * last)
     return ratio * x + (1 - ratio) * ((1 + r) * x0 - r * previous)

@@ -58,9 +58,7 @@ class _ResidualBlock(nn.Module):
         super().__init__()
         self.resample = resample
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, 2 * outputs))
-        self.skip_connection = (
-            nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
-        )
+        self.skip_connection = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
     def resampled(self, x: Tensor) -> Tensor:
         if self.resample == "up":
@@ -223,7 +221,11 @@ def config_of(shapes: dict[str, tuple[int, ...]]) -> SemanticConfig:
     Raises:
         KeyError: a tensor that every such state has is missing.
     """
-    ups = {n.rsplit(".in_norm", 1)[0] for n in shapes if n.startswith("output_blocks") and ".in_norm" in n}
+    ups = {
+        n.rsplit(".in_norm", 1)[0]
+        for n in shapes
+        if n.startswith("output_blocks") and ".in_norm" in n
+    }
     ups = {n for n in ups if not n.endswith(".0")}
     count = 1 + max(int(n.split(".")[1]) for n in shapes if n.startswith("input_blocks."))
     levels = len(ups) + 1
