@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ..errors import NasdmError
+from .convert import convert
 from .info import info
 from .prepare import prepare
 from .render import render
@@ -39,5 +40,5 @@ def main(verbose: bool) -> None:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
-for command in (render, info, prepare, train):
+for command in (render, info, prepare, train, convert):
     main.add_command(command)

@@ -16,8 +16,10 @@ from . import options
 @click.option("--images", type=click.IntRange(1), help="Crops to train on; default: the preset's.")
 @options.seed
 @options.device
+@click.option("--init", type=options.EXISTING, help="Weights that a new run starts from.")
+@click.option("--compile", is_flag=True, help="Compile the network with torch.compile.")
 def train(dataset: Path, out: Path, device: str, **settings) -> None:
-    """Train a preset on DATASET (made by prepare).
+    """Train a preset on DATASET (made by prepare); on many GPUs, under torchrun.
 
     The same command goes on where it stopped. OUT receives weights.safetensors for render,
     last.safetensors for going on, and logs for TensorBoard.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,19 @@ class SemanticConfig:
 class TrainingConfig:
     """How a network is trained.
 
-    Noise levels are log-normal, ``ln(sigma) ~ N(sigma_mean, sigma_std)``. The learning rate
-    rises over `warmup` images, stays, and falls to zero over the last `decay` of all `images`.
+    crop: pixels a side. batch: crops at a time on each device; a step takes `accumulate` batches.
+    images: crops in all. The learning rate rises over `warmup` images, stays, and falls to zero
+    over the last `decay` of all `images`. ema: memory of the averaged network, a step.
+    rare_types: share of crops centred near a nucleus of a type drawn uniformly.
+    patches: read the paper's patches, at `magnification` 20 or 10, instead of random crops.
+    muon: see `train._optimizers`.
+    checkpointing: recompute activations in the backward pass.
     """
 
     crop: int = 96
     batch: int = 16
-    images: int = 240_000
+    accumulate: int = 1
+    images: int = 200_000
     learning_rate: float = 2e-3
     warmup: int = 4_000
     decay: float = 0.5
@@ -54,18 +61,43 @@ class TrainingConfig:
     ema: float = 0.999
     condition_dropout: float = 0.1
     rare_types: float = 0.5
-    sigma_mean: float = -0.6
-    sigma_std: float = 1.4
+    patches: bool = False
+    magnification: int = 20
+    muon: bool = True
+    checkpointing: bool = False
 
 
 @dataclass(frozen=True)
 class Preset:
     """A network, how it is trained, and what it is for."""
 
-    network: LocalConfig
+    network: LocalConfig | SemanticConfig
     training: TrainingConfig
     purpose: str
 
+    @property
+    def header(self) -> dict[str, Any]:
+        """Family and network, as they stand in a checkpoint's header."""
+        family = "local" if isinstance(self.network, LocalConfig) else "semantic"
+        return {"family": family, "network": asdict(self.network)}
+
+
+# Shrivastava and Fletcher (2023), Sections 2.3 and 3. The paper does not say how long: 100,000
+# steps of 160 patches, then 20,000.
+PAPER = SemanticConfig(256, (256, 256, 512, 768, 1024))
+_PAPER_TRAINING = TrainingConfig(
+    crop=128,
+    batch=40,
+    images=16_000_000,
+    learning_rate=1e-4,
+    warmup=160_000,
+    decay=0.0,
+    condition_dropout=0.0,
+    rare_types=0.0,
+    patches=True,
+    muon=False,
+    checkpointing=True,
+)
 
 PRESETS = {
     "tiny": Preset(
@@ -76,11 +108,30 @@ PRESETS = {
     "small": Preset(
         LocalConfig((64, 128, 192), (1, 1, 3)),
         TrainingConfig(),
-        "ships with the package; trains in hours on two CPU cores",
+        "ships with the package; trains in two hours on two CPU cores",
     ),
     "medium": Preset(
         LocalConfig((96, 192, 384), (2, 2, 4), embedding=256),
-        TrainingConfig(crop=128, batch=64, images=6_000_000, learning_rate=5e-4),
+        TrainingConfig(crop=128, batch=64, images=6_000_000),
         "for a GPU",
+    ),
+    "nasdm": Preset(PAPER, _PAPER_TRAINING, "the paper's network, first stage"),
+    "nasdm-10x": Preset(
+        PAPER, replace(_PAPER_TRAINING, magnification=10), "the first stage at 10x, for comparison"
+    ),
+    "nasdm-finetune": Preset(
+        PAPER,
+        replace(
+            _PAPER_TRAINING,
+            images=3_200_000,
+            learning_rate=2e-5,
+            condition_dropout=0.2,
+        ),
+        "the paper's second stage: --init with the weights of the first",
+    ),
+    "nasdm-tiny": Preset(
+        SemanticConfig(32, (32, 64), attention=(2,), blocks=1),
+        replace(_PAPER_TRAINING, crop=32, batch=4, images=4_000, warmup=400),
+        "tests and trials",
     ),
 }

@@ -1,4 +1,4 @@
-"""Training crops: sample ``i`` of a prepared dataset is a function of (seed, i) and nothing else.
+"""Training samples: number ``i`` of a prepared dataset is a function of (seed, i) alone.
 
 That makes a resumed run read on where it stopped, and lets any number of processes share the work.
 """
@@ -97,11 +97,85 @@ class Crops(Dataset):
         return np.stack([self.regions[k].stain.restained(stain_matrix(rng)).style for k in drawn])
 
 
+class Patches(Dataset):
+    """The patches of the paper, as they are: no augmentation (Shrivastava and Fletcher, Section 3).
+
+    A grid of `side` pixels with half of them overlapping; the last row and column are moved inward.
+    magnification: 20 takes pixels as they are, 10 takes twice the side and halves it. Patches with
+    unpublished or held-out pixels are left out. Item ``i`` is as in `Crops`, in an order that is
+    shuffled anew each time all have been seen.
+
+    Raises:
+        DatasetError: no region has room for a patch.
+    """
+
+    def __init__(self, dataset: Path, *, side: int = 128, magnification: int = 20, seed: int = 0):
+        self.seed, self.step = seed, {20: 1, 10: 2}[magnification]
+        self.span = side * self.step
+        self.places = []
+        for region in read_regions(dataset):
+            usable = region.usable
+            # Edges are those of the whole region, so that a patch has them as the slide has.
+            around = np.pad(region.instances, self.step, mode="edge")
+            for y in _starts(usable.shape[0], self.span):
+                for x in _starts(usable.shape[1], self.span):
+                    if usable[y : y + self.span, x : x + self.span].all():
+                        self.places.append((region, around, y, x))
+        if not self.places:
+            raise DatasetError(f"{dataset}: no region has room for a patch of {self.span} pixels")
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        again, k = divmod(index, len(self))
+        order = np.random.default_rng([self.seed, again]).permutation(len(self))
+        region, around, y, x = self.places[order[k]]
+        cut = np.s_[y : y + self.span, x : x + self.span]
+        n = self.span // self.step
+        blocks = region.image[cut].reshape(n, self.step, n, self.step, 3)
+        pixels = blocks.mean(axis=(1, 3), dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1
+        wide = np.s_[y : y + self.span + 2 * self.step, x : x + self.span + 2 * self.step]
+        edge = edges(around[wide][:: self.step, :: self.step])[1:-1, 1:-1]
+        planes = one_hot(region.types[cut][:: self.step, :: self.step], edge)
+        mask = np.concatenate([planes, np.ones((1, n, n), np.float32)])
+        return (
+            torch.from_numpy(np.ascontiguousarray(pixels)),
+            torch.from_numpy(mask),
+            torch.from_numpy(region.stain.style),
+        )
+
+
+def draws(seed: int, indices: range, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """What training draws for samples: noise level and dropout (n,) in [0, 1), noise (n, *shape).
+
+    As `Crops`, a function of (seed, i): the same however samples are shared among processes.
+    """
+    levels, drops, noise = [], [], []
+    for index in indices:
+        rng = np.random.default_rng([seed, index, 1])
+        levels.append(rng.random())
+        drops.append(rng.random())
+        noise.append(rng.standard_normal(shape, np.float32))
+    return (
+        torch.tensor(levels).clamp(1e-6, 1 - 1e-6),
+        torch.tensor(drops),
+        torch.from_numpy(np.stack(noise)),
+    )
+
+
 def stain_matrix(rng: np.random.Generator) -> np.ndarray:
     """A random change of stain, (3, 3): amounts by some 20 %, hue by mixing a little, or none."""
     if rng.random() < 0.25:
         return np.eye(3)
     return np.diag(np.exp(rng.normal(0, 0.2, 3))) + rng.normal(0, 0.04, (3, 3)) * (1 - np.eye(3))
+
+
+def _starts(length: int, span: int) -> list[int]:
+    """Where windows of ``span`` begin that overlap by half, the last one moved inward."""
+    if length < span:
+        return []
+    return sorted({*range(0, length - span + 1, span // 2), length - span})
 
 
 def _turned(planes: np.ndarray, turn: int, flip: int) -> np.ndarray:

@@ -1,16 +1,22 @@
-"""Noise levels and preconditioning (Karras and others, 2022, "EDM", Table 1 and Section 5).
+"""Denoisers: what a network of either family makes of noisy pixels, and the loss that trains it.
 
-A denoiser is any callable ``(x, sigma, condition) -> x0``. Pixels lie in [-1, 1].
+A denoiser is any callable ``(x, sigma, condition) -> x0``. Pixels lie in [-1, 1] and are not
+shrunk: x is x0 plus noise of standard deviation sigma, as in EDM (Karras and others, 2022).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .ddpm import hybrid_loss, linear_schedule
 from .local_unet import LocalUNet
+from .semantic_unet import SemanticUNet
+
+TYPE_PLANES, KNOWN = slice(0, 6), slice(7, 8)  # of a mask
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,13 @@ class Condition:
 
 
 class Denoiser(nn.Module):
-    """EDM preconditioning: ``D(x; sigma) = c_skip x + c_out F(c_in x; c_noise)``."""
+    """The `local` family: ``D(x; sigma) = c_skip x + c_out F(c_in x; c_noise)``.
+
+    EDM, Table 1 and Section 5. In training ``ln(sigma)`` is normal with mean `P_MEAN` and
+    deviation `P_STD`.
+    """
+
+    P_MEAN, P_STD = -0.6, 1.4
 
     def __init__(self, network: LocalUNet):
         super().__init__()
@@ -48,11 +60,54 @@ class Denoiser(nn.Module):
         out = self.network(x / total, sigma.log() / 4, condition.mask, condition.style)
         return d**2 / total**2 * x + s * d / total * out.float()
 
+    def loss(self, x0: Tensor, condition: Condition, level: Tensor, noise: Tensor) -> Tensor:
+        """EDM's weighted squared error of each sample, (n,); about one before training.
 
-def denoising_loss(
-    denoiser: Denoiser, x0: Tensor, sigma: Tensor, condition: Condition, noise: Tensor
-) -> Tensor:
-    """EDM's weighted squared error of each sample, (n,); about one before training."""
-    d = denoiser.sigma_data
-    error = denoiser(x0 + noise * sigma[:, None, None, None], sigma, condition) - x0
-    return (sigma**2 + d**2) / (sigma * d) ** 2 * error.square().mean(dim=(1, 2, 3))
+        level: (n,) in (0, 1), the quantile of the noise level; noise: (n, 3, h, w), unit Gaussian.
+        """
+        sigma, d = torch.exp(self.P_MEAN + self.P_STD * torch.special.ndtri(level)), self.sigma_data
+        error = self(x0 + noise * sigma[:, None, None, None], sigma, condition) - x0
+        return (sigma**2 + d**2) / (sigma * d) ** 2 * error.square().mean(dim=(1, 2, 3))
+
+
+class NoisePredictor(nn.Module):
+    """The `semantic` family: ``D(x; sigma) = x - sigma eps(x / sqrt(1 + sigma^2); t(sigma))``.
+
+    Between the steps of the schedule t is interpolated in ln(sigma).
+    """
+
+    def __init__(self, network: SemanticUNet):
+        super().__init__()
+        self.network = network
+        self.schedule = linear_schedule()
+
+    def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """Expected clean pixels of noisy ``x`` (n, 3, h, w) at noise level ``sigma`` (n,)."""
+        t = np.interp(sigma.log().cpu().double(), self.schedule.sigmas.log(), self.schedule.steps)
+        s = sigma[:, None, None, None]
+        outputs = self.network(
+            x / (1 + s**2).sqrt(), torch.from_numpy(t).to(x), self._planes(condition)
+        )
+        return x - s * outputs[:, :3].float()
+
+    def loss(self, x0: Tensor, condition: Condition, level: Tensor, noise: Tensor) -> Tensor:
+        """L_hybrid of each sample, (n,); ``level`` (n,) in (0, 1) picks the step."""
+        k = (level * len(self.schedule)).long()
+        return hybrid_loss(self.network, self.schedule, x0, k, self._planes(condition), noise)
+
+    def _planes(self, condition: Condition) -> Tensor:
+        """What the network sees: types and edges, of the published layout background before."""
+        mask = condition.mask
+        planes = mask[:, :7]
+        if self.network.config.condition == 7:
+            return planes
+        background = mask[:, KNOWN] - mask[:, TYPE_PLANES].sum(dim=1, keepdim=True)
+        return torch.cat([background, planes], dim=1)
+
+
+def denoiser_of(network: nn.Module) -> Denoiser | NoisePredictor:
+    """The denoiser that a network was, or is to be, trained as."""
+    if isinstance(network, SemanticUNet):
+        return NoisePredictor(network)
+    assert isinstance(network, LocalUNet)
+    return Denoiser(network)

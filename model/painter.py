@@ -7,27 +7,33 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import PlanError
 from ..geometry import Plan
-from .checkpoint import SHIPPED, checksum, load_denoiser
-from .diffusion import Condition
+from .checkpoint import SHIPPED, checksum, load_weights
+from .diffusion import Condition, denoiser_of
 from .guidance import guided
+from .local_unet import STYLE_SIZE, LocalUNet
 from .samplers import dpmpp_2m_step, karras_sigmas
 
-STEPS = 10
 GUIDANCE = 1.0
 GUIDANCE_INTERVAL = (0.15, 4.0)
-BLOCK = 512
+GLASS = 0.92  # pixels of the empty slide, in [-1, 1]: 245 of 255
 
 
 class Painter:
-    """A trained network of the `local` family with its sampler, ready to paint windows.
+    """A trained network with its sampler, DPM-Solver++(2M), ready to paint windows.
 
-    Every solver step is a phase and a window is a block with its halo, so the mosaic equals one
-    evaluation on the whole canvas. On a CPU one thread paints a window: workers, not threads,
-    share the cores, and the bytes do not depend on their number.
+    `local` networks: a window is a block with its halo and every solver step a phase, so the
+    mosaic equals one evaluation on the whole canvas. `semantic` networks: windows of the size of
+    training overlap by linear ramps and are fused after every third of the steps. On a CPU one
+    thread paints a window: workers, not threads, share the cores, and the bytes do not depend on
+    their number.
+
+    weights: a file of weights. steps: of the solver; by default 10 (`local`) or 18 (`semantic`).
+    guidance: s of equation 7 (Shrivastava and Fletcher, 2023); 0 turns it off.
+    style: the style vector (6,) of the slide; by default the mean of the training data.
 
     Raises:
         CheckpointError: the weights are damaged or of another architecture.
@@ -35,32 +41,31 @@ class Painter:
     """
 
     mpp = 0.5
-    bytes_per_pixel = 1_100  # at the peak of one evaluation of the shipped network, measured
 
     def __init__(
         self,
         weights: Path = SHIPPED,
         *,
-        steps: int = STEPS,
+        steps: int | None = None,
         guidance: float = GUIDANCE,
         style: np.ndarray | None = None,
         device: str = "auto",
     ):
-        if not 1 <= steps <= 1000:
-            raise PlanError(f"{steps} steps: choose 1 to 1000")
         self.device = choose_device(device)
         self.dtype = precision(self.device)
-        denoiser, header = load_denoiser(weights)
-        network = denoiser.network
+        network, header = load_weights(weights)
+        cut = _LocalCut(network) if isinstance(network, LocalUNet) else _SemanticCut()
+        steps = cut.steps if steps is None else steps
+        if not 1 <= steps <= 1000:
+            raise PlanError(f"{steps} steps: choose 1 to 1000")
         if self.device.type == "cpu":
             torch.set_num_threads(1)
-        style = network.style_mean.numpy() if style is None else np.asarray(style, np.float32)
-        if style.shape != tuple(network.style_mean.shape) or not np.isfinite(style).all():
-            raise PlanError(f"a style is {len(network.style_mean)} finite numbers")
+        style = _style_of(network, style)
         self.style = torch.from_numpy(style)[None].to(self.device)
-        self.halo, self.grid = network.halo, network.grid
-        self.sigmas = karras_sigmas(steps)
-        denoiser.to(self.device)
+        self.cut, self.sigmas = cut, karras_sigmas(steps, sigma_max=cut.sigma_max)
+        self.phases = cut.phases(steps)
+        self.bytes_per_pixel = cut.bytes_per_pixel
+        denoiser = denoiser_of(network).to(self.device)
         self.denoise = guided(denoiser, guidance, interval=GUIDANCE_INTERVAL)
         self.facts: dict[str, Any] = {
             "weights": f"{Path(weights).name} {checksum(Path(weights))}",
@@ -74,16 +79,7 @@ class Painter:
 
     def plan(self, size: tuple[int, int]) -> Plan:
         """How a canvas of ``size`` (h, w) is cut for this network and sampler."""
-        steps = len(self.sigmas) - 1
-        return Plan(
-            size=size,
-            stride=BLOCK,
-            margin=self.halo,
-            taper=0,
-            windows=1,
-            phases=tuple((k, k + 1) for k in range(steps)),
-            grid=self.grid,
-        )
+        return Plan(size=size, phases=self.phases, **self.cut.geometry)
 
     @torch.inference_mode()
     def solve(
@@ -97,23 +93,61 @@ class Painter:
         x, previous = self._tensor(state[:3]), self._tensor(state[3:])
         if phase == 0:
             x = x * self.sigmas[0]
-        x0 = torch.full_like(x, GLASS)
-        if tissue.any():
-            known = np.ones((1, *tissue.shape), np.float32)
-            condition = Condition(self._tensor(np.concatenate([mask, known])), self.style)
-            sigma = torch.full((1,), self.sigmas[phase], device=self.device)
-            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                estimate = self.denoise(x, sigma, condition).float()
-            x0 = torch.where(torch.from_numpy(tissue).to(self.device), estimate, x0)
-        x = dpmpp_2m_step(x, x0, previous, sigmas=self.sigmas, k=phase)
-        return torch.cat([x, x0], dim=1)[0].cpu().numpy()
+        known = np.ones((1, *tissue.shape), np.float32)
+        condition = Condition(self._tensor(np.concatenate([mask, known])), self.style)
+        covered = torch.from_numpy(tissue).to(self.device)
+        for k in range(*self.phases[phase]):
+            x0 = torch.full_like(x, GLASS)
+            if tissue.any():
+                x0 = torch.where(covered, self._estimate(x, k, condition), x0)
+            x, previous = dpmpp_2m_step(x, x0, previous, sigmas=self.sigmas, k=k), x0
+        return torch.cat([x, previous], dim=1)[0].cpu().numpy()
+
+    def _estimate(self, x: Tensor, k: int, condition: Condition) -> Tensor:
+        sigma = torch.full((1,), self.sigmas[k], device=self.device)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.denoise(x, sigma, condition).float()
 
     def _tensor(self, planes: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(planes))[None].to(self.device)
         return tensor.contiguous(memory_format=torch.channels_last)
 
 
-GLASS = 0.92  # pixels of the empty slide, in [-1, 1]: 245 of 255
+class _LocalCut:
+    """Blocks with a halo as wide as the receptive field; every step a phase."""
+
+    steps, sigma_max = 10, 40.0
+    bytes_per_pixel = 1_100  # at the peak of one evaluation of the shipped network, measured
+
+    def __init__(self, network: LocalUNet):
+        self.geometry = dict(stride=512, margin=network.halo, taper=0, windows=1, grid=network.grid)
+
+    def phases(self, steps: int) -> tuple[tuple[int, int], ...]:
+        return tuple((k, k + 1) for k in range(steps))
+
+
+class _SemanticCut:
+    """Windows of 128 pixels every 96, ramps of 32 between them, fused two times on the way."""
+
+    steps, sigma_max = 18, 157.0  # of the last step of the linear schedule
+    bytes_per_pixel = 60_000  # at the full width of the paper
+    geometry = dict(stride=96, margin=16, taper=16, windows=4)
+
+    def phases(self, steps: int) -> tuple[tuple[int, int], ...]:
+        # As few steps as four move too far to go on apart.
+        runs = np.array_split(range(steps), 3 if steps > 4 else steps)
+        return tuple((int(run[0]), int(run[-1]) + 1) for run in runs)
+
+
+def _style_of(network: nn.Module, style: np.ndarray | None) -> np.ndarray:
+    if not isinstance(network, LocalUNet):
+        if style is not None:
+            raise PlanError("networks of the semantic family have no style: leave it out")
+        return np.zeros(STYLE_SIZE, np.float32)
+    style = network.style_mean.numpy() if style is None else np.asarray(style, np.float32)
+    if style.shape != (STYLE_SIZE,) or not np.isfinite(style).all():
+        raise PlanError(f"a style is {STYLE_SIZE} finite numbers")
+    return style
 
 
 def choose_device(name: str) -> torch.device:

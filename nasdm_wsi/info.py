@@ -59,7 +59,7 @@ def _dataset(path: Path) -> Rows:
 def _checkpoint(path: Path) -> Rows:
     try:
         with safe_open(path, framework="np") as file:
-            header = json.loads((file.metadata() or {})["header"])
+            header = json.loads((file.metadata() or {})["nasdm-wsi-1"])
             names = list(file.keys())
             sizes = [file.get_slice(name).get_shape() for name in names]
     except (OSError, SafetensorError, KeyError, ValueError) as error:

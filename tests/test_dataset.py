@@ -3,12 +3,15 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from conftest import tissue
 from skimage.io import imread, imsave
+from skimage.transform import downscale_local_mean
 
+from nasdm_wsi.conditioning import edges
 from nasdm_wsi.dataset import prepare, read_manifest, read_regions
 from nasdm_wsi.errors import DatasetError, OutputError
-from nasdm_wsi.model.data import Crops
+from nasdm_wsi.model.data import Crops, Patches, draws
 from nasdm_wsi.stain import style_vector
 
 
@@ -143,3 +146,48 @@ def test_existing_damaged_and_foreign_datasets_are_refused(dataset, lizard_sourc
     with pytest.raises(DatasetError, match="no region has room"):
         Crops(dataset, crop=512)
     assert imread(dataset / "c" / "types.png").max() == 255
+
+
+def test_patches_of_the_paper_cover_what_is_usable_with_half_overlap(dataset):
+    patches = Patches(dataset, side=32)
+    for region in read_regions(dataset):
+        h, w = region.types.shape
+        starts = [sorted({*range(0, n - 31, 16), n - 32}) for n in (h, w)]
+        expected = [
+            (y, x)
+            for y in starts[0]
+            for x in starts[1]
+            if region.usable[y : y + 32, x : x + 32].all()
+        ]
+        assert [(y, x) for r, _, y, x in patches.places if r.name == region.name] == expected
+    seen = [patches[i] for i in range(len(patches))]
+    assert len({s[0].numpy().tobytes() for s in seen}) == len(patches)  # each one once
+    again = [patches[len(patches) + i][0] for i in range(5)]
+    assert not all(torch.equal(a, s[0]) for a, s in zip(again, seen, strict=False))
+
+
+@pytest.mark.parametrize("magnification, step", [(20, 1), (10, 2)])
+def test_a_patch_is_the_region_or_half_of_it(dataset, magnification, step):
+    patches = Patches(dataset, side=32, magnification=magnification)
+    order = np.random.default_rng([0, 0]).permutation(len(patches))
+    for index in range(4):
+        region, _, y, x = patches.places[order[index]]
+        pixels, mask, _ = patches[index]
+        cut = np.s_[y : y + 32 * step, x : x + 32 * step]
+        halved = downscale_local_mean(region.image[cut].astype(float), (step, step, 1))
+        np.testing.assert_allclose(pixels, halved.transpose(2, 0, 1) / 127.5 - 1, atol=1e-6)
+        types, whole = region.types[cut][::step, ::step], edges(region.instances[::step, ::step])
+        np.testing.assert_array_equal(mask[:6].argmax(0)[types > 0] + 1, types[types > 0])
+        assert (mask[:6].sum(0).numpy() == (types > 0)).all() and mask[7].all()
+        if y % step == x % step == 0:
+            inner = np.s_[y // step : y // step + 32, x // step : x // step + 32]
+            np.testing.assert_array_equal(mask[6], whole[inner])
+
+
+def test_what_training_draws_does_not_depend_on_how_samples_are_shared():
+    whole = draws(3, range(10, 18), (3, 8, 8))
+    halves = [draws(3, range(10, 14), (3, 8, 8)), draws(3, range(14, 18), (3, 8, 8))]
+    for a, b, both in zip(*halves, whole, strict=True):
+        assert torch.equal(torch.cat([a, b]), both)
+    level, _, noise = draws(0, range(4000), (1, 2, 2))
+    assert abs(level.mean() - 0.5) < 0.02 and abs(noise.std() - 1) < 0.02

@@ -19,6 +19,8 @@ from tiffslide import TiffSlide
 from nasdm_wsi.conditioning import Conditioning
 from nasdm_wsi.errors import OutputError, PlanError
 from nasdm_wsi.model import Painter
+from nasdm_wsi.model.checkpoint import network_of, save_weights
+from nasdm_wsi.model.config import PRESETS
 from nasdm_wsi.noise import noise
 from nasdm_wsi.qupath import read_geojson
 from nasdm_wsi.rendering import plan_render, read_annotations, render
@@ -146,6 +148,32 @@ def test_a_render_stopped_while_it_writes_goes_on(slide, nuclei, weights, tmp_pa
     render(job_of(nuclei, weights), out, lossless=True)
     assert out.read_bytes() == slide.read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["slide.geojson", "slide.ome.tif"]
+
+
+def test_a_semantic_network_paints_the_same_bytes_however_the_work_is_cut(nuclei, tmp_path):
+    """Windows of 128 that overlap, three phases of two steps; the style is not its own."""
+    torch.manual_seed(0)
+    network = network_of(PRESETS["nasdm-tiny"].header)
+    for parameter in network.parameters():
+        if not parameter.abs().sum():
+            torch.nn.init.normal_(parameter, std=0.02)
+    save_weights(tmp_path / "nasdm.safetensors", network, {"preset": "nasdm-tiny"})
+    painter = Painter(tmp_path / "nasdm.safetensors", steps=6, device="cpu")
+
+    def painted(name, workers, **options):
+        job = plan_render(nuclei, painter, size=SIZE, seed=11, **options)
+        assert job.plan.phases == ((0, 2), (2, 4), (4, 6))
+        job = replace(job, plan=replace(job.plan, windows=1))  # several blocks
+        render(job, tmp_path / name, lossless=True, workers=workers)
+        return tifffile.imread(tmp_path / name)
+
+    whole = painted("a.tif", 1)
+    np.testing.assert_array_equal(painted("b.tif", 4), whole)
+    part = painted("c.tif", 2, region=(40, 70, 110, 190))
+    np.testing.assert_array_equal(part, whole[40:110, 70:190])
+    assert (whole[122:] == 245).all() and whole[:118].std() > 1  # glass below the tissue
+    with pytest.raises(PlanError, match="no style"):
+        Painter(tmp_path / "nasdm.safetensors", style=np.zeros(6))
 
 
 def test_without_a_size_the_canvas_is_the_bounding_box(nuclei, weights):

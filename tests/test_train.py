@@ -1,13 +1,26 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
 import numpy as np
 import pytest
 import torch
 
 from nasdm_wsi.errors import CheckpointError
 from nasdm_wsi.model import train as training
-from nasdm_wsi.model.checkpoint import load, load_denoiser, save
+from nasdm_wsi.model.checkpoint import (
+    load,
+    load_network,
+    load_weights,
+    network_of,
+    save,
+    save_weights,
+)
 from nasdm_wsi.model.config import PRESETS
 from nasdm_wsi.model.data import Crops
-from nasdm_wsi.model.diffusion import Condition, Denoiser, denoising_loss
+from nasdm_wsi.model.diffusion import Condition, Denoiser
 from nasdm_wsi.model.local_unet import LocalUNet
 from nasdm_wsi.model.samplers import sample
 from nasdm_wsi.model.train import train
@@ -50,7 +63,7 @@ def test_the_learning_rate_rises_stays_and_falls_to_zero():
     )
 
     def rate(images):
-        trainer.step = images // settings.batch
+        trainer.seen = images
         return trainer.learning_rate
 
     assert rate(0) == pytest.approx(settings.learning_rate * settings.batch / settings.warmup)
@@ -60,11 +73,73 @@ def test_the_learning_rate_rises_stays_and_falls_to_zero():
     assert rate(settings.images) == 0
 
 
+@pytest.mark.parametrize("preset", ["tiny", "nasdm-tiny"])
+def test_two_processes_train_as_one_on_the_joined_batch(dataset, tmp_path, preset):
+    """Under torchrun, with gloo on the CPU, in float32."""
+    script = textwrap.dedent(
+        """
+        import sys, torch
+        from dataclasses import replace
+        from pathlib import Path
+        from nasdm_wsi.model import config, train
+        torch.set_num_threads(1)
+        train.PRECISION = torch.float32
+        preset, data, out, batch = sys.argv[1:]
+        recipe = config.PRESETS[preset]
+        training = replace(recipe.training, batch=int(batch), accumulate=2, warmup=0)
+        config.PRESETS[preset] = replace(recipe, training=training)
+        train.train(Path(data), Path(out), preset=preset, images=48)
+        """
+    )
+    (tmp_path / "run.py").write_text(script)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    for processes, batch in (("1", "4"), ("2", "2")):
+        arguments = [tmp_path / "run.py", preset, dataset, tmp_path / processes, batch]
+        subprocess.run([*launch, processes, *map(str, arguments)], check=True)
+    one, two = (load(tmp_path / n / "last.safetensors") for n in "12")
+    assert one[1]["step"] == two[1]["step"] == 6 and one[1]["seen"] == two[1]["seen"] == 48
+    start = network_of(one[1] | PRESETS[preset].header).state_dict()
+    moved = max((one[0][f"network.{n}"] - t).abs().max() for n, t in start.items())
+    apart = max((one[0][f"network.{n}"] - two[0][f"network.{n}"]).abs().max() for n in start)
+    assert moved > 1e-3 and apart < 0.05 * moved  # Muon works in bfloat16
+
+
+def test_a_warning_of_slurm_saves_a_checkpoint_and_ends(dataset, tmp_path):
+    def warn(done, total, loss):
+        if done == 12:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    with pytest.raises(SystemExit, match="stopped at 12 crops"):
+        train(dataset, tmp_path / "a", preset="tiny", images=24, progress=warn)
+    again = train(dataset, tmp_path / "a", preset="tiny", images=24)
+    assert (
+        again.read_bytes() == train(dataset, tmp_path / "b", preset="tiny", images=24).read_bytes()
+    )
+
+
+def test_the_second_stage_starts_from_the_weights_of_the_first(dataset, tmp_path):
+    network = network_of(PRESETS["nasdm-tiny"].header)
+    save_weights(tmp_path / "first.safetensors", network, {})
+    train(
+        dataset,
+        tmp_path / "run",
+        preset="nasdm-tiny",
+        images=4,
+        init=tmp_path / "first.safetensors",
+    )
+    begun = load(tmp_path / "run" / "last.safetensors")[0]
+    for name, tensor in network.state_dict().items():
+        assert (begun[f"network.{name}"] - tensor).abs().max() < 1e-3
+    with pytest.raises(CheckpointError, match="another network"):
+        train(dataset, tmp_path / "x", preset="tiny", images=4, init=tmp_path / "first.safetensors")
+
+
 @pytest.mark.slow
 def test_training_learns_where_nuclei_are_and_how_they_are_stained(dataset, tmp_path):
     """Made-up tissue is learnt in a minute: nuclei come out dark where the mask has them."""
     weights = train(dataset, tmp_path / "run", preset="tiny", images=4_000)
-    denoiser, header = load_denoiser(weights)
+    network, header = load_weights(weights)
+    denoiser = Denoiser(network)
     assert header["preset"] == "tiny" and header["step"] == 1000
     crops = Crops(dataset, crop=48, seed=99)
     _, mask, style = (
@@ -83,9 +158,9 @@ def test_the_loss_is_about_one_before_training_whatever_the_noise(dataset):
     denoiser = Denoiser(LocalUNet(PRESETS["tiny"].network))
     x0 = torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 0.5
     condition = Condition(torch.zeros(64, 8, 16, 16), torch.zeros(64, 6))
-    for sigma in (0.01, 0.5, 40.0):
+    for level in (0.001, 0.5, 0.999):
         noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(1))
-        loss = denoising_loss(denoiser, x0, torch.full((64,), sigma), condition, noise)
+        loss = denoiser.loss(x0, condition, torch.full((64,), level), noise)
         assert loss.mean().item() == pytest.approx(1, rel=0.1)
 
 
@@ -101,17 +176,17 @@ def test_checkpoints_of_other_runs_and_damaged_ones_are_refused(dataset, tmp_pat
     with pytest.raises(CheckpointError, match="another run.*seed"):
         train(dataset, tmp_path, preset="tiny", images=8, seed=1)
     with pytest.raises(CheckpointError, match="no weights for rendering"):
-        load_denoiser(tmp_path / "last.safetensors")
+        load_network(tmp_path / "last.safetensors")
     tensors, header = load(weights)
     header["network"]["widths"] = [16, 32]
     save(tmp_path / "other.safetensors", tensors, header)
     with pytest.raises(CheckpointError, match="does not fit"):
-        load_denoiser(tmp_path / "other.safetensors")
+        load_network(tmp_path / "other.safetensors")
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="damaged"):
-        load_denoiser(weights)
+        load_network(weights)
     with pytest.raises(CheckpointError, match="does not exist"):
-        load_denoiser(tmp_path / "nowhere.safetensors")
+        load_network(tmp_path / "nowhere.safetensors")
     assert not list(tmp_path.glob("*.part"))
 
 

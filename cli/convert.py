@@ -1,0 +1,24 @@
+"""nasdm-wsi convert"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from . import options
+
+
+@click.command()
+@click.argument("checkpoint", type=options.EXISTING)
+@click.option("-o", "--out", type=options.NEW, required=True, help="NAME.safetensors.")
+@click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
+def convert(checkpoint: Path, out: Path, overwrite: bool) -> None:
+    """Turn CHECKPOINT, a .pt of the published NASDM training code, into weights for render.
+
+    Only tensors are loaded from it, never code. The network's shape is read off the tensors.
+    """
+    from ..model.convert import convert as convert_checkpoint
+
+    config = convert_checkpoint(checkpoint, out, overwrite=overwrite)
+    click.echo(f"{out}: semantic U-Net, widths {', '.join(map(str, config.widths))}")
