@@ -9,6 +9,7 @@ import click
 
 from ..errors import NasdmError
 from .convert import convert
+from .evaluate import evaluate
 from .info import info
 from .prepare import prepare
 from .render import render
@@ -40,5 +41,5 @@ def main(verbose: bool) -> None:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
-for command in (render, info, prepare, train, convert):
+for command in (render, info, prepare, train, convert, evaluate):
     main.add_command(command)

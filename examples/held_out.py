@@ -7,16 +7,12 @@ region, which the real pixels of the rectangle have a small share in.
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
-import tifffile
 from PIL import Image
 
-from nasdm_wsi import plan_render, render
-from nasdm_wsi.dataset import MPP, Region, read_regions
-from nasdm_wsi.lizard import from_labels
-from nasdm_wsi.model import Painter
+from nasdm_wsi.dataset import Region, read_regions
+from nasdm_wsi.model.evaluate import paint
 from nasdm_wsi.nuclei import PALETTE
 
 GAP = 4  # white pixels between pictures
@@ -30,17 +26,11 @@ def held_out_crops(region: Region, side: int) -> Iterator[tuple[slice, slice]]:
             yield slice(y, y + side), slice(x, x + side)
 
 
-def column(region: Region, crop: tuple[slice, slice], *, seed: int, **painting) -> np.ndarray:
+def column(region: Region, crop: tuple[slice, slice], **painting) -> np.ndarray:
     """Real, mask and painted pixels below each other, uint8 (h, w, 3)."""
-    types = region.types[crop]
-    nuclei = from_labels(region.instances[crop], types, mpp=MPP)
-    painter = Painter(style=region.stain.style, **painting)
-    job = plan_render(nuclei, painter, size=types.shape, seed=seed)
-    with TemporaryDirectory() as folder:
-        render(job, Path(folder, "crop.tif"), lossless=True)
-        painted = tifffile.imread(Path(folder, "crop.tif"))
-    gap = np.full((GAP, types.shape[1], 3), 255, np.uint8)
-    return np.concatenate([region.image[crop], gap, PALETTE[types], gap, painted])
+    mask = PALETTE[region.types[crop]]
+    gap = np.full((GAP, mask.shape[1], 3), 255, np.uint8)
+    return np.concatenate([region.image[crop], gap, mask, gap, paint(region, crop, **painting)])
 
 
 def main() -> None:

@@ -130,7 +130,7 @@ PRESETS = {
         "the paper's second stage: --init with the weights of the first",
     ),
     "nasdm-tiny": Preset(
-        SemanticConfig(32, (32, 64), attention=(2,), blocks=1),
+        SemanticConfig(32, (32, 32, 64), attention=(4,), blocks=1),
         replace(_PAPER_TRAINING, crop=32, batch=4, images=4_000, warmup=400),
         "tests and trials",
     ),

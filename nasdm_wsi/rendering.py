@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import dask
@@ -32,7 +33,7 @@ from .noise import noise
 from .nuclei import Nuclei
 from .pyramid import write_pyramid
 from .qupath import read_geojson, write_geojson
-from .store import CHANNELS, open_run
+from .store import CHANNELS, RunStore, open_run
 
 MARGIN = 16  # pixels of background round the annotations where no size is given
 WARNING = "Synthetic image made by nasdm-wsi: not for diagnosis."
@@ -204,9 +205,7 @@ def render(
     _check_disk(folder, job.disk)
     with open_run(folder, job.plan, job.facts) as store:
         store.drop_damaged()
-        graph, wanted = mosaic_graph(_work(job), store, job.blocks)
-        with _Painting(progress):
-            dask.threaded.get(graph, wanted, num_workers=workers or default_workers())
+        _paint(job, store, workers, progress)
         # The slide comes last: when it is there, everything is.
         y0, x0, y1, x1 = job.region
         shown = job.nuclei.shifted(-y0, -x0).within((0, 0, y1 - y0, x1 - x0))
@@ -221,6 +220,26 @@ def render(
             progress=partial(progress, "writing") if progress else None,
         )
         shutil.rmtree(folder)
+
+
+def render_region(
+    job: Job, *, workers: int | None = None, progress: Progress | None = None
+) -> np.ndarray:
+    """Paint a planned slide's region into memory: uint8 (h, w, 3), the pixels that `render` writes.
+
+    The state lies in a temporary folder; the rest is as in `render`.
+    """
+    with TemporaryDirectory() as folder:
+        _check_disk(Path(folder, "run"), job.disk)
+        with open_run(Path(folder, "run"), job.plan, job.facts) as store:
+            _paint(job, store, workers, progress)
+            return _Crop(store.pixels, job.region)[:]
+
+
+def _paint(job: Job, store: RunStore, workers: int | None, progress: Progress | None) -> None:
+    graph, wanted = mosaic_graph(_work(job), store, job.blocks)
+    with _Painting(progress):
+        dask.threaded.get(graph, wanted, num_workers=workers or default_workers())
 
 
 def labels_path(out: Path) -> Path:

@@ -40,6 +40,11 @@ def tissue_mask(rgb: np.ndarray) -> np.ndarray:
     return optical_density(rgb).mean(axis=-1) > TISSUE_DENSITY
 
 
+def haematoxylin(rgb: np.ndarray) -> np.ndarray:
+    """The amount of haematoxylin, float32 (...), of uint8 RGB (..., 3)."""
+    return optical_density(rgb) @ hed_from_rgb[:, 0].astype(np.float32)
+
+
 def restain(rgb: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Multiply the stain amounts of uint8 RGB (..., 3) by ``matrix`` (3, 3) from the right."""
     density = optical_density(rgb) @ (hed_from_rgb @ matrix @ rgb_from_hed).astype(np.float32)

@@ -1,0 +1,53 @@
+"""nasdm-wsi evaluate"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from . import options
+
+
+@click.command()
+@click.argument("dataset", type=options.EXISTING)
+@click.option("-o", "--out", type=options.NEW, help="A folder for table, pictures and plot.")
+@click.option("--weights", type=options.EXISTING, help="Default: those in the package.")
+@click.option(
+    "--inception",
+    type=options.EXISTING,
+    help="inception-2015-12-05.pt, for Inception distances; default: EfficientNet-Lite0.",
+)
+@click.option("--ablate", type=click.Choice(["guidance", "magnification"]), help="Vary this.")
+@click.option("--steps", type=click.IntRange(1, 1000), help="Solver steps.")
+@click.option("--guidance", type=click.FloatRange(0, 20), help="Strength of guidance.")
+@options.seed
+@options.device
+def evaluate(
+    dataset: Path, out: Path | None, inception: Path | None, ablate: str | None, **given
+) -> None:
+    """Compare what a model paints from the held-out masks of DATASET with the real pixels.
+
+    Distances between real and painted patches, and how often dark spots and nuclei agree.
+    """
+    from ..model import evaluate as measures
+
+    features = measures.inception(inception) if inception else measures.efficientnet()
+    painting = {k: v for k, v in given.items() if v is not None}
+    settings = measures.ABLATIONS[ablate] if ablate else [{}]
+    rows: list[dict] = []
+    with options.bars("region") as progress:
+        for row in measures.ablate(
+            dataset,
+            settings,
+            features=features,
+            progress=lambda done, total: progress(f"painting {len(rows) + 1}", done, total),
+            **{k: v for k, v in painting.items() if k != ablate},
+        ):
+            rows.append(row)
+    for name in rows[0]:
+        if name != "patches":
+            click.echo("  ".join([f"{name:<72}", *(f"{row[name]:>9.4g}" for row in rows)]))
+    if out is not None:
+        measures.write_report(out, rows)
+        click.echo(f"{out}: table.csv and pictures")

