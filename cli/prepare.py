@@ -22,6 +22,18 @@ from . import options
 @click.option(
     "--exclude", metavar="NAME", multiple=True, help="Leave picture NAME out; repeatable."
 )
+@click.option(
+    "--normalise-to",
+    type=options.EXISTING,
+    help="Repaint all pictures with the stains of this slide or image (Vahadane, 2016).",
+)
+@click.option(
+    "--stain-backend",
+    type=click.Choice(["vahadane", "staintools"]),
+    default="vahadane",
+    show_default=True,
+    help="What finds the stains; staintools needs the extra of that name.",
+)
 @options.seed
 def prepare(sources: tuple[Path, ...], out: Path, **settings) -> None:
     """Turn SOURCES into one dataset for training.
@@ -36,7 +48,7 @@ def prepare(sources: tuple[Path, ...], out: Path, **settings) -> None:
             list(sources),
             out,
             **settings,
-            progress=lambda done, total: progress("preparing", done, total),
+            progress=progress,
         )
     nuclei = sum(sum(row["nuclei"].values()) for row in rows)
     click.echo(f"{out}: {len(rows)} regions, {nuclei:,} nuclei")

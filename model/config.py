@@ -53,7 +53,7 @@ class TrainingConfig:
     crop: int = 96
     batch: int = 16
     accumulate: int = 1
-    images: int = 200_000
+    images: int = 160_000
     learning_rate: float = 2e-3
     warmup: int = 4_000
     decay: float = 0.5

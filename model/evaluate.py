@@ -22,7 +22,7 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.measure import label
 
-from ..dataset import MPP, Region, read_regions
+from ..dataset import MPP, UNPUBLISHED, Region, read_regions
 from ..errors import CheckpointError, DatasetError, NasdmError
 from ..lizard import from_labels
 from ..nuclei import TYPES
@@ -131,7 +131,9 @@ def evaluate(
             painted = paint(region, cut, weights=weights, seed=seed, **painting)
             for name, picture in (("real", real), ("painted", painted)):
                 agreement[name].add(picture, instances, types)
-            pairs += zip(_patches(real, step), _patches(painted, step), strict=True)
+            hidden = _patches(np.uint8(255) * (types == UNPUBLISHED), step)
+            both = zip(_patches(real, step), _patches(painted, step), hidden, strict=True)
+            pairs += [(a, b) for a, b, unknown in both if not unknown.any()]
         if progress:
             progress(done + 1, len(regions))
     if len(pairs) < LEAST_PATCHES:
@@ -232,16 +234,20 @@ class Agreement:
         self.true = self.spots = 0
 
     def add(self, picture: np.ndarray, instances: np.ndarray, types: np.ndarray) -> None:
-        """Count a picture, uint8 (h, w, 3), with its instances and types (h, w)."""
+        """Count a picture, uint8 (h, w, 3), with its instances and types (h, w).
+
+        Pixels whose type is not published do not count.
+        """
+        known = types != UNPUBLISHED
         density = ndimage.gaussian_filter(haematoxylin(picture), 1)
-        threshold = threshold_otsu(density)
+        threshold = threshold_otsu(density[known])
         index, first = np.unique(instances, return_index=True)
         index, first = index[index > 0], first[index > 0]
         dark = ndimage.mean(density, instances, index) > threshold
         kinds = types.flat[first]
         self.nuclei += np.bincount(kinds, minlength=len(TYPES))
         self.found += np.bincount(kinds[dark], minlength=len(TYPES))
-        spots = label(density > threshold)
+        spots = label((density > threshold) & known)
         sizes = np.bincount(spots.ravel())
         touched = np.bincount(spots.ravel(), weights=(instances > 0).ravel())
         big = (sizes >= LEAST_AREA) & (np.arange(len(sizes)) > 0)
@@ -323,9 +329,10 @@ def write_report(folder: Path, rows: list[dict[str, Any]]) -> None:
 
 def _patches(picture: np.ndarray, step: int) -> list[np.ndarray]:
     """Overlapping patches of SIDE pixels, evenly spread, after halving where ``step`` is 2."""
-    h, w = (n // step * step for n in picture.shape[:2])
-    blocks = picture[:h, :w].reshape(h // step, step, w // step, step, 3)
-    small = np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8)
+    h, w, *channels = picture.shape
+    h, w = h // step, w // step
+    blocks = picture[: h * step, : w * step].reshape(h, step, w, step, *channels)
+    small = np.floor(blocks.mean(axis=(1, 3)) + 0.5).astype(picture.dtype)
     starts = [
         np.linspace(0, n - SIDE, 1 + round((n - SIDE) / STRIDE)).astype(int)
         for n in small.shape[:2]

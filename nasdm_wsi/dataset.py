@@ -15,6 +15,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,8 @@ from .errors import DatasetError, OutputError, SlideError
 from .geometry import Box
 from .lizard import read_mat_labels, split_touching
 from .nuclei import TYPES
-from .stain import StainStatistics
+from .slides import tissue_sample
+from .stain import BACKENDS, StainStatistics, fit_stains, normalise
 
 UNPUBLISHED = 255
 HELD_OUT = 0.075  # share of each image's area (Shrivastava and Fletcher 2023, Section 3)
@@ -62,7 +64,9 @@ def prepare(
     seed: int = 0,
     held_out: float = HELD_OUT,
     exclude: tuple[str, ...] = (),
-    progress: Callable[[int, int], None] | None = None,
+    normalise_to: Path | None = None,
+    stain_backend: str = "vahadane",
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> list[dict]:
     """Turn folders of labelled pictures into one prepared dataset and return its manifest's rows.
 
@@ -70,14 +74,16 @@ def prepare(
     ``NAME.png`` with ``NAME_classes.png``, where 255 marks unpublished pixels. Touching nuclei of
     one type are split where only types are given. A share ``held_out`` of each picture's area is
     set aside as a rectangle whose place depends on ``seed`` and the name alone. Pictures named in
-    ``exclude`` are left out.
+    ``exclude`` are left out. With ``normalise_to``, a picture or slide, the stains of each source
+    are found once, from all its pictures, and repainted with those of the target; ``stain_backend``
+    is one of `stain.BACKENDS`.
 
     Raises:
         DatasetError: a source has neither layout, or a picture and its labels do not fit.
         OutputError: ``out`` exists already.
     """
-    found = [row for source in sources for row in _find(Path(source))]
-    names = [name for name, _, _ in found]
+    found = [(*row, k) for k, source in enumerate(sources) for row in _find(Path(source))]
+    names = [name for name, *_ in found]
     if unknown := set(exclude) - set(names):
         raise DatasetError(f"there is no picture {sorted(unknown)[0]!r} to exclude")
     found = [row for row in found if row[0] not in exclude]
@@ -88,12 +94,15 @@ def prepare(
         raise OutputError(f"{out} exists: choose another folder or remove it")
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)  # of an earlier failure
+    repaint = _repainters(found, normalise_to, BACKENDS[stain_backend], progress)
     rows = []
-    for done, (name, picture, labels) in enumerate(found):
-        rows.append(_prepare_region(name, picture, labels, part / name, seed, held_out))
+    for done, (name, picture, labels, k) in enumerate(found):
+        rows.append(_prepare_region(name, picture, labels, part / name, seed, held_out, repaint[k]))
         if progress:
-            progress(done + 1, len(found))
+            progress("preparing", done + 1, len(found))
     manifest = {"format": FORMAT, "mpp": MPP, "seed": seed, "regions": rows}
+    if normalise_to is not None:
+        manifest["normalised"] = {"target": str(normalise_to), "backend": stain_backend}
     (part / "manifest.json").write_text(json.dumps(manifest, indent=1))
     os.replace(part, out)
     return rows
@@ -143,6 +152,38 @@ def window_sums(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return table[a:, b:] - table[:-a, b:] - table[a:, :-b] + table[:-a, :-b]
 
 
+Repaint = Callable[[np.ndarray], np.ndarray]
+
+
+def _repainters(
+    found: list[tuple[str, Path, Path, int]],
+    target: Path | None,
+    extract: Callable[[np.ndarray], np.ndarray],
+    progress: Callable[[str, int, int], None] | None,
+) -> dict[int, Repaint]:
+    """For each source what to do with its pictures: normalise them, or nothing."""
+    sources = sorted({k for *_, k in found})
+    if target is None:
+        return {k: lambda picture: picture for k in sources}
+    wanted = fit_stains(tissue_sample(target, mpp=MPP), extract=extract)
+    repaint: dict[int, Repaint] = {}
+    for done, source in enumerate(sources):
+        pooled = [_pixels_of(p, labels) for _, p, labels, k in found if k == source]
+        own = fit_stains(np.concatenate(pooled), extract=extract)
+        repaint[source] = partial(normalise, source=own, target=wanted)
+        if progress:
+            progress("fitting stains", done + 1, len(sources))
+    return repaint
+
+
+def _pixels_of(picture: Path, labels: Path, count: int = 20_000) -> np.ndarray:
+    """Some published pixels of a picture, uint8 (n, 3)."""
+    image = _read_picture(picture)[..., :3].reshape(-1, 3)
+    if labels.suffix != ".mat":
+        image = image[_read_picture(labels).ravel() != UNPUBLISHED]
+    return np.random.default_rng(0).permutation(image)[:count]
+
+
 def _find(source: Path) -> Iterator[tuple[str, Path, Path]]:
     if (source / "images").is_dir() and (source / "labels").is_dir():
         pairs = [
@@ -169,7 +210,13 @@ def _read_picture(path: Path) -> np.ndarray:
 
 
 def _prepare_region(
-    name: str, picture: Path, labels: Path, folder: Path, seed: int, held_out: float
+    name: str,
+    picture: Path,
+    labels: Path,
+    folder: Path,
+    seed: int,
+    held_out: float,
+    repaint: Repaint,
 ) -> dict:
     try:
         image = _read_picture(picture)[..., :3]
@@ -187,6 +234,7 @@ def _prepare_region(
     if stray := sorted(set(np.unique(types)) - {*range(len(TYPES)), UNPUBLISHED}):
         raise DatasetError(f"{labels}: type {stray[0]} is none of 0..6 and 255")
     published = types != UNPUBLISHED
+    image = np.where(published[..., None], repaint(image), image)
     try:
         stain = StainStatistics.of(image[published])
     except SlideError as error:
@@ -212,7 +260,7 @@ def _prepare_region(
 
 
 def _held_out_box(published: np.ndarray, share: float, name: str, seed: int) -> list[int]:
-    """A square of ``share`` of the published area at a random place, published throughout."""
+    """A square of ``share`` of the published area at a random place, published as far as can be."""
     side = max(1, round((share * published.sum()) ** 0.5))
     size = (min(side, published.shape[0]), min(side, published.shape[1]))
     sums = window_sums(published, size)

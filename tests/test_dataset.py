@@ -12,7 +12,7 @@ from nasdm_wsi.conditioning import edges
 from nasdm_wsi.dataset import prepare, read_manifest, read_regions
 from nasdm_wsi.errors import DatasetError, OutputError
 from nasdm_wsi.model.data import Crops, Patches, draws
-from nasdm_wsi.stain import style_vector
+from nasdm_wsi.stain import restain, style_vector
 
 
 def test_regions_are_what_the_sources_hold(dataset):
@@ -191,3 +191,23 @@ def test_what_training_draws_does_not_depend_on_how_samples_are_shared():
         assert torch.equal(torch.cat([a, b]), both)
     level, _, noise = draws(0, range(4000), (1, 2, 2))
     assert abs(level.mean() - 0.5) < 0.02 and abs(noise.std() - 1) < 0.02
+
+
+def test_normalised_sources_have_the_stain_of_the_target(lizard_source, region_source, tmp_path):
+    image, *_ = tissue((300, 300), seed=5)
+    target = restain(image, np.diag([0.6, 1.5, 1.0]))
+    imsave(tmp_path / "target.png", target)
+    seen = []
+    prepare(
+        [lizard_source, region_source],
+        tmp_path / "data",
+        normalise_to=tmp_path / "target.png",
+        progress=lambda *told: seen.append(told),
+    )
+    assert seen[:2] == [("fitting stains", 1, 2), ("fitting stains", 2, 2)]
+    assert read_manifest(tmp_path / "data")["normalised"]["backend"] == "vahadane"
+    wanted = style_vector(target)
+    for region in read_regions(tmp_path / "data"):
+        known = region.types != 255
+        np.testing.assert_allclose(style_vector(region.image[known])[:2], wanted[:2], atol=0.05)
+        assert (region.image[~known] == 0).all()
