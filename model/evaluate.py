@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from ..dataset import MPP, UNPUBLISHED, Region, read_regions
 from ..errors import CheckpointError, DatasetError, NasdmError
 from ..lizard import from_labels
 from ..nuclei import TYPES
-from ..rendering import plan_render, render_region
+from ..rendering import default_workers, plan_render, render_region
 from ..stain import haematoxylin
 from .checkpoint import SHIPPED
 from .painter import Painter
@@ -120,29 +121,34 @@ def evaluate(
     step = {20: 1, 10: 2}[magnification]
     pairs: list[tuple[np.ndarray, np.ndarray]] = []
     agreement = {"real": Agreement(), "painted": Agreement()}
-    regions = list(read_regions(dataset))
-    for done, region in enumerate(regions):
-        for box in region.held_out:
-            cut = np.s_[box[0] : box[2], box[1] : box[3]]
-            if min(region.types[cut].shape) < SIDE * step:
-                continue
-            instances, types = region.instances[cut], region.types[cut]
-            real = region.image[cut]
-            painted = paint(region, cut, weights=weights, seed=seed, **painting)
+    places = [
+        (region, np.s_[y0:y1, x0:x1])
+        for region in read_regions(dataset)
+        for y0, x0, y1, x1 in region.held_out
+        if min(y1 - y0, x1 - x0) >= SIDE * step
+    ]
+
+    def painted_at(place: tuple[Region, Any]) -> np.ndarray:
+        return paint(*place, weights=weights, seed=seed, **painting)
+
+    with ThreadPoolExecutor(default_workers()) as pool:  # a rectangle is less than a block
+        for done, ((region, cut), painted) in enumerate(
+            zip(places, pool.map(painted_at, places), strict=True)
+        ):
+            real, types = region.image[cut], region.types[cut]
             for name, picture in (("real", real), ("painted", painted)):
-                agreement[name].add(picture, instances, types)
+                agreement[name].add(picture, region.instances[cut], types)
             hidden = _patches(np.uint8(255) * (types == UNPUBLISHED), step)
             both = zip(_patches(real, step), _patches(painted, step), hidden, strict=True)
             pairs += [(a, b) for a, b, unknown in both if not unknown.any()]
-        if progress:
-            progress(done + 1, len(regions))
+            if progress:
+                progress(done + 1, len(places))
     if len(pairs) < LEAST_PATCHES:
         raise DatasetError(
             f"{dataset}: room for {len(pairs)} patches of {SIDE * step} pixels in held-out "
             f"rectangles, {LEAST_PATCHES} are needed: prepare more pictures or a larger share"
         )
-    real, painted = (np.stack(side) for side in zip(*pairs, strict=True))
-    row = compare(real, painted, features)
+    row = compare(*(np.stack(side) for side in zip(*pairs, strict=True)), features=features)
     for name, counted in agreement.items():
         row |= {f"{key} ({name})": value for key, value in counted.figures().items()}
     return {"patches": pairs, "count": len(pairs), **row}
@@ -156,7 +162,7 @@ def paint(region: Region, cut: Any, *, seed: int = 0, **painting: Any) -> np.nda
     return render_region(plan_render(nuclei, painter, size=types.shape, seed=seed))
 
 
-def compare(real: np.ndarray, painted: np.ndarray, features: Features) -> dict[str, float]:
+def compare(real: np.ndarray, painted: np.ndarray, *, features: Features) -> dict[str, float]:
     """All distances between two sets of pictures, uint8 (n, h, w, 3) each."""
     a, _ = _measured(real, features)
     b, probabilities = _measured(painted, features)

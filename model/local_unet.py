@@ -7,6 +7,7 @@ a halo of `LocalUNet.halo` pixels therefore equals the same pixels of the whole 
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -121,6 +122,38 @@ class LocalUNet(nn.Module):
     def halo(self) -> int:
         """The receptive field rounded up to the grid."""
         return math.ceil(self.receptive_field / self.grid) * self.grid
+
+
+@torch.no_grad()
+def measured_halo(network: LocalUNet, *, tolerance: float = 5e-5) -> int:
+    """The smallest halo with which a block is, to ``tolerance``, what the whole field gives.
+
+    In float32 and in units of pixels in [-1, 1], whose error is at most sigma_data times the
+    network's. Far from a pixel the weights that training leaves are so small that much of the
+    field in theory is idle. Measured with noise for pixels and specks for nuclei, at noise levels
+    from the highest to the lowest.
+    """
+    block, full = 4 * network.grid, network.halo
+    side = block + 2 * full
+    generator = torch.Generator().manual_seed(0)
+    style, known = network.style_mean[None].cpu(), torch.ones(1, 1, side, side)
+    specks = torch.rand(1, MASK_CHANNELS - 1, side // 4, side // 4, generator=generator) < 0.1
+    mask = torch.cat([F.interpolate(specks.float(), (side, side)), known], dim=1)
+    own = copy.deepcopy(network).float().cpu().eval()
+    halo = network.grid
+    for sigma in (40.0, 8.0, 2.0, 0.5, 0.1, 0.03):
+        x = torch.randn(1, 3, side, side, generator=generator)
+        noise = torch.tensor([math.log(sigma) / 4])
+
+        def block_of(halo: int, x: Tensor = x, noise: Tensor = noise) -> Tensor:
+            cut = slice(full - halo, side - full + halo)
+            out = own(x[..., cut, cut], noise, mask[..., cut, cut], style)
+            return out[..., halo:-halo, halo:-halo]
+
+        whole = block_of(full)
+        while (block_of(halo) - whole).abs().max() * network.config.sigma_data > tolerance:
+            halo += network.grid
+    return halo
 
 
 def _zero(layer: nn.Module) -> None:

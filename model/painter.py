@@ -54,7 +54,7 @@ class Painter:
         self.device = choose_device(device)
         self.dtype = precision(self.device)
         network, header = load_weights(weights)
-        cut = _LocalCut(network) if isinstance(network, LocalUNet) else _SemanticCut()
+        cut = _LocalCut(network, header) if isinstance(network, LocalUNet) else _SemanticCut()
         steps = cut.steps if steps is None else steps
         if not 1 <= steps <= 1000:
             raise PlanError(f"{steps} steps: choose 1 to 1000")
@@ -114,13 +114,14 @@ class Painter:
 
 
 class _LocalCut:
-    """Blocks with a halo as wide as the receptive field; every step a phase."""
+    """Blocks with a halo as wide as the receptive field in use; every step a phase."""
 
     steps, sigma_max = 10, 40.0
     bytes_per_pixel = 1_100  # at the peak of one evaluation of the shipped network, measured
 
-    def __init__(self, network: LocalUNet):
-        self.geometry = dict(stride=512, margin=network.halo, taper=0, windows=1, grid=network.grid)
+    def __init__(self, network: LocalUNet, header: dict[str, Any]):
+        halo = header.get("halo", network.halo)  # measured at the end of training
+        self.geometry = dict(stride=512, margin=halo, taper=0, windows=1, grid=network.grid)
 
     def phases(self, steps: int) -> tuple[tuple[int, int], ...]:
         return tuple((k, k + 1) for k in range(steps))

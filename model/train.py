@@ -29,7 +29,7 @@ from .checkpoint import load, load_weights, network_of, save, save_weights, shap
 from .config import PRESETS, Preset, TrainingConfig
 from .data import Crops, Patches, draws
 from .diffusion import Condition, Denoiser, NoisePredictor, denoiser_of
-from .local_unet import LocalUNet
+from .local_unet import LocalUNet, measured_halo
 from .samplers import sample
 from .semantic_unet import SemanticUNet
 
@@ -126,6 +126,8 @@ def _train(
     def checkpoint() -> None:
         if _rank() == 0:
             counts = {"step": trainer.step, "seen": trainer.seen}
+            if isinstance(trainer.average, LocalUNet) and trainer.seen >= settings.images:
+                header["halo"] = measured_halo(trainer.average)
             kept = {k: v for k, v in header.items() if k != "family"}
             save(last, trainer.state(), {**kept, **counts})
             save_weights(weights, trainer.average, {**header, **counts})

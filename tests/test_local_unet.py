@@ -1,10 +1,19 @@
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
+from nasdm_wsi.conditioning import Conditioning
+from nasdm_wsi.model.checkpoint import SHIPPED, load_weights
 from nasdm_wsi.model.config import PRESETS, LocalConfig
-from nasdm_wsi.model.local_unet import MASK_CHANNELS, LocalUNet
+from nasdm_wsi.model.diffusion import Condition, Denoiser
+from nasdm_wsi.model.local_unet import MASK_CHANNELS, LocalUNet, measured_halo
+from nasdm_wsi.model.samplers import sample
+from nasdm_wsi.rendering import read_annotations
 
 BLOCK = 32
+EXAMPLE = Path(__file__).parents[1] / "examples" / "annotations.geojson"
 
 
 def awake(config):
@@ -74,6 +83,29 @@ def test_one_pixel_less_of_halo_fails():
     inner = slice(block.start - short, block.stop + short)
     cut[..., inner, inner] = x[..., inner, inner]
     assert (run(network, cut, mask)[..., block, block] - whole).abs().max() > 1e-4
+
+
+def test_the_measured_halo_is_shorter_and_long_enough_for_the_shipped_weights():
+    """On nuclei of the example, with a picture under the noise, at all noise levels."""
+    network, header = load_weights(SHIPPED)
+    denoise, full = Denoiser(network), network.halo
+    assert header["halo"] == measured_halo(network) < full
+    side = 32 + 2 * full
+    conditioning = Conditioning(read_annotations(EXAMPLE, mpp=0.5), (1536, 1536))
+    planes = conditioning((480, 480, 480 + side, 480 + side))
+    known = np.concatenate([planes, np.ones((1, side, side), np.float32)])
+    mask, style = torch.from_numpy(known)[None], network.style_mean[None]
+    noise = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    picture = sample(denoise, noise[:1], Condition(mask, style), steps=4)
+
+    def block(halo, sigma):
+        cut = slice(full - halo, side - full + halo)
+        x = (picture + sigma * noise[1:])[..., cut, cut]
+        out = denoise(x, torch.tensor([sigma]), Condition(mask[..., cut, cut], style))
+        return out[..., halo:-halo, halo:-halo]
+
+    for sigma in (40.0, 4.0, 1.0, 0.2, 0.03):
+        assert (block(header["halo"], sigma) - block(full, sigma)).abs().max() < 1e-4
 
 
 def test_style_and_mask_reach_the_output(network):

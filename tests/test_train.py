@@ -104,6 +104,33 @@ def test_two_processes_train_as_one_on_the_joined_batch(dataset, tmp_path, prese
     assert moved > 1e-3 and apart < 0.05 * moved  # Muon works in bfloat16
 
 
+def test_a_killed_run_goes_on_to_the_weights_of_an_unbroken_one(dataset, tmp_path):
+    script = textwrap.dedent(
+        """
+        import os, signal, sys, torch
+        from pathlib import Path
+        from nasdm_wsi.model.train import train
+        torch.set_num_threads(1)
+        def progress(done, total, loss):
+            if done == int(sys.argv[3]):
+                os.kill(os.getpid(), signal.SIGKILL)
+        train(Path(sys.argv[1]), Path(sys.argv[2]), preset="tiny", images=48, save_every=8,
+              progress=progress)
+        """
+    )
+
+    def run(folder, kill_at):
+        command = [sys.executable, "-c", script, dataset, tmp_path / folder, kill_at]
+        return subprocess.run([str(part) for part in command]).returncode
+
+    assert run("unbroken", 0) == 0
+    assert run("killed", 28) == -signal.SIGKILL and run("killed", 0) == 0
+    for name in ("weights.safetensors", "last.safetensors"):
+        assert (tmp_path / "killed" / name).read_bytes() == (
+            tmp_path / "unbroken" / name
+        ).read_bytes()
+
+
 def test_a_warning_of_slurm_saves_a_checkpoint_and_ends(dataset, tmp_path):
     def warn(done, total, loss):
         if done == 12:
