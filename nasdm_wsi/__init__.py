@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .errors import NasdmError
     from .nuclei import Nuclei
-    from .rendering import plan_render, read_annotations, render
+    from .rendering import plan_render, read_annotations, render, render_region
 
-__all__ = ["NasdmError", "Nuclei", "plan_render", "read_annotations", "render"]
+__all__ = ["NasdmError", "Nuclei", "plan_render", "read_annotations", "render", "render_region"]
 
 _HOME = {"NasdmError": "errors", "Nuclei": "nuclei"} | dict.fromkeys(__all__[2:], "rendering")
 

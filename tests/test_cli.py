@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import torch
 from click.testing import CliRunner
 from skimage.io import imsave
 
 from nasdm_wsi.cli.main import main
+from nasdm_wsi.model.checkpoint import network_of
+from nasdm_wsi.model.config import PRESETS
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -103,6 +106,19 @@ def test_prepare_train_and_info(lizard_source, region_source, tmp_path):
     told = run("info", tmp_path / "run" / "weights.safetensors").output
     assert "weights" in told and "tiny" in told
     assert "training checkpoint" in run("info", tmp_path / "run" / "last.safetensors").output
+
+
+def test_convert_and_its_mistakes(tmp_path):
+    network = network_of(PRESETS["nasdm-tiny"].header)
+    torch.save(network.state_dict(), tmp_path / "ema.pt")
+    out = tmp_path / "nasdm.safetensors"
+    result = run("convert", tmp_path / "ema.pt", "-o", out)
+    assert result.exit_code == 0 and "widths 32, 32, 64" in result.output
+    assert re.search("family +semantic", run("info", out).output)
+    assert "--overwrite" in failed(run("convert", tmp_path / "ema.pt", "-o", out))
+    torch.save({"weight": torch.ones(1)}, tmp_path / "other.pt")
+    command = ("convert", tmp_path / "other.pt", "-o", tmp_path / "x.safetensors")
+    assert "661 tensors differ: time_embed.0.weight is missing" in failed(run(*command))
 
 
 def mistakes():

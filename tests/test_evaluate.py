@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from click.testing import CliRunner
 from conftest import tissue
 from skimage.io import imread, imsave
 
+from nasdm_wsi.cli.main import main
 from nasdm_wsi.dataset import prepare
 from nasdm_wsi.errors import CheckpointError, DatasetError
 from nasdm_wsi.model import evaluate as measures
@@ -143,6 +145,19 @@ def test_ablation_end_to_end_writes_table_plot_and_pictures(large, weights, tmp_
     assert [float(r["guidance"]) for r in table] == [0, 2] and float(table[0]["count"]) == 64
     assert imread(tmp_path / "report" / "grid.png").shape == (3 * 132, 8 * 132, 3)
     assert imread(tmp_path / "report" / "plot.png").shape[1] > 500
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of TorchScript
+def test_the_command_prints_the_figures_and_writes_the_report(large, weights, tmp_path):
+    pytest.importorskip("efficientnet_lite_pytorch")
+    command = ["evaluate", large, "-o", tmp_path / "out", "--weights", weights]
+    result = CliRunner().invoke(main, [*map(str, command), "--steps", "2", "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    assert "Fréchet distance (EfficientNet-Lite0)" in result.output
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["grid.png", "table.csv"]
+    command[-2:] = ["--inception", weights]
+    result = CliRunner().invoke(main, [*map(str, command)])
+    assert result.exit_code == 1 and "no TorchScript file of Inception" in result.output
 
 
 def test_no_room_is_told(dataset):

@@ -29,6 +29,7 @@ def test_public_names():
         "plan_render",
         "read_annotations",
         "render",
+        "render_region",
     ]
     assert all(hasattr(nasdm_wsi, name) for name in nasdm_wsi.__all__)
     assert not hasattr(nasdm_wsi, "nothing")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -23,7 +24,7 @@ from nasdm_wsi.model.checkpoint import network_of, save_weights
 from nasdm_wsi.model.config import PRESETS
 from nasdm_wsi.noise import noise
 from nasdm_wsi.qupath import read_geojson
-from nasdm_wsi.rendering import plan_render, read_annotations, render
+from nasdm_wsi.rendering import plan_render, read_annotations, render, render_region
 
 SIZE = (150, 203)
 
@@ -109,6 +110,7 @@ def test_a_region_alone_equals_the_same_pixels_of_the_whole(slide, nuclei, weigh
     render(job, tmp_path / "b.ome.tif", lossless=True)
     whole = tifffile.imread(slide)[40:130, 70:190]
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "b.ome.tif"), whole)
+    np.testing.assert_array_equal(render_region(job), whole)
     labels = read_geojson(tmp_path / "b.geojson", mpp=0.5)
     shifted = nuclei.scaled(0.5).shifted(-40, -70).within((0, 0, 90, 120))
     np.testing.assert_allclose(labels.coords, shifted.coords, atol=0.0051)
@@ -219,6 +221,35 @@ def test_a_disk_that_is_too_small_is_told_before_anything_happens(
     with pytest.raises(OutputError, match=r"0.0 GB free, but the render may need \d"):
         render(job_of(nuclei, weights), tmp_path / "a.ome.tif")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of four megabytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(folder)])
+    if made.returncode:
+        pytest.skip("mounting is not allowed here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_loses_nothing(nuclei, weights, slide, small_disk):
+    filler = small_disk / "filler"
+
+    def fill(what, done, total):
+        if done == 4:
+            with open(filler, "wb", buffering=0) as file, suppress(OSError):
+                while True:
+                    file.write(bytes(4096))
+
+    out = small_disk / "slide.ome.tif"
+    with pytest.raises(OutputError, match="disk .* is full: make room and give the same command"):
+        render(job_of(nuclei, weights), out, lossless=True, progress=fill)
+    filler.unlink()
+    render(job_of(nuclei, weights), out, lossless=True)
+    assert out.read_bytes() == slide.read_bytes()
 
 
 def test_another_configuration_in_the_run_folder_is_refused(nuclei, weights, tmp_path):
