@@ -8,18 +8,20 @@ handed callables and knows nothing of networks.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from .geometry import Block, Box, grow, inside, intersect, shape
+from .geometry import Block, Box, Plan, grow, inside, intersect, shape
 from .store import RunStore
 
-Key = tuple[str, int, int, int]
+Key = tuple[str, int, int, int]  # kind, phase, block row, block column
+PART, PIXELS = "part", "pixels"
+MOST_TASKS = 2048
 
 
 @dataclass(frozen=True)
@@ -36,44 +38,66 @@ class Work:
     finish: Callable[[Box, np.ndarray], np.ndarray]
 
 
-def mosaic_graph(
-    work: Work, store: RunStore, blocks: Iterable[Block]
-) -> tuple[dict[Key, Any], list[Key]]:
-    """The dask graph that finishes ``blocks``, and the keys to ask for.
+def mosaic_tasks(store: RunStore, blocks: Iterable[Block]) -> list[Key]:
+    """What is left to do to finish ``blocks``, in an order in which nothing waits for a later task.
 
-    What the store holds already is not computed again; a part is freed as soon as every task that
-    reads it is done.
+    What the store holds already is not computed again. Row by row, each phase one row behind the
+    phase before: few parts wait on disk at any time, whatever the height of the slide.
     """
     plan = store.plan
-    last = len(plan.phases) - 1
-    graph: dict[Key, Any] = {}
-    readers: dict[Key, list[Key]] = defaultdict(list)
+    last = len(plan.phases)
+    tasks = [(PIXELS, last, *block) for block in blocks if not store.has_pixels(block)]
+    needed = {key for task in tasks for key in _inputs(plan, task)}
+    for phase in reversed(range(last)):
+        missing = [key for key in needed if not store.has_part(phase, key[2:])]
+        tasks += missing
+        needed = {key for task in missing for key in _inputs(plan, task)}
+    return sorted(tasks, key=lambda key: (key[1] + key[2], key[1], key[3]))
 
-    def add(key: Key, task: Callable[..., None], box: Box, phase: int) -> None:
-        """A task that reads ``box`` of the state after ``phase``."""
-        inputs = [("part", phase, *b) for b in plan.sources(box)] if phase >= 0 else []
-        graph[key] = (task, [i for i in inputs if not store.has_part(i[1], i[2:])])
-        for i in inputs:
-            readers[i].append(key)
 
-    for block in blocks:
-        if not store.has_pixels(block):
-            task = partial(finish_block, work, store, block)
-            add(("pixels", last, *block), task, plan.owned(block), last)
-    outputs = list(graph)
-    for phase in reversed(range(last + 1)):
-        for block in sorted(key[2:] for key in readers if key[1] == phase):
-            if not store.has_part(phase, block):
-                task = partial(solve_block, work, store, phase, block)
-                add(("part", phase, *block), task, plan.view(block), phase - 1)
-    for (_, phase, i, j), keys in readers.items():
-        graph["free", phase, i, j] = (partial(_free, store, phase, (i, j)), keys)
-        outputs.append(("free", phase, i, j))
-    return graph, outputs
+def mosaic_graphs(
+    work: Work, store: RunStore, tasks: list[Key], *, most: int = MOST_TASKS
+) -> Iterator[tuple[dict[Key, Any], list[Key]]]:
+    """Dask graphs that do ``tasks`` one graph after another, and the keys to ask for.
+
+    Each has ``most`` tasks, for a scheduler's memory grows with its graph. A part is freed as soon
+    as every task that reads it is done.
+    """
+    plan = store.plan
+    readers = Counter(part for task in tasks for part in _inputs(plan, task))
+    for start in range(0, len(tasks), most):
+        chunk = tasks[start : start + most]
+        graph: dict[Key, Any] = {}
+        read: dict[Key, list[Key]] = defaultdict(list)
+        for key in chunk:
+            for part in _inputs(plan, key):
+                read[part].append(key)
+        here = set(chunk)
+        for key in chunk:
+            kind, phase, i, j = key
+            block = finish_block if kind == PIXELS else partial(solve_block, phase=phase)
+            graph[key] = (
+                partial(block, work, store, (i, j)),
+                [part for part in _inputs(plan, key) if part in here],
+            )
+        readers.subtract({part: len(keys) for part, keys in read.items()})
+        for part, keys in read.items():
+            if not readers[part]:
+                graph["free", *part[1:]] = (partial(_free, store, part), keys)
+        yield graph, list(graph)
+
+
+def _inputs(plan: Plan, key: Key) -> list[Key]:
+    """The parts that a task reads."""
+    kind, phase, i, j = key
+    if phase == 0:
+        return []
+    box = plan.owned((i, j)) if kind == PIXELS else plan.view((i, j))
+    return [(PART, phase - 1, *block) for block in plan.sources(box)]
 
 
 def solve_block(
-    work: Work, store: RunStore, phase: int, block: Block, _after: object = None
+    work: Work, store: RunStore, block: Block, _after: object = None, *, phase: int
 ) -> None:
     """One task: run the block's windows through a phase and store their weighted sum."""
     plan = store.plan
@@ -96,5 +120,5 @@ def finish_block(work: Work, store: RunStore, block: Block, _after: object = Non
     store.write_pixels(block, work.finish(box, state))
 
 
-def _free(store: RunStore, phase: int, block: Block, _after: object = None) -> None:
-    store.free(phase, block)
+def _free(store: RunStore, part: Key, _after: object = None) -> None:
+    store.free(part[1], part[2:])

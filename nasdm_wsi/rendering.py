@@ -28,7 +28,7 @@ from .conditioning import Conditioning
 from .errors import OutputError, PlanError
 from .geometry import Box, Plan, intersect, shape
 from .lizard import read_mat
-from .mosaic import Work, mosaic_graph
+from .mosaic import Work, mosaic_graphs, mosaic_tasks
 from .noise import noise
 from .nuclei import Nuclei
 from .pyramid import write_pyramid
@@ -84,8 +84,11 @@ class Job:
     @property
     def disk(self) -> int:
         """Bytes that the run folder and the output need at most."""
-        pixels = self.plan.part_side**2 * len(self.blocks)
-        return pixels * (2 * 4 * CHANNELS + 2 * 3)
+        columns = len({j for _, j in self.blocks})
+        rows = min(len(self.blocks) // columns, len(self.plan.phases))
+        # Of each phase, two rows wait for their neighbours while a third is written.
+        state = 3 * 4 * CHANNELS * self.plan.part_side**2 * (rows + 2) * (columns + 2)
+        return state + 2 * 3 * self.plan.block_side**2 * len(self.blocks)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -237,9 +240,10 @@ def render_region(
 
 
 def _paint(job: Job, store: RunStore, workers: int | None, progress: Progress | None) -> None:
-    graph, wanted = mosaic_graph(_work(job), store, job.blocks)
-    with _Painting(progress):
-        dask.threaded.get(graph, wanted, num_workers=workers or default_workers())
+    tasks = mosaic_tasks(store, job.blocks)
+    with _Painting(progress, len(tasks)):
+        for graph, wanted in mosaic_graphs(_work(job), store, tasks):
+            dask.threaded.get(graph, wanted, num_workers=workers or default_workers())
 
 
 def labels_path(out: Path) -> Path:
@@ -309,12 +313,9 @@ class _Crop:
 class _Painting(Callback):
     """Tells of each finished block and phase."""
 
-    def __init__(self, progress: Progress | None):
-        self.progress = progress
+    def __init__(self, progress: Progress | None, total: int):
+        self.progress, self.total, self.done = progress, total, 0
         super().__init__()
-
-    def _start(self, dsk: dict) -> None:
-        self.total, self.done = sum(key[0] != "free" for key in dsk), 0
 
     def _posttask(self, key: Any, *_: Any) -> None:
         if key[0] != "free":

@@ -15,7 +15,7 @@ from scipy import ndimage as ndi
 
 from nasdm_wsi.errors import OutputError
 from nasdm_wsi.geometry import Plan, inside
-from nasdm_wsi.mosaic import Work, mosaic_graph
+from nasdm_wsi.mosaic import Work, mosaic_graphs, mosaic_tasks
 from nasdm_wsi.noise import noise
 from nasdm_wsi.store import open_run
 
@@ -49,10 +49,11 @@ def solve(phase, box, state):
 WORK = Work(start, solve, finish)
 
 
-def painted(folder, plan, work=WORK, *, get=dask.get, blocks=None, **options):
+def painted(folder, plan, work=WORK, *, get=dask.get, blocks=None, most=2048, **options):
     with open_run(folder, plan, {"run": "test"}) as store:
-        graph, wanted = mosaic_graph(work, store, blocks or plan.all_blocks())
-        get(graph, wanted, **options)
+        tasks = mosaic_tasks(store, blocks or plan.all_blocks())
+        for graph, wanted in mosaic_graphs(work, store, tasks, most=most):
+            get(graph, wanted, **options)
         return store.pixels[:]
 
 
@@ -99,14 +100,18 @@ def test_order_workers_and_region_do_not_change_a_byte(tmp_path, plan):
     for seed in range(3):
         again = painted(tmp_path / f"{seed}", plan, get=shuffled, seed=seed)
         np.testing.assert_array_equal(again, reference)
+    for most in (1, 7):
+        again = painted(tmp_path / f"most{most}", plan, most=most)
+        np.testing.assert_array_equal(again, reference)
     region = (60, 70, 140, 120)
     alone = painted(tmp_path / "region", plan, blocks=plan.blocks_of(region))
     np.testing.assert_array_equal(alone[60:140, 70:120], reference[60:140, 70:120])
 
 
+@pytest.mark.parametrize("most", [5, 2048])
 @pytest.mark.parametrize("plan", PLANS)
-def test_state_is_freed_when_it_was_used(tmp_path, plan):
-    painted(tmp_path / "run", plan)
+def test_state_is_freed_when_it_was_used(tmp_path, plan, most):
+    painted(tmp_path / "run", plan, most=most)
     assert not [p for p in (tmp_path / "run").glob("phase-*.zarr/c/**/*") if p.is_file()]
 
 
@@ -135,6 +140,22 @@ def test_a_stopped_run_goes_on_without_repeating_finished_work(tmp_path, plan):
     repeated = set(calls) & set(again)
     assert len(repeated) < plan.windows**2  # no more than the block that was cut off
     assert len(set(again)) == len(again)
+
+
+def test_few_parts_wait_on_disk_however_tall_the_slide(tmp_path):
+    """Three rows of each phase at most, and graphs that do not grow."""
+    plan = Plan((40 * 16, 3 * 16), 16, 8, 0, 1, tuple((k, k + 1) for k in range(4)), grid=8)
+    alive = []
+
+    def counting(phase, box, state):
+        alive.append(sum(1 for _ in (tmp_path / "run").glob("phase-*.zarr/c/0/*/*")))
+        return state
+
+    painted(tmp_path / "run", plan, Work(start, counting, finish), most=12)
+    assert len(alive) == 4 * 40 * 3 and max(alive) <= 3 * 4 * 3
+    with open_run(tmp_path / "again", plan, {}) as store:
+        graphs = list(mosaic_graphs(WORK, store, mosaic_tasks(store, plan.all_blocks()), most=12))
+    assert len(graphs) == 5 * 40 * 3 / 12 and max(len(graph) for graph, _ in graphs) <= 2 * 12 + 12
 
 
 def test_damaged_parts_are_found_and_computed_again(tmp_path):

@@ -225,10 +225,10 @@ def test_a_disk_that_is_too_small_is_told_before_anything_happens(
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of four megabytes."""
+    """A file system of sixteen megabytes."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(folder)])
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", str(folder)])
     if made.returncode:
         pytest.skip("mounting is not allowed here")
     yield folder
