@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 LAMBDA = 0.001  # weight of L_vlb in L_hybrid (paper, Section 2.2)
 
-Network = Callable[[Tensor, Tensor, Tensor], Tensor]
+Network = Callable[[Tensor, Tensor, Any], Tensor]  # the condition is the network's affair
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def variational_bound(
 
 
 def hybrid_loss(
-    network: Network, schedule: Schedule, x0: Tensor, k: Tensor, condition: Tensor, noise: Tensor
+    network: Network, schedule: Schedule, x0: Tensor, k: Tensor, condition: Any, noise: Tensor
 ) -> Tensor:
     """L_hybrid = L_simple + 0.001 L_vlb of each sample, (n,): equation 6 of the paper.
 
@@ -146,7 +147,7 @@ def ancestral_step(schedule: Schedule, x: Tensor, outputs: Tensor, noise: Tensor
 def sample_ancestral(
     network: Network,
     noise: Callable[[int], Tensor],
-    condition: Tensor,
+    condition: Any,
     *,
     schedule: Schedule,
 ) -> Tensor:

@@ -85,10 +85,12 @@ class NoisePredictor(nn.Module):
         """Expected clean pixels of noisy ``x`` (n, 3, h, w) at noise level ``sigma`` (n,)."""
         t = np.interp(sigma.log().cpu().double(), self.schedule.sigmas.log(), self.schedule.steps)
         s = sigma[:, None, None, None]
-        outputs = self.network(
-            x / (1 + s**2).sqrt(), torch.from_numpy(t).to(x), self._planes(condition)
-        )
+        outputs = self.outputs(x / (1 + s**2).sqrt(), torch.from_numpy(t).to(x), condition)
         return x - s * outputs[:, :3].float()
+
+    def outputs(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """The network itself, for the paper's sampler: ``x`` shrunk, ``t`` (n,) in steps."""
+        return self.network(x, t, self._planes(condition))
 
     def loss(self, x0: Tensor, condition: Condition, level: Tensor, noise: Tensor) -> Tensor:
         """L_hybrid of each sample, (n,); ``level`` (n,) in (0, 1) picks the step."""

@@ -53,11 +53,12 @@ def sample(
     condition: Condition,
     *,
     steps: int,
+    step: Callable[..., Any] = dpmpp_2m_step,
 ) -> Tensor:
-    """Pixels (n, 3, h, w) from unit Gaussian ``noise`` of that shape, by DPM-Solver++(2M)."""
+    """Pixels (n, 3, h, w) from unit Gaussian ``noise``, by `dpmpp_2m_step` or `ddim_step`."""
     sigmas = karras_sigmas(steps)
     x, previous = noise * sigmas[0], noise
     for k in range(steps):
         x0 = denoise(x, torch.full((len(x),), sigmas[k], device=x.device), condition)
-        x, previous = dpmpp_2m_step(x, x0, previous, sigmas=sigmas, k=k), x0
+        x, previous = step(x, x0, previous, sigmas=sigmas, k=k), x0
     return x

@@ -7,6 +7,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
+from nasdm_wsi.model.checkpoint import network_of
+from nasdm_wsi.model.config import PRESETS
 from nasdm_wsi.model.ddpm import (
     LAMBDA,
     ancestral_step,
@@ -19,6 +21,7 @@ from nasdm_wsi.model.ddpm import (
     sample_ancestral,
     variational_bound,
 )
+from nasdm_wsi.model.diffusion import Condition, NoisePredictor
 from nasdm_wsi.model.guidance import guided
 from nasdm_wsi.model.samplers import ddim_step, dpmpp_2m_step
 
@@ -199,6 +202,31 @@ def test_ancestral_sampling_of_an_exact_network_gives_the_data():
     )
     assert pixels.mean().item() == pytest.approx(0.3, abs=0.01)
     assert pixels.std().item() == pytest.approx(0.1, rel=0.05)
+
+
+def test_guidance_of_a_whole_trajectory_is_equation_7():
+    """The published default on a network whose noise depends on its condition."""
+    predictor = NoisePredictor(network_of(PRESETS["nasdm-tiny"].header).eval())
+    for name, parameter in predictor.named_parameters():
+        generator = torch.Generator().manual_seed(len(name))
+        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.05
+    mask = torch.rand(1, 8, 16, 16, generator=torch.Generator().manual_seed(3)).round()
+    condition, schedule = Condition(mask, torch.zeros(1, 6)), linear_schedule().respaced(6)
+
+    def by_hand(x, t, _):
+        mine = predictor.network(x, t, mask[:, :7])
+        null = predictor.network(x, t, torch.zeros_like(mask[:, :7]))
+        eps = mine[:, :3] + 1.5 * (mine[:, :3] - null[:, :3])
+        return torch.cat([eps, mine[:, 3:]], dim=1)
+
+    def noise(k):
+        return normal(k, (1, 3, 16, 16)).float()
+
+    ours = guided(predictor.outputs, 1.5, interval=(0, 1000))
+    a = sample_ancestral(ours, noise, condition, schedule=schedule)
+    torch.testing.assert_close(a, sample_ancestral(by_hand, noise, None, schedule=schedule))
+    plain = sample_ancestral(predictor.outputs, noise, condition, schedule=schedule)
+    assert (a - plain).abs().max() > 1e-3
 
 
 def test_guidance_moves_the_noise_and_leaves_the_variance():

@@ -8,6 +8,8 @@ import numpy as np
 import shapely
 from PIL import Image
 
+from nasdm_wsi.model.checkpoint import network_of, save_weights
+from nasdm_wsi.model.config import PRESETS
 from nasdm_wsi.rendering import read_annotations
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -34,6 +36,17 @@ def test_nuclei_of_the_annotations_do_not_overlap():
     polygons = read_annotations(EXAMPLES / "annotations.geojson", mpp=0.5).polygons()
     first, second = shapely.STRtree(polygons).query(polygons, predicate="overlaps")
     assert not len(first) and not len(second)
+
+
+def test_the_papers_sampler_paints_patches_with_a_network_of_its_kind(dataset, tmp_path):
+    network = network_of(PRESETS["nasdm-tiny"].header)
+    save_weights(tmp_path / "nasdm.safetensors", network, {})
+    out = tmp_path / "samples.png"
+    command = ("paper_sampling.py", dataset, tmp_path / "nasdm.safetensors", "-o", out)
+    run(*command, "--side", 32, "--count", 2, "--steps", 4, "--device", "cpu")
+    # An untrained network says there is no noise: what it gives is noise, not grey.
+    samples = np.array(Image.open(out))[64:]
+    assert samples.shape == (32, 64, 3) and samples.std() > 10
 
 
 def test_held_out_rectangles_are_painted_beside_the_real_pixels(dataset, weights, tmp_path):

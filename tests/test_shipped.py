@@ -1,0 +1,52 @@
+"""The weights in the package, as a user meets them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nasdm_wsi.conditioning import Conditioning
+from nasdm_wsi.model import Painter
+from nasdm_wsi.model.evaluate import Agreement
+from nasdm_wsi.rendering import plan_render, read_annotations, render_region
+from nasdm_wsi.slides import find_style
+from nasdm_wsi.stain import STYLES, style_vector
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "annotations.geojson"
+SIZE = (256, 320)
+
+
+@pytest.fixture(scope="module")
+def nuclei():
+    """Crypts and the stroma between them."""
+    moved = read_annotations(EXAMPLE, mpp=0.5).shifted(-640, -700)
+    return moved.within((0, 0, *SIZE))
+
+
+def painted(nuclei, *, seed=0, **painting):
+    painter = Painter(device="cpu", **painting)
+    return render_region(plan_render(nuclei, painter, size=SIZE, seed=seed))
+
+
+def test_nuclei_stand_where_the_annotations_say_and_hardly_elsewhere(nuclei):
+    instances, types = Conditioning(nuclei, SIZE).labels((0, 0, *SIZE))
+    agreement, elsewhere = Agreement(), Agreement()
+    picture = painted(nuclei)
+    agreement.add(picture, instances, types)
+    assert agreement.figures()["nuclei found"] > 0.95
+    assert agreement.figures()["dark spots that are nuclei"] > 0.7
+    elsewhere.add(np.roll(picture, 60, axis=(0, 1)), instances, types)
+    assert elsewhere.figures()["nuclei found"] < 0.6
+
+
+def test_another_seed_is_another_picture_of_the_same_nuclei(nuclei):
+    a, b = (painted(nuclei, seed=seed, steps=4) for seed in (1, 2))
+    assert np.abs(a.astype(int) - b).mean() > 5
+
+
+@pytest.mark.parametrize("name", ["pale", "deep", "pink", "purple"])
+def test_the_style_asked_for_is_the_style_of_the_picture(nuclei, name):
+    """Mean haematoxylin and eosin are nearer to the style asked for than to any other."""
+    got = style_vector(painted(nuclei, style=find_style(name)))[:2]
+    apart = {other: np.abs(got - find_style(other)[:2]).sum() for other in STYLES}
+    assert min(apart, key=apart.__getitem__) == name, apart
