@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
@@ -47,11 +48,13 @@ class Painter(Protocol):
     mpp: micrometres per pixel of the slides it paints.
     facts: what decides the bytes, for the provenance and for telling runs apart.
     bytes_per_pixel: memory that `solve` needs for each pixel of a window.
+    resident_bytes: memory that the program and the network take, whatever is painted.
     """
 
     mpp: float
     facts: dict[str, Any]
     bytes_per_pixel: int
+    resident_bytes: int
 
     def plan(self, size: tuple[int, int]) -> Plan:
         """How a canvas of ``size`` (h, w) is cut."""
@@ -108,23 +111,25 @@ class Job:
         The time is extrapolated from painting one small window, which takes a moment.
         """
         workers = min(workers or default_workers(), len(self.blocks))
-        views = [shape(self.plan.view(block)) for block in self.blocks]
-        pixels = sum(h * w for h, w in views)
-        memory = workers * max(h * w for h, w in views) * self.painter.bytes_per_pixel
+        cores = (core for block in self.blocks for core in self.plan.cores(block))
+        windows = [math.prod(shape(self.plan.window(core))) for core in cores]
+        memory = workers * max(windows) * self.painter.bytes_per_pixel
         h, w = shape(self.region)
-        minutes = pixels * self._seconds_per_pixel() / workers / 60
+        minutes = sum(windows) * self._seconds_per_pixel() / workers / 60
         return [
             f"slide     {w} x {h} pixels at {self.painter.mpp} mpp, {len(self.nuclei):,} nuclei",
             f"blocks    {len(self.blocks)} of {self.plan.block_side} pixels, "
             f"margin {self.plan.margin}",
             f"phases    {len(self.plan.phases)}",
             f"workers   {workers}",
-            f"memory    {memory / 1e9 + 0.4:.1f} GB at most",
+            f"memory    {(memory + self.painter.resident_bytes) / 1e9:.1f} GB at most",
             f"disk      {self.disk / 1e9:.1f} GB at most",
             f"time      {minutes:.1f} minutes expected",
         ]
 
-    def _seconds_per_pixel(self, side: int = 256) -> float:
+    def _seconds_per_pixel(self) -> float:
+        first = self.plan.window(self.plan.cores(self.blocks[0])[0])
+        side = min(256, *shape(first))
         state = np.zeros((CHANNELS, side, side), np.float32)
         mask, tissue = np.zeros((7, side, side), np.float32), np.ones((side, side), bool)
         self.painter.solve(0, state, mask, tissue)
