@@ -12,6 +12,8 @@ import numpy as np
 from PIL import Image
 
 from nasdm_wsi.dataset import Region, read_regions
+from nasdm_wsi.model import Painter
+from nasdm_wsi.model.checkpoint import SHIPPED
 from nasdm_wsi.model.evaluate import paint
 from nasdm_wsi.nuclei import PALETTE
 
@@ -26,28 +28,27 @@ def held_out_crops(region: Region, side: int) -> Iterator[tuple[slice, slice]]:
             yield slice(y, y + side), slice(x, x + side)
 
 
-def column(region: Region, crop: tuple[slice, slice], **painting) -> np.ndarray:
+def column(region: Region, crop: tuple[slice, slice], painter: Painter) -> np.ndarray:
     """Real, mask and painted pixels below each other, uint8 (h, w, 3)."""
     mask = PALETTE[region.types[crop]]
     gap = np.full((GAP, mask.shape[1], 3), 255, np.uint8)
-    return np.concatenate([region.image[crop], gap, mask, gap, paint(region, crop, **painting)])
+    return np.concatenate([region.image[crop], gap, mask, gap, paint(region, crop, painter)])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("dataset", type=Path)
     parser.add_argument("-o", "--output", type=Path, default=Path("held_out.png"))
-    parser.add_argument("--weights", type=Path, help="default: those in the package")
+    parser.add_argument("--weights", type=Path, default=SHIPPED)
     parser.add_argument("--side", type=int, default=128, help="pixels a side of a crop")
     parser.add_argument("--columns", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    painting = {"weights": options.weights} if options.weights else {}
+    painter = Painter(options.weights)
     chosen = [
         (r, c) for r in read_regions(options.dataset) for c in held_out_crops(r, options.side)
     ]
     chosen = chosen[:: max(1, len(chosen) // options.columns)][: options.columns]
-    columns = [column(r, c, seed=options.seed, **painting) for r, c in chosen]
+    columns = [column(r, c, painter) for r, c in chosen]
     gap = np.full((len(columns[0]), GAP, 3), 255, np.uint8)
     rows = [part for c in columns for part in (c, gap)][:-1]
     Image.fromarray(np.concatenate(rows, axis=1)).save(options.output, quality=92)

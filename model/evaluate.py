@@ -128,8 +128,10 @@ def evaluate(
         if min(y1 - y0, x1 - x0) >= SIDE * step
     ]
 
+    painter = Painter(weights, **painting)
+
     def painted_at(place: tuple[Region, Any]) -> np.ndarray:
-        return paint(*place, weights=weights, seed=seed, **painting)
+        return paint(*place, painter, seed=seed)
 
     with ThreadPoolExecutor(default_workers()) as pool:  # a rectangle is less than a block
         for done, ((region, cut), painted) in enumerate(
@@ -154,11 +156,12 @@ def evaluate(
     return {"patches": pairs, "count": len(pairs), **row}
 
 
-def paint(region: Region, cut: Any, *, seed: int = 0, **painting: Any) -> np.ndarray:
+def paint(region: Region, cut: Any, painter: Painter, *, seed: int = 0) -> np.ndarray:
     """A part of a region, painted from its mask in the region's style, uint8 (h, w, 3)."""
     types = region.types[cut]
     nuclei = from_labels(region.instances[cut], types, mpp=MPP)
-    painter = Painter(style=region.stain.style, **painting)
+    if painter.styled:
+        painter = painter.restyled(region.stain.style)
     return render_region(plan_render(nuclei, painter, size=types.shape, seed=seed))
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import PlanError
 from ..geometry import Plan
@@ -60,8 +61,12 @@ class Painter:
             raise PlanError(f"{steps} steps: choose 1 to 1000")
         if self.device.type == "cpu":
             torch.set_num_threads(1)
-        style = _style_of(network, style)
-        self.style = torch.from_numpy(style)[None].to(self.device)
+        self.styled = isinstance(network, LocalUNet)
+        if style is None:
+            mean = network.style_mean if isinstance(network, LocalUNet) else torch.zeros(STYLE_SIZE)
+            style = mean.numpy()
+        elif not self.styled:
+            raise PlanError("networks of the semantic family have no style: leave it out")
         self.cut, self.sigmas = cut, karras_sigmas(steps, sigma_max=cut.sigma_max)
         self.phases = cut.phases(steps)
         self.bytes_per_pixel = cut.bytes_per_pixel
@@ -73,10 +78,23 @@ class Painter:
             "preset": header.get("preset"),
             "steps": steps,
             "guidance": guidance,
-            "style": [round(float(v), 4) for v in style],
             "device": self.device.type,
             "precision": str(self.dtype).removeprefix("torch."),
         }
+        self._set_style(style)
+
+    def restyled(self, style: np.ndarray) -> Painter:
+        """The same painter with another style vector (6,); the network is shared."""
+        other = copy.copy(self)
+        other._set_style(style)
+        return other
+
+    def _set_style(self, style: np.ndarray) -> None:
+        style = np.asarray(style, np.float32)
+        if style.shape != (STYLE_SIZE,) or not np.isfinite(style).all():
+            raise PlanError(f"a style is {STYLE_SIZE} finite numbers")
+        self.style = torch.from_numpy(style)[None].to(self.device)
+        self.facts = {**self.facts, "style": [round(float(v), 4) for v in style]}
 
     def plan(self, size: tuple[int, int]) -> Plan:
         """How a canvas of ``size`` (h, w) is cut for this network and sampler."""
@@ -139,17 +157,6 @@ class _SemanticCut:
         # As few steps as four move too far to go on apart.
         runs = np.array_split(range(steps), 3 if steps > 4 else steps)
         return tuple((int(run[0]), int(run[-1]) + 1) for run in runs)
-
-
-def _style_of(network: nn.Module, style: np.ndarray | None) -> np.ndarray:
-    if not isinstance(network, LocalUNet):
-        if style is not None:
-            raise PlanError("networks of the semantic family have no style: leave it out")
-        return np.zeros(STYLE_SIZE, np.float32)
-    style = network.style_mean.numpy() if style is None else np.asarray(style, np.float32)
-    if style.shape != (STYLE_SIZE,) or not np.isfinite(style).all():
-        raise PlanError(f"a style is {STYLE_SIZE} finite numbers")
-    return style
 
 
 def choose_device(name: str) -> torch.device:

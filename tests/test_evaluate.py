@@ -121,7 +121,7 @@ def large(tmp_path_factory):
 
 def test_real_and_painted_patches_are_of_the_same_places(large, weights, monkeypatch):
     """A painter that gives back the real pixels is at distance nought."""
-    monkeypatch.setattr(measures, "paint", lambda region, cut, **_: region.image[cut])
+    monkeypatch.setattr(measures, "paint", lambda region, cut, painter, **_: region.image[cut])
     for magnification, count in ((20, 64), (10, 9)):
         row = evaluate(large, features=COLOURS, magnification=magnification)
         assert row["count"] == count
