@@ -123,11 +123,11 @@ def test_real_and_painted_patches_are_of_the_same_places(large, weights, monkeyp
     """A painter that gives back the real pixels is at distance nought."""
     monkeypatch.setattr(measures, "paint", lambda region, cut, painter, **_: region.image[cut])
     for magnification, count in ((20, 64), (10, 9)):
-        row = evaluate(large, features=COLOURS, magnification=magnification)
+        row = evaluate(large, features=COLOURS, weights=weights, magnification=magnification)
         assert row["count"] == count
         assert all(np.array_equal(a, b) for a, b in row["patches"])
         assert row["nuclei found (real)"] == row["nuclei found (painted)"] > 0.9
-    row = evaluate(large, features=COLOURS)
+    row = evaluate(large, features=COLOURS, weights=weights)
     assert row["Fréchet distance (colours)"] == pytest.approx(0, abs=1e-6)
     assert row["precision (colours)"] == row["recall (colours)"] == 1
 
@@ -160,9 +160,9 @@ def test_the_command_prints_the_figures_and_writes_the_report(large, weights, tm
     assert result.exit_code == 1 and "no TorchScript file of Inception" in result.output
 
 
-def test_no_room_is_told(dataset):
+def test_no_room_is_told(dataset, weights):
     with pytest.raises(DatasetError, match="0 patches of 256"):
-        evaluate(dataset, features=COLOURS, magnification=10)
+        evaluate(dataset, features=COLOURS, weights=weights, magnification=10)
 
 
 def test_efficientnet_has_features_and_classes():
