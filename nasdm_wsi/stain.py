@@ -32,6 +32,7 @@ STYLES = {
     "pink": (0.30, 0.34, 0.08, 0.22, 0.09, 0.05),
     "purple": (0.48, 0.19, 0.04, 0.30, 0.07, 0.06),
 }
+BLACK = 25  # no stain is as dark in all channels: ink, or a hole in the picture
 TISSUE_DENSITY = 0.12  # mean optical density over RGB above which a pixel counts as tissue
 
 
@@ -116,7 +117,7 @@ def fit_stains(rgb: np.ndarray, *, extract: Callable[[np.ndarray], np.ndarray]) 
     Raises:
         SlideError: there is next to no tissue in the pictures.
     """
-    tissue = rgb[tissue_mask(rgb)]
+    tissue = rgb[tissue_mask(rgb) & (rgb.max(axis=-1) > BLACK)]
     if len(tissue) < 256:
         raise SlideError("no tissue in the pictures: their stains cannot be found")
     vectors = extract(tissue)
