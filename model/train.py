@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
@@ -30,6 +28,7 @@ from .config import PRESETS, Preset, TrainingConfig
 from .data import Crops, Patches, draws
 from .diffusion import Condition, Denoiser, NoisePredictor, denoiser_of
 from .local_unet import LocalUNet, measured_halo
+from .processes import Warned, no_sync, processes, rank, world
 from .samplers import sample
 from .semantic_unet import SemanticUNet
 
@@ -71,7 +70,7 @@ def train(
     """
     if preset not in PRESETS:
         raise CheckpointError(f"no preset {preset!r}: choose one of {', '.join(PRESETS)}")
-    with _processes(device) as place:
+    with processes(device) as place:
         return _train(
             dataset,
             out,
@@ -82,7 +81,7 @@ def train(
             init=init,
             compile=compile,
             save_every=save_every,
-            progress=progress if _rank() == 0 else None,
+            progress=progress if rank() == 0 else None,
         )
 
 
@@ -124,7 +123,7 @@ def _train(
         network.compile()
 
     def checkpoint() -> None:
-        if _rank() == 0:
+        if rank() == 0:
             counts = {"step": trainer.step, "seen": trainer.seen}
             if isinstance(trainer.average, LocalUNet) and trainer.seen >= settings.images:
                 header["halo"] = measured_halo(trainer.average)
@@ -132,7 +131,7 @@ def _train(
             save(last, trainer.state(), {**kept, **counts})
             save_weights(weights, trainer.average, {**header, **counts})
 
-    with _Warnings() as warned, _board(out / "log", trainer.seen) as board:
+    with Warned() as warned, _board(out / "log", trainer.seen) as board:
         for micros in _batches(samples, settings, start=trainer.seen, device=place):
             before_step = trainer.seen
             loss = trainer.update(micros)
@@ -205,7 +204,7 @@ class Trainer:
             x0, mask, style = tensors
             drawn = draws(self.seed, indices, x0.shape[1:])
             level, drop, noise = (part.to(self.device) for part in drawn)
-            with nullcontext() if last == 0 else _no_sync(self.objective):
+            with nullcontext() if last == 0 else no_sync(self.objective):
                 with torch.autocast(
                     self.device.type, PRECISION, enabled=PRECISION != torch.float32
                 ):
@@ -223,7 +222,7 @@ class Trainer:
                 group["lr"] = self.learning_rate
             optimizer.step()
         self.step += 1
-        self.seen += sum(len(indices) for indices, _ in micros) * _world()
+        self.seen += sum(len(indices) for indices, _ in micros) * world()
         self._update_average()
         return total
 
@@ -322,10 +321,10 @@ def _batches(
 ) -> Iterator[list[tuple[range, list[Tensor]]]]:
     """For each step the batches of this process, with the numbers of their crops."""
     size, micros = settings.batch, settings.accumulate
-    own, whole = size * micros, size * micros * _world()
+    own, whole = size * micros, size * micros * world()
     batches = [
         range(first + i * size, first + (i + 1) * size)
-        for first in range(start + _rank() * own, settings.images + _rank() * own, whole)
+        for first in range(start + rank() * own, settings.images + rank() * own, whole)
         for i in range(micros)
     ]
     loader: DataLoader[Any] = DataLoader(
@@ -342,68 +341,9 @@ def _batches(
             step = []
 
 
-# Processes
-
-
-@contextmanager
-def _processes(device: str) -> Iterator[torch.device]:
-    """Join the processes of torchrun, if there are any, and find this one's device."""
-    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        yield torch.device(device)
-        return
-    own = device
-    if torch.device(device).type == "cuda":
-        own = f"cuda:{os.environ['LOCAL_RANK']}"
-        torch.cuda.set_device(own)
-    dist.init_process_group("nccl" if own.startswith("cuda") else "gloo")
-    try:
-        yield torch.device(own)
-        dist.barrier()  # nobody leaves while another still writes
-    finally:
-        dist.destroy_process_group()
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def _world() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def _no_sync(objective: nn.Module) -> Any:
-    return objective.no_sync() if dist.is_initialized() else nullcontext()  # type: ignore[operator]
-
-
-class _Warnings:
-    """Notes the signals that announce the end of a job, instead of dying of them."""
-
-    SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-
-    def __enter__(self) -> _Warnings:
-        self.seen = False
-        self.before = {s: signal.signal(s, self._note) for s in self.SIGNALS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _note(self, *_: object) -> None:
-        self.seen = True
-
-    def anywhere(self, device: torch.device) -> bool:
-        """Whether any process was warned; all of them must agree on where to stop."""
-        if not dist.is_initialized():
-            return self.seen
-        flag = torch.tensor(float(self.seen), device=device)
-        dist.all_reduce(flag, dist.ReduceOp.MAX)
-        return bool(flag)
-
-
 @contextmanager
 def _board(folder: Path, start: int) -> Iterator[SummaryWriter | None]:
-    if _rank() != 0:
+    if rank() != 0:
         yield None
         return
     with SummaryWriter(str(folder), purge_step=start) as board:

@@ -1,0 +1,72 @@
+"""Many processes that train one network, and the signals that end them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+@contextmanager
+def processes(device: str) -> Iterator[torch.device]:
+    """Join the processes of torchrun, if there are any, and find this one's device."""
+    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield torch.device(device)
+        return
+    own = device
+    if torch.device(device).type == "cuda":
+        own = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(own)
+    dist.init_process_group("nccl" if own.startswith("cuda") else "gloo")
+    try:
+        yield torch.device(own)
+        dist.barrier()  # nobody leaves while another still writes
+    finally:
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """Which of the processes this is; 0 writes and reports."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def no_sync(objective: nn.Module) -> Any:
+    """A context in which gradients are not averaged yet, for all but the last batch of a step."""
+    return objective.no_sync() if dist.is_initialized() else nullcontext()  # type: ignore[operator]
+
+
+class Warned:
+    """Notes the signals that announce the end of a job, instead of dying of them."""
+
+    SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+    def __enter__(self) -> Warned:
+        self.seen = False
+        self.before = {s: signal.signal(s, self._note) for s in self.SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, *_: object) -> None:
+        self.seen = True
+
+    def anywhere(self, device: torch.device) -> bool:
+        """Whether any process was warned; all of them must agree on where to stop."""
+        if not dist.is_initialized():
+            return self.seen
+        flag = torch.tensor(float(self.seen), device=device)
+        dist.all_reduce(flag, dist.ReduceOp.MAX)
+        return bool(flag)
