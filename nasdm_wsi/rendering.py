@@ -198,8 +198,9 @@ def render(
 
     A render that was stopped, however, goes on where it was when it is called again: its state
     lies in ``out`` + ``.run`` until the slide is whole. The pixels depend on the job alone, not on
-    ``workers`` (threads; default: the cores) nor on interruptions. ``progress(what, done, total)``
-    is called from the working threads.
+    ``workers`` (threads; default: the cores) nor on interruptions. ``overwrite`` replaces outputs
+    that exist and the state of another job, and goes on with that of the same. ``progress(what,
+    done, total)`` is called from the working threads.
 
     Raises:
         OutputError: ``out`` exists and ``overwrite`` is not given, the run folder belongs to
@@ -208,10 +209,8 @@ def render(
     out = Path(out)
     labels, folder = labels_path(out), _run_folder(out)
     check_output(out, overwrite=overwrite)
-    if overwrite:
-        shutil.rmtree(folder, ignore_errors=True)
     _check_disk(folder, job.disk)
-    with open_run(folder, job.plan, job.facts) as store:
+    with open_run(folder, job.plan, job.facts, overwrite=overwrite) as store:
         store.drop_damaged()
         _paint(job, store, workers, progress)
         # The slide comes last: when it is there, everything is.

@@ -15,6 +15,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,8 +126,12 @@ class RunStore:
 
 
 @contextmanager
-def open_run(folder: Path, plan: Plan, manifest: dict[str, Any]) -> Iterator[RunStore]:
-    """The run folder's store, locked; made if it is new, refused if it belongs to another run.
+def open_run(
+    folder: Path, plan: Plan, manifest: dict[str, Any], *, overwrite: bool = False
+) -> Iterator[RunStore]:
+    """The run folder's store, locked; made if it is new.
+
+    If it belongs to another run it is refused, or with ``overwrite`` emptied.
 
     Raises:
         OutputError: another configuration, a render at work in the folder, or a full disk.
@@ -139,7 +144,17 @@ def open_run(folder: Path, plan: Plan, manifest: dict[str, Any]) -> Iterator[Run
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise OutputError(f"another render is at work in {folder}: wait for it") from error
-            _check_manifest(folder / "manifest.json", manifest)
+            try:
+                _check_manifest(folder / "manifest.json", manifest)
+            except OutputError:
+                if not overwrite:
+                    raise
+                for path in folder.iterdir():
+                    if path.is_dir():
+                        shutil.rmtree(path)
+                    elif path.name != "lock":
+                        path.unlink()
+                _check_manifest(folder / "manifest.json", manifest)
             yield RunStore(folder, plan)
 
 

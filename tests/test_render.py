@@ -265,8 +265,17 @@ def test_another_configuration_in_the_run_folder_is_refused(nuclei, weights, tmp
         render(job_of(nuclei, weights), out, progress=stop)
     with pytest.raises(OutputError, match="another seed"):
         render(replace(job_of(nuclei, weights), seed=12), out)
-    render(replace(job_of(nuclei, weights), seed=12), out, overwrite=True)
+    with pytest.raises(Stop):
+        render(replace(job_of(nuclei, weights), seed=12), out, overwrite=True, progress=stop)
+    seen = []  # the same command again goes on, and does not start anew
+    render(
+        replace(job_of(nuclei, weights), seed=12),
+        out,
+        overwrite=True,
+        progress=lambda what, done, total: seen.append((what, total)),
+    )
     assert json.loads(_description(out))["seed"] == 12
+    assert dict(seen)["painting"] < 4 * len(job_of(nuclei, weights).blocks)
 
 
 def _description(path):
