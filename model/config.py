@@ -22,7 +22,7 @@ class LocalConfig:
 
 @dataclass(frozen=True)
 class SemanticConfig:
-    """Shape of a network of the `semantic` family (Shrivastava and Fletcher 2023, Section 3).
+    """Shape of a network of the `semantic` family (Shrivastava and Fletcher 2023).
 
     width: of the time embedding. widths: channels at full resolution, 1/2, 1/4, ...
     attention: down-sampling factors at which there is attention. blocks: residual blocks a level.
@@ -82,8 +82,8 @@ class Preset:
         return {"family": family, "network": asdict(self.network)}
 
 
-# Shrivastava and Fletcher (2023), Sections 2.3 and 3. The paper does not say how long: 100,000
-# steps of 160 patches, then 20,000.
+# Shrivastava and Fletcher (2023). How long is our choice: 100,000 steps of 160 patches, then
+# 20,000.
 PAPER = SemanticConfig(256, (256, 256, 512, 768, 1024))
 _PAPER_TRAINING = TrainingConfig(
     crop=128,

@@ -98,7 +98,7 @@ class Crops(Dataset):
 
 
 class Patches(Dataset):
-    """The patches of the paper, as they are: no augmentation (Shrivastava and Fletcher, Section 3).
+    """The patches of the paper, as they are: no augmentation (Shrivastava and Fletcher, 2023).
 
     A grid of `side` pixels with half of them overlapping; the last row and column are moved inward.
     magnification: 20 takes pixels as they are, 10 takes twice the side and halves it. Patches with

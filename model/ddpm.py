@@ -1,6 +1,6 @@
 """The paper's diffusion: a linear schedule, noise prediction and a learned variance.
 
-Shrivastava and Fletcher (2023), Section 2.1 and equations 1 to 6, after Ho and others (2020,
+Shrivastava and Fletcher (2023), after Ho and others (2020,
 "DDPM") and Nichol and Dhariwal (2021, "IDDPM"), whose letters these are. A network maps
 ``(x, t, condition)`` to outputs (n, 6, h, w): the noise, and the variance between its bounds.
 Pixels lie in [-1, 1]; schedules are float64 and indexed by k = 0 .. n - 1, the least noise first.
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LAMBDA = 0.001  # weight of L_vlb in L_hybrid (paper, Section 2.2)
+LAMBDA = 0.001  # weight of L_vlb in L_hybrid (paper; IDDPM, equation 16)
 
 Network = Callable[[Tensor, Tensor, Any], Tensor]  # the condition is the network's affair
 
@@ -70,7 +70,7 @@ def linear_schedule(steps: int = 1000) -> Schedule:
 
 
 def noised(schedule: Schedule, x0: Tensor, k: Tensor, noise: Tensor) -> Tensor:
-    """A draw of q(x_k | x_0): equation 2 of the paper; k (n,)."""
+    """A draw of q(x_k | x_0): DDPM, equation 4; k (n,)."""
     return _at(schedule.alpha_bar.sqrt(), k, x0) * x0 + (
         _at((1 - schedule.alpha_bar).sqrt(), k, x0) * noise
     )
@@ -122,7 +122,7 @@ def variational_bound(
 def hybrid_loss(
     network: Network, schedule: Schedule, x0: Tensor, k: Tensor, condition: Any, noise: Tensor
 ) -> Tensor:
-    """L_hybrid = L_simple + 0.001 L_vlb of each sample, (n,): equation 6 of the paper.
+    """L_hybrid = L_simple + 0.001 L_vlb of each sample, (n,): IDDPM, equation 16.
 
     L_vlb is a sum over all steps; its term at a uniformly drawn k stands for all of them. It
     teaches the variance alone: the mean's gradient is stopped.
@@ -136,7 +136,7 @@ def hybrid_loss(
 
 
 def ancestral_step(schedule: Schedule, x: Tensor, outputs: Tensor, noise: Tensor, k: int) -> Tensor:
-    """x_{k-1} from x_k: the paper's sampler (equation 3), x_0 kept in [-1, 1], learned variance."""
+    """x_{k-1} from x_k: the paper's sampler, x_0 kept in [-1, 1], learned variance."""
     eps, v = outputs.chunk(2, dim=1)
     at = torch.full((len(x),), k, device=x.device)
     mean = posterior_mean(schedule, clean(schedule, x, at, eps).clamp(-1, 1), x, at)

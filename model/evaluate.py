@@ -1,6 +1,6 @@
 """How good is a model: distances to real held-out patches, and nuclei where the mask has them.
 
-Shrivastava and Fletcher (2023), Section 3.2, use Fréchet Inception Distance and Inception Score.
+Shrivastava and Fletcher (2023) use Fréchet Inception Distance and Inception Score.
 Inception needs its own weights, which are not ours to ship; without them the same measures are
 taken on the features of EfficientNet-Lite0 and carry its name.
 """
@@ -198,7 +198,7 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Unbiased squared MMD with the cubic kernel (Binkowski and others, 2018, equation 4)."""
+    """Unbiased squared MMD with the cubic kernel (Binkowski and others, 2018)."""
 
     def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return (x @ y.T / x.shape[1] + 1) ** 3
@@ -281,7 +281,7 @@ class Agreement:
 
 ABLATIONS: dict[str, list[dict[str, Any]]] = {
     "guidance": [{"guidance": s} for s in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)],  # paper, Figure 2
-    "magnification": [{"magnification": m} for m in (20, 10)],  # paper, Section 3.3
+    "magnification": [{"magnification": m} for m in (20, 10)],  # an ablation of the paper
 }
 
 

@@ -1,8 +1,8 @@
 """The `semantic` family: the U-Net of semantic diffusion models, which NASDM uses.
 
 A plain encoder, and a middle and decoder in which every residual block is normalised by the mask
-(Shrivastava and Fletcher 2023, Section 2.3 and Figure 1; Wang and others 2022, "Semantic Image
-Synthesis via Diffusion Models", Section 3.2). Modules carry the names of the published training
+(Shrivastava and Fletcher 2023; Wang and others 2022, "Semantic Image Synthesis via Diffusion
+Models"). Modules carry the names of the published training
 code, so that a published checkpoint is a state of this network as it is.
 
 Group normalisation and attention look at the whole window: do not run it on windows of another

@@ -266,8 +266,9 @@ def _optimizers(
 ) -> tuple[list[tuple[nn.Parameter, nn.Parameter]], dict[str, torch.optim.Optimizer]]:
     """AdamW for all parameters, as in the paper; or Muon for the kernels inside the network.
 
-    Muon orthogonalises the steps of matrices, so kernels come with a view as a matrix. Measured
-    on the preset `small`: loss 0.23 after 3,500 crops, where AdamW alone has 0.36.
+    Muon orthogonalises the steps of matrices, so kernels come with a view as a matrix. In a trial
+    of 100 seconds each on the preset `small`, one seed: loss 0.23, where AdamW alone at its one
+    learning rate tried, 1e-3, had 0.36.
     """
     kernels = {
         id(weight): (weight, nn.Parameter(_matrix(weight)))

@@ -30,7 +30,7 @@ from .slides import tissue_sample
 from .stain import BACKENDS, StainStatistics, fit_stains, normalise
 
 UNPUBLISHED = 255
-HELD_OUT = 0.075  # share of each image's area (Shrivastava and Fletcher 2023, Section 3)
+HELD_OUT = 0.075  # share of each image's area (Shrivastava and Fletcher, 2023)
 MPP = 0.5
 FORMAT = 1
 

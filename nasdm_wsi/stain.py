@@ -139,7 +139,7 @@ def vahadane(tissue: np.ndarray, *, sparsity: float = 0.1, rounds: int = 200) ->
     """Two stain vectors (2, 3) of tissue pixels, uint8 (n, 3), by sparse factorisation.
 
     Minimises ``|V - H W|^2 / 2 + sparsity |H|_1`` over non-negative amounts H and unit rows of W
-    (Vahadane and others, equation 4), by turns; at most 50,000 pixels are looked at.
+    (Vahadane and others), by turns; at most 50,000 pixels are looked at.
     """
     chosen = np.random.default_rng(0).permutation(len(tissue))[:50_000]
     density = optical_density(tissue[chosen]).astype(np.float64)
