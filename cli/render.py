@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import click
@@ -33,18 +35,32 @@ from . import options
 @click.option("--style", help="A slide or image to take the stain from, or a name.")
 @click.option("--weights", type=options.EXISTING, help="Default: those in the package.")
 @options.device
-@click.option("--workers", type=click.IntRange(1), help="Threads; default: the cores.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Processes, each with a GPU where there are some; default: a thread for each core.",
+)
+@click.option("--scheduler", metavar="ADDRESS", help="A dask cluster, or its scheduler file.")
 @click.option("--quality", type=click.IntRange(1, 100), default=85, show_default=True)
 @click.option("--lossless", is_flag=True, help="Deflate in place of JPEG.")
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
-def render(annotations: Path, out: Path, dry_run: bool, **given) -> None:
+def render(
+    annotations: Path,
+    out: Path,
+    device: str,
+    workers: int | None,
+    scheduler: str | None,
+    dry_run: bool,
+    **given,
+) -> None:
     """Render ANNOTATIONS (QuPath GeoJSON or Lizard .mat) into a pyramidal OME-TIFF.
 
     A render that was stopped goes on when the same command is given again. NAME.geojson beside
-    the slide holds the nuclei in the slide's pixels.
+    the slide holds the nuclei in the slide's pixels, NAME.ome.tif.run/thumbnail.png shows while it
+    grows what is painted.
     """
-    from ..model.painter import Painter
+    from ..model.painter import Painter, place
     from ..rendering import check_output, labels_path, plan_render, read_annotations
     from ..rendering import render as render_slide
     from ..slides import find_style
@@ -53,28 +69,32 @@ def render(annotations: Path, out: Path, dry_run: bool, **given) -> None:
     reading = ("mpp", "class_map", "ignore_classes", "tissue_classes", "contours")
     nuclei = read_annotations(annotations, **{k: given[k] for k in reading})
     painting = {k: given[k] for k in ("weights", "steps", "guidance") if given[k] is not None}
-    style = find_style(given["style"]) if given["style"] else None
-    painter = Painter(**painting, style=style, device=given["device"])
+    painting |= {"device": device, "style": find_style(given["style"]) if given["style"] else None}
     size, region = given["size"], given["region"]
-    job = plan_render(
-        nuclei,
-        painter,
-        size=size and size[::-1],
-        region=region and (region[1], region[0], region[1] + region[3], region[0] + region[2]),
-        seed=given["seed"],
-    )
-    if dry_run:
-        for line in job.report(workers=given["workers"]):
-            click.echo(line)
-        return
-    begin = time.perf_counter()
-    with options.bars("task") as progress:
-        render_slide(
-            job,
-            out,
-            progress=progress,
-            **{k: given[k] for k in ("workers", "overwrite", "quality", "lossless")},
+    with nullcontext() if dry_run else _cluster(scheduler, workers, device) as client:
+        if client:
+            painting["device"], painting["precision"] = client.submit(place, device).result()
+        painter = Painter(**painting)
+        job = plan_render(
+            nuclei,
+            painter,
+            size=size and size[::-1],
+            region=region and (region[1], region[0], region[1] + region[3], region[0] + region[2]),
+            seed=given["seed"],
         )
+        if dry_run:
+            for line in job.report(workers=workers):
+                click.echo(line)
+            return
+        begin = time.perf_counter()
+        with options.bars("task") as progress:
+            render_slide(
+                job,
+                out,
+                client=client,
+                progress=progress,
+                **{k: given[k] for k in ("overwrite", "quality", "lossless")},
+            )
     height, width = job.region[2] - job.region[0], job.region[3] - job.region[1]
     seconds = time.perf_counter() - begin
     click.echo(
@@ -82,3 +102,20 @@ def render(annotations: Path, out: Path, dry_run: bool, **given) -> None:
         f"{width * height / seconds:,.0f} pixels/s; open it in QuPath and drop "
         f"{labels_path(out).name} on it"
     )
+
+
+def _cluster(scheduler: str | None, workers: int | None, device: str) -> AbstractContextManager:
+    """The client of the workers that were asked for; None for threads of this process."""
+    from ..model.painter import gpus
+
+    count = gpus(device)
+    logging.getLogger("distributed").setLevel(logging.ERROR)  # errors are ours
+    if scheduler:
+        from ..cluster import connect
+
+        return connect(scheduler)
+    if workers or count > 1:
+        from ..cluster import local
+
+        return local(workers or count, gpus=count > 0)
+    return nullcontext()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import PlanError
+from ..errors import CheckpointError, PlanError
 from ..geometry import Plan
 from .checkpoint import SHIPPED, checksum, load_weights
 from .diffusion import Condition, denoiser_of
@@ -35,6 +36,12 @@ class Painter:
     weights: a file of weights. steps: of the solver; by default 10 (`local`) or 18 (`semantic`).
     guidance: s of equation 7 (Shrivastava and Fletcher, 2023); 0 turns it off.
     style: the style vector (6,) of the slide; by default the mean of the training data.
+    device: ``auto`` is the first GPU if there is one, else the CPU.
+    precision: of the arithmetic, like ``bfloat16``; by default what `place` says of the device.
+    If it is given the device need not be here: another process will paint.
+
+    A painter can be sent to another process: it carries its settings, and weights other than those
+    in the package are read there from the same path.
 
     Raises:
         CheckpointError: the weights are damaged or of another architecture.
@@ -51,41 +58,66 @@ class Painter:
         guidance: float = GUIDANCE,
         style: np.ndarray | None = None,
         device: str = "auto",
+        precision: str | None = None,
     ):
-        self.device = choose_device(device)
-        self.dtype = precision(self.device)
-        network, header = load_weights(weights)
-        cut = _LocalCut(network, header) if isinstance(network, LocalUNet) else _SemanticCut()
+        device, precision = (device, precision) if precision else place(device)
+        self.device, self.dtype = torch.device(device), getattr(torch, precision)
+        self.weights = Path(weights)
+        network, header = load_weights(self.weights)
+        if isinstance(network, LocalUNet):
+            cut: _LocalCut | _SemanticCut = _LocalCut(network, header, self.device)
+            mean = network.style_mean.numpy()
+        else:
+            cut, mean = _SemanticCut(), np.zeros(STYLE_SIZE)
+        self.network, self.styled = network, isinstance(network, LocalUNet)
         steps = cut.steps if steps is None else steps
         if not 1 <= steps <= 1000:
             raise PlanError(f"{steps} steps: choose 1 to 1000")
-        if self.device.type == "cpu":
-            torch.set_num_threads(1)
-        self.styled = isinstance(network, LocalUNet)
-        if style is None:
-            mean = network.style_mean if isinstance(network, LocalUNet) else torch.zeros(STYLE_SIZE)
-            style = mean.numpy()
-        elif not self.styled:
+        if style is not None and not self.styled:
             raise PlanError("networks of the semantic family have no style: leave it out")
         self.cut, self.sigmas = cut, karras_sigmas(steps, sigma_max=cut.sigma_max)
-        self.phases = cut.phases(steps)
+        self.guidance, self.phases = guidance, cut.phases(steps)
         self.bytes_per_pixel = cut.bytes_per_pixel
         self.resident_bytes = 400_000_000 + sum(p.nbytes for p in network.parameters())
-        denoiser = denoiser_of(network).to(self.device)
-        self.denoise = guided(denoiser, guidance, interval=GUIDANCE_INTERVAL)
         self.facts: dict[str, Any] = {
-            "weights": f"{Path(weights).name} {checksum(Path(weights))}",
+            "weights": f"{self.weights.name} {checksum(self.weights)}",
             "preset": header.get("preset"),
             "steps": steps,
             "guidance": guidance,
             "device": self.device.type,
-            "precision": str(self.dtype).removeprefix("torch."),
+            "precision": precision,
         }
-        self._set_style(style)
+        self._set_style(mean if style is None else style)
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {k: v for k, v in self.__dict__.items() if k not in ("network", "denoise")}
+        return kept | {"weights": None if self.weights == SHIPPED else self.weights}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.weights = self.weights or SHIPPED
+        self.network, _ = load_weights(self.weights)
+        if not self.facts["weights"].endswith(checksum(self.weights)):
+            raise CheckpointError(f"{self.weights} is another file on this worker: copy it there")
+
+    @cached_property
+    def denoise(self) -> Callable[[Tensor, Tensor, Condition], Tensor]:
+        """The guided network, on its device.
+
+        Raises:
+            PlanError: this process has no such device, or one that lacks the precision.
+        """
+        if self.dtype != torch.float32 and place(str(self.device))[1] == "float32":
+            raise PlanError("a worker has no bfloat16 arithmetic: use workers of one kind")
+        if self.device.type == "cpu":
+            torch.set_num_threads(1)
+        denoiser = denoiser_of(self.network).to(self.device)
+        return guided(denoiser, self.guidance, interval=GUIDANCE_INTERVAL)
 
     def restyled(self, style: np.ndarray) -> Painter:
         """The same painter with another style vector (6,); the network is shared."""
-        other = copy.copy(self)
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
         other._set_style(style)
         return other
 
@@ -93,7 +125,7 @@ class Painter:
         style = np.asarray(style, np.float32)
         if style.shape != (STYLE_SIZE,) or not np.isfinite(style).all():
             raise PlanError(f"a style is {STYLE_SIZE} finite numbers")
-        self.style = torch.from_numpy(style)[None].to(self.device)
+        self.style = style
         self.facts = {**self.facts, "style": [round(float(v), 4) for v in style]}
 
     def plan(self, size: tuple[int, int]) -> Plan:
@@ -113,7 +145,8 @@ class Painter:
         if phase == 0:
             x = x * self.sigmas[0]
         known = np.ones((1, *tissue.shape), np.float32)
-        condition = Condition(self._tensor(np.concatenate([mask, known])), self.style)
+        style = torch.from_numpy(self.style)[None].to(self.device)
+        condition = Condition(self._tensor(np.concatenate([mask, known])), style)
         covered = torch.from_numpy(tissue).to(self.device)
         for k in range(*self.phases[phase]):
             x0 = torch.full_like(x, GLASS)
@@ -121,6 +154,13 @@ class Painter:
                 x0 = torch.where(covered, self._estimate(x, k, condition), x0)
             x, previous = dpmpp_2m_step(x, x0, previous, sigmas=self.sigmas, k=k), x0
         return torch.cat([x, previous], dim=1)[0].cpu().numpy()
+
+    def glass(self, phase: int, unit: np.ndarray) -> np.ndarray:
+        """State (6, h, w) after a phase where there is no tissue, from unit noise (3, h, w)."""
+        x, x0 = unit * np.float32(self.sigmas[0]), np.full_like(unit, GLASS)
+        for k in range(self.phases[phase][1]):
+            x = dpmpp_2m_step(x, x0, x0, sigmas=self.sigmas, k=k)
+        return np.concatenate([x, x0])
 
     def _estimate(self, x: Tensor, k: int, condition: Condition) -> Tensor:
         sigma = torch.full((1,), self.sigmas[k], device=self.device)
@@ -133,14 +173,19 @@ class Painter:
 
 
 class _LocalCut:
-    """Blocks with a halo as wide as the receptive field in use; every step a phase."""
+    """Blocks with a halo as wide as the receptive field in use; every step a phase.
+
+    Blocks are larger on a GPU, which a small one does not fill.
+    """
 
     steps, sigma_max = 10, 40.0
     bytes_per_pixel = 1_100  # at the peak of one evaluation of the shipped network, measured
 
-    def __init__(self, network: LocalUNet, header: dict[str, Any]):
+    def __init__(self, network: LocalUNet, header: dict[str, Any], device: torch.device):
         halo = header.get("halo", network.halo)  # measured at the end of training
-        self.geometry = dict(stride=512, margin=halo, taper=0, windows=1, grid=network.grid)
+        stride = 512 if device.type == "cpu" else 2048
+        self.geometry = dict(stride=stride, margin=halo, taper=0, windows=1)
+        self.geometry |= dict(grid=network.grid, reach=network.halo)
 
     def phases(self, steps: int) -> tuple[tuple[int, int], ...]:
         return tuple((k, k + 1) for k in range(steps))
@@ -175,9 +220,23 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def precision(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device multiplies it natively, else float32."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if device.type == "cpu" and native else torch.float32
+def gpus(device: str) -> int:
+    """How many GPUs ``device`` may mean: all of them, one that is numbered, or none."""
+    if device == "cpu" or not torch.cuda.is_available():
+        return 0
+    return torch.cuda.device_count() if device in ("auto", "cuda") else 1
+
+
+def place(device: str) -> tuple[str, str]:
+    """A device by name and the precision to compute in: bfloat16 where it is native, else float32.
+
+    Raises:
+        PlanError: no such device here.
+    """
+    chosen = choose_device(device)
+    if chosen.type == "cuda":
+        native = torch.cuda.is_bf16_supported()
+    else:
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        native = native and chosen.type == "cpu"
+    return str(chosen), "bfloat16" if native else "float32"

@@ -11,6 +11,11 @@ NasdmError
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class NasdmError(Exception):
     """Base of all errors of this package; the command line prints it as one line."""
@@ -38,3 +43,16 @@ class PlanError(NasdmError, ValueError):
 
 class OutputError(NasdmError, OSError):
     """An output that cannot be written."""
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Say of a full disk what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutputError(
+                f"the disk of {folder} is full: make room and give the same command again"
+            ) from error
+        raise

@@ -17,7 +17,6 @@ Two kinds of plan are of use:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +56,7 @@ class Plan:
     stride, margin, taper, windows: see the module's text.
     phases: for each phase its solver steps, as (first, last + 1).
     grid: window corners are multiples of it (down-sampling on a fixed global grid).
+    reach: how far beyond a pixel lies what its value depends on; by default as far as its window.
     """
 
     size: tuple[int, int]
@@ -66,6 +66,7 @@ class Plan:
     windows: int
     phases: tuple[tuple[int, int], ...]
     grid: int = 1
+    reach: int | None = None
 
     def __post_init__(self) -> None:
         if min(self.size) < 1:
@@ -103,11 +104,6 @@ class Plan:
         """Number of block rows and columns."""
         return tuple(-(-n // self.block_side) for n in self.covered[2:])  # type: ignore[return-value]
 
-    def all_blocks(self) -> Iterator[Block]:
-        """All blocks in raster order."""
-        rows, columns = self.blocks
-        return ((i, j) for i in range(rows) for j in range(columns))
-
     def core(self, block: Block) -> Box:
         """The pixels whose windows the block owns."""
         i, j, b = *block, self.block_side
@@ -144,6 +140,12 @@ class Plan:
         y, x = (self._profile(core, axis) for axis in (0, 1))
         return (y[:, None] * x).astype(np.float32)
 
+    def block_weight(self, block: Block) -> np.ndarray:
+        """Float32, (h, w) of the block's part: the sum of its windows' weights."""
+        core, part = self.core(block), self.part(block)
+        frame = self.window(core)
+        return self.weight(core)[inside(part, frame)]
+
     def _profile(self, core: Box, axis: int) -> np.ndarray:
         start, stop = core[axis], core[axis + 2]
         window, covered = self.window(core), self.covered
@@ -157,21 +159,37 @@ class Plan:
         fall = np.ones_like(at) if stop == covered[axis + 2] else fall
         return np.clip(np.minimum(rise, fall), 0, 1)
 
-    def sources(self, box: Box) -> list[Block]:
-        """The blocks whose parts are needed to know ``box``, in raster order."""
+    def sources(self, box: Box) -> Box:
+        """The blocks whose parts are needed to know ``box``: a rectangle (i0, j0, i1, j1)."""
         box = intersect(box, self.bounds)
-        ranges = []
-        for axis in (0, 1):
-            first = (box[axis] - self.taper) // self.block_side
-            last = (box[axis + 2] + self.taper - 1) // self.block_side
-            ranges.append(range(max(first, 0), min(last + 1, self.blocks[axis])))
-        return [(i, j) for i in ranges[0] for j in ranges[1]]
-
-    def blocks_of(self, region: Box) -> list[Block]:
-        """The blocks that deliver the slide pixels of ``region``, in raster order."""
-        b = self.block_side
-        return [
-            (i, j)
-            for i in range(region[0] // b, -(-region[2] // b))
-            for j in range(region[1] // b, -(-region[3] // b))
+        first = [max((n - self.taper) // self.block_side, 0) for n in box[:2]]
+        last = [
+            min((n + self.taper - 1) // self.block_side + 1, most)
+            for n, most in zip(box[2:], self.blocks, strict=True)
         ]
+        return first[0], first[1], last[0], last[1]
+
+    def blocks_of(self, region: Box) -> Box:
+        """The blocks that deliver the slide pixels of ``region``: a rectangle (i0, j0, i1, j1)."""
+        b = self.block_side
+        return region[0] // b, region[1] // b, -(-region[2] // b), -(-region[3] // b)
+
+    def needed(self, region: Box) -> list[Box]:
+        """For each phase the blocks that ``region`` depends on: rectangles (i0, j0, i1, j1).
+
+        Of their parts some pixels may depend on blocks that are not needed; such pixels are not.
+        """
+        rectangles: list[Box] = []
+        box = region
+        for _ in self.phases:
+            i0, j0, i1, j1 = cells = self.sources(box)
+            rectangles.insert(0, cells)
+            seen = *self.view((i0, j0))[:2], *self.view((i1 - 1, j1 - 1))[2:]
+            box = seen if self.reach is None else intersect(grow(box, self.reach), seen)
+        return rectangles
+
+
+def cells_in(rectangle: Box) -> list[Block]:
+    """The blocks (i, j) of a rectangle (i0, j0, i1, j1), in raster order."""
+    i0, j0, i1, j1 = rectangle
+    return [(i, j) for i in range(i0, i1) for j in range(j0, j1)]

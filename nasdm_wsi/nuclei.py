@@ -10,12 +10,13 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import shapely
 
-from .errors import AnnotationError
+from .errors import AnnotationError, disk_errors
 
 TYPES = (
     "background",
@@ -256,6 +257,31 @@ class Nuclei:
         """How many there are of each of the six types."""
         counts = np.bincount(self.types, minlength=len(TYPES))
         return {name: int(n) for name, n in zip(TYPES[1:], counts[1:], strict=True)}
+
+    def save(self, path: Path) -> None:
+        """Write all but the ids, for `load` in another process."""
+        tissue = b"" if self.tissue is None else shapely.to_wkb(self.tissue)
+        with disk_errors(path.parent), open(path, "wb") as file:
+            np.savez(
+                file,
+                coords=self.coords,
+                ring_offsets=self.ring_offsets,
+                polygon_offsets=self.polygon_offsets,
+                types=self.types,
+                mpp=self.mpp,
+                tissue=np.frombuffer(tissue, np.uint8),
+            )
+
+    @classmethod
+    def load(cls, path: Path) -> Nuclei:
+        """What `save` wrote."""
+        with np.load(path) as file:
+            columns = dict(file)
+        tissue = columns.pop("tissue").tobytes()
+        return cls(
+            **{**columns, "mpp": float(columns["mpp"])},
+            tissue=shapely.from_wkb(tissue) if tissue else None,
+        )
 
     def _moved(self, move: Callable[[np.ndarray], np.ndarray]) -> Nuclei:
         tissue = None if self.tissue is None else shapely.transform(self.tissue, move)

@@ -12,23 +12,171 @@ import itertools
 import math
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 from xml.sax.saxutils import escape
 
+import imagecodecs
 import numpy as np
 from tifffile import TiffFile, TiffWriter
 
-from .errors import OutputError
+from .errors import NasdmError, OutputError
+from .geometry import Block, Box, intersect
 
 BIGTIFF_BYTES = 2**31  # of pixels: half of what a classic TIFF can address
-BUFFER_BYTES = 2**26  # of tiles on their way through the encoder
 
 Shape = tuple[int, ...]
+
 Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """How a picture is cut into levels and tiles, and how tiles are encoded.
+
+    shape: RGB (h, w, 3), or labels (h, w), which must be lossless. dtype: uint8, and for labels
+    also uint16 or uint32. quality: of the JPEG tiles. lossless: deflate instead of JPEG.
+    tile: pixels a side of a tile, a multiple of 16.
+
+    Raises:
+        ValueError: something is not as above.
+    """
+
+    shape: Shape
+    dtype: str = "uint8"
+    quality: int = 85
+    lossless: bool = False
+    tile: int = 512
+
+    def __post_init__(self) -> None:
+        rgb = len(self.shape) == 3 and self.shape[2] == 3 and self.dtype == "uint8"
+        labels = len(self.shape) == 2 and self.dtype in ("uint8", "uint16", "uint32")
+        if not (rgb or labels) or 0 in self.shape:
+            raise ValueError(f"{self.dtype} {self.shape} is neither RGB nor labels")
+        if labels and not self.lossless:
+            raise ValueError("labels must be written lossless")
+        if self.tile < 16 or self.tile % 16:
+            raise ValueError(f"a tile of {self.tile} pixels: choose a multiple of 16")
+
+    @cached_property
+    def shapes(self) -> list[Shape]:
+        """Of all levels: halved, rounding up, until the larger side fits in a tile."""
+        shapes = [self.shape]
+        while max(shapes[-1][:2]) > self.tile:
+            h, w, *rest = shapes[-1]
+            shapes.append((-(-h // 2), -(-w // 2), *rest))
+        return shapes
+
+    def grid(self, level: int) -> tuple[int, int]:
+        """Rows and columns of tiles of a level."""
+        h, w = self.shapes[level][:2]
+        return -(-h // self.tile), -(-w // self.tile)
+
+    def box(self, level: int, place: Block) -> Box:
+        """The pixels (y0, x0, y1, x1) of a level that the tile in a row and column shows."""
+        (i, j), side, (h, w) = place, self.tile, self.shapes[level][:2]
+        return intersect((i * side, j * side, (i + 1) * side, (j + 1) * side), (0, 0, h, w))
+
+    @property
+    def tiles(self) -> int:
+        """Number of tiles of all levels."""
+        return sum(math.prod(self.grid(level)) for level in range(len(self.shapes)))
+
+    @property
+    def nbytes(self) -> int:
+        """Of the pixels of all levels."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize * 4 // 3
+
+    @property
+    def subsampling(self) -> tuple[int, int]:
+        """Of the colours of JPEG tiles, in x and y."""
+        # Never 4:4:4: Bio-Formats converts such tiles to RGB twice and shows them pink.
+        return (2, 2) if self.quality < 90 else (2, 1)
+
+    def encode(self, pixels: np.ndarray) -> bytes:
+        """A tile; what lies beyond the picture is white, in labels background."""
+        beyond = 255 if pixels.ndim == 3 else 0
+        tile = np.full((self.tile, self.tile, *pixels.shape[2:]), beyond, self.dtype)
+        tile[: pixels.shape[0], : pixels.shape[1]] = pixels
+        if self.lossless:
+            return bytes(imagecodecs.zlib_encode(imagecodecs.delta_encode(tile, axis=1).tobytes()))
+        jpeg = imagecodecs.jpeg8_encode(
+            tile,
+            level=self.quality,
+            colorspace="RGB",
+            outcolorspace="YCBCR",
+            subsampling=self.subsampling,
+        )
+        return bytes(jpeg)
+
+    def tags(self) -> dict[str, Any]:
+        """The arguments of tifffile that say how tiles are encoded."""
+        photometric = "rgb" if len(self.shape) == 3 else "minisblack"
+        if self.lossless:
+            return {"photometric": photometric, "compression": "zlib", "predictor": True}
+        return {"photometric": photometric, "compression": "jpeg", "subsampling": self.subsampling}
+
+
+def write_tiff(
+    path: str | Path,
+    pyramid: Pyramid,
+    tiles: Callable[[int], Iterable[bytes]],
+    *,
+    mpp: float,
+    description: str,
+    progress: Progress | None = None,
+) -> None:
+    """Write encoded tiles as a file; an existing one is replaced once the new one is whole.
+
+    The same tiles give the same bytes.
+
+    Args:
+        tiles: of a level, in raster order; levels are asked for from the finest to the coarsest.
+        mpp: micrometres per pixel of level 0.
+        description: free text, for the OME description.
+        progress: called with the tiles done and the tiles in all.
+
+    Raises:
+        ValueError: mpp is not positive.
+        OutputError: the file cannot be written.
+    """
+    path = Path(path)
+    if not mpp > 0:
+        raise ValueError("mpp must be positive")
+    text = _ome_xml(pyramid, mpp=mpp, description=description)
+    tags: dict[str, Any] = dict(
+        tile=(pyramid.tile, pyramid.tile),
+        dtype=pyramid.dtype,
+        resolution=(1e4 / mpp, 1e4 / mpp),
+        resolutionunit="CENTIMETER",
+        metadata=None,
+        software=False,
+        **pyramid.tags(),
+    )
+    shapes, done = pyramid.shapes, itertools.count(1)
+
+    def counted(level: int) -> Iterator[bytes]:
+        for tile in tiles(level):
+            if progress:
+                progress(next(done), pyramid.tiles)
+            yield tile
+
+    with _beside(path, pyramid) as folder:
+        whole = folder / "whole.tif"
+        with TiffWriter(whole, bigtiff=pyramid.nbytes >= BIGTIFF_BYTES, byteorder="<") as tiff:
+            for level, shape in enumerate(shapes):
+                place: dict[str, Any] = {"subfiletype": 1}
+                if not level:
+                    place = {"subifds": len(shapes) - 1, "description": text}
+                tiff.write(counted(level), shape=shape, **place, **tags)
+        _link_levels(whole)
+        os.replace(whole, path)
 
 
 def write_pyramid(
@@ -37,122 +185,47 @@ def write_pyramid(
     *,
     mpp: float,
     description: str,
-    quality: int = 85,
-    lossless: bool = False,
-    tile: int = 512,
     progress: Progress | None = None,
+    **encoding: Any,
 ) -> None:
-    """Write ``pixels`` as a pyramid; an existing file is replaced once the new one is whole.
-
-    The same arguments give the same bytes. Memory is bounded by a few rows of tiles.
+    """Write an array as a pyramid, as `write_tiff` does; memory is bounded by some rows of tiles.
 
     Args:
-        pixels: RGB uint8 (h, w, 3), or labels uint8, uint16 or uint32 (h, w), which must be
-            lossless: a numpy or zarr array, or whatever else can be sliced by rows. RGB levels
-            are means of 2 x 2 pixels, label levels take every second pixel.
-        mpp: micrometres per pixel.
-        description: free text, for the OME description.
-        quality: of the JPEG tiles.
-        lossless: deflate instead of JPEG.
-        tile: pixels a side of a tile, a multiple of 16.
-        progress: called with the tiles done and the tiles in all.
+        pixels: RGB or labels, of a shape and dtype as in `Pyramid`: a numpy or zarr array, or
+            whatever else can be sliced by rows.
+        encoding: goes to `Pyramid`.
 
     Raises:
-        ValueError: an argument is not as above.
+        ValueError: an argument is not as there.
         OutputError: the file cannot be written.
     """
-    path = Path(path)
-    _check(pixels, lossless=lossless)
-    if tile < 16 or tile % 16 or not mpp > 0:
-        raise ValueError("tile must be a multiple of 16 and mpp positive")
-    options = dict(
-        tile=(tile, tile),
-        resolution=(1e4 / mpp, 1e4 / mpp),
-        resolutionunit="CENTIMETER",
-        metadata=None,
-        software=False,
-        buffersize=BUFFER_BYTES,
-        **_encoding(pixels, lossless=lossless, quality=quality),
-    )
-    text = _ome_xml(pixels, mpp=mpp, description=description)
+    pyramid = Pyramid(tuple(pixels.shape), str(pixels.dtype), **encoding)
+    with _beside(Path(path), pyramid) as folder:
+
+        def tiles(level: int) -> Iterator[bytes]:
+            source = pixels
+            if level:
+                source = _Stored(folder / f"{level}", pyramid.shapes[level], pixels.dtype)
+            with (folder / f"{level + 1}").open("wb") as sink, ThreadPoolExecutor() as pool:
+                for row in _rows(source, side=pyramid.tile, sink=sink):
+                    yield from pool.map(pyramid.encode, row)
+
+        write_tiff(path, pyramid, tiles, mpp=mpp, description=description, progress=progress)
+
+
+@contextmanager
+def _beside(path: Path, pyramid: Pyramid) -> Iterator[Path]:
+    """A folder for what is not whole yet, gone in the end."""
     try:
         with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            whole = Path(folder, "whole.tif")
-            _write_levels(whole, pixels, text=text, options=options, progress=progress)
-            _link_levels(whole)
-            os.replace(whole, path)
+            yield Path(folder)
+    except NasdmError:
+        raise
     except OSError as error:
-        # Level 0, its pyramid (a third of it) and the copy of the pyramid that is made on the way.
-        size = math.prod(pixels.shape) * pixels.dtype.itemsize * 5 // 3
         raise OutputError(
-            f"{path}: cannot be written ({error}); it takes up to {size} bytes of free disk"
+            f"{path}: cannot be written ({error}); it takes up to {pyramid.nbytes} bytes of free "
+            "disk: make room and give the same command again"
         ) from error
-
-
-def _check(pixels: Any, *, lossless: bool) -> None:
-    """Refuse arrays that are neither RGB nor labels, and lossy labels."""
-    rgb = len(pixels.shape) == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8
-    labels = len(pixels.shape) == 2 and pixels.dtype in (np.uint8, np.uint16, np.uint32)
-    if not (rgb or labels) or 0 in pixels.shape:
-        raise ValueError(f"{pixels.dtype} {tuple(pixels.shape)} is neither RGB nor labels")
-    if labels and not lossless:
-        raise ValueError("labels must be written lossless")
-
-
-def _encoding(pixels: Any, *, lossless: bool, quality: int) -> dict[str, Any]:
-    """The arguments of tifffile that say how tiles are encoded."""
-    photometric = "rgb" if len(pixels.shape) == 3 else "minisblack"
-    if lossless:
-        return {"photometric": photometric, "compression": "zlib", "predictor": True}
-    return {
-        "photometric": photometric,
-        "compression": "jpeg",
-        "compressionargs": {"level": quality},
-        # Never 4:4:4: Bio-Formats converts such tiles to RGB twice and shows them pink.
-        "subsampling": (2, 2) if quality < 90 else (2, 1),
-    }
-
-
-def _level_shapes(shape: Shape, tile: int) -> list[Shape]:
-    """The shapes of all levels: halved, rounding up, until the larger side fits in a tile."""
-    shapes = [tuple(shape)]
-    while max(shapes[-1][:2]) > tile:
-        h, w, *rest = shapes[-1]
-        shapes.append((-(-h // 2), -(-w // 2), *rest))
-    return shapes
-
-
-def _write_levels(
-    path: Path,
-    pixels: Any,
-    *,
-    text: bytes,
-    options: dict[str, Any],
-    progress: Progress | None,
-) -> None:
-    """Write level 0 and its SubIFDs. Each level is left beside ``path`` for the next to read."""
-    side, dtype = options["tile"][0], pixels.dtype
-    shapes = _level_shapes(pixels.shape, side)
-    total = sum(math.ceil(h / side) * math.ceil(w / side) for h, w, *_ in shapes)
-    done = itertools.count(1)
-
-    def counted(tile: np.ndarray) -> np.ndarray:
-        if progress:
-            progress(next(done), total)
-        return tile
-
-    big = math.prod(shapes[0]) * dtype.itemsize * 4 // 3 >= BIGTIFF_BYTES
-    with TiffWriter(path, bigtiff=big, byteorder="<") as tiff:
-        for level, shape in enumerate(shapes):
-            place: dict[str, Any] = (
-                {"subfiletype": 1} if level else {"subifds": len(shapes) - 1, "description": text}
-            )
-            halved = path.with_name(f"level{level + 1}")
-            with halved.open("wb") as sink:
-                tiles = map(counted, _tiles(pixels, side=side, sink=sink))
-                tiff.write(tiles, shape=shape, dtype=dtype, **place, **options)
-            if shape != shapes[-1]:
-                pixels = _Stored(halved, shapes[level + 1], dtype)
 
 
 @dataclass(frozen=True)
@@ -167,30 +240,21 @@ class _Stored:
         return np.memmap(self.path, self.dtype, mode="r", shape=self.shape)[rows]
 
 
-def _tiles(pixels: Any, *, side: int, sink: BinaryIO) -> Iterator[np.ndarray]:
-    """The tiles of a level in raster order, while the rows of the next level go to ``sink``.
-
-    Tiles are whole: what lies beyond the image is white, in labels background.
-    """
-    h, w, *channels = pixels.shape
-    beyond = 255 if channels else 0
-    for y in range(0, h, side):
+def _rows(pixels: Any, *, side: int, sink: BinaryIO) -> Iterator[list[np.ndarray]]:
+    """The rows of tiles of a level, while those of the next level go to ``sink``."""
+    for y in range(0, pixels.shape[0], side):
         rows = np.asarray(pixels[y : y + side])
         # A plain write fails when the disk is full, where a memory map would kill the process.
-        sink.write(_halved(rows).tobytes())
-        for x in range(0, w, side):
-            part = rows[:, x : x + side]
-            tile = np.full((side, side, *channels), beyond, rows.dtype)
-            tile[: part.shape[0], : part.shape[1]] = part
-            yield tile
+        sink.write(halved(rows).tobytes())
+        yield [rows[:, x : x + side] for x in range(0, pixels.shape[1], side)]
 
 
-def _halved(rows: np.ndarray) -> np.ndarray:
+def halved(pixels: np.ndarray) -> np.ndarray:
     """Half the size, rounding up: RGB by the mean of 2 x 2 (halves go up), labels by choice."""
-    if rows.ndim == 2:
-        return rows[::2, ::2]
-    h, w, _ = rows.shape
-    even = np.pad(rows, ((0, h % 2), (0, w % 2), (0, 0)), mode="edge").astype(np.uint16)
+    if pixels.ndim == 2:
+        return pixels[::2, ::2]
+    h, w, _ = pixels.shape
+    even = np.pad(pixels, ((0, h % 2), (0, w % 2), (0, 0)), mode="edge").astype(np.uint16)
     total = even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]
     return ((total + 2) // 4).astype(np.uint8)
 
@@ -214,13 +278,13 @@ def _link_levels(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _ome_xml(pixels: Any, *, mpp: float, description: str) -> bytes:
+def _ome_xml(pyramid: Pyramid, *, mpp: float, description: str) -> bytes:
     """The OME-XML of one image, as UTF-8.
 
     As UTF-8 and not ASCII: a micro sign as a character reference makes Bio-Formats drop the
     pyramid without a word.
     """
-    h, w, *channels = pixels.shape
+    h, w, *channels = pyramid.shape
     samples = 3 if channels else 1
     objective = float(f"{10 / mpp:.2g}")  # a 20x objective is said to give 0.5 micrometres
     legible = "".join(c for c in description if c.isprintable() or c in "\n\t")
@@ -233,7 +297,7 @@ http://www.openmicroscopy.org/Schemas/OME/2016-06/ome.xsd">
 </Instrument>
 <Image ID="Image:0"><Description>{escape(legible)}</Description>
 <InstrumentRef ID="Instrument:0"/><ObjectiveSettings ID="Objective:0"/>
-<Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="{pixels.dtype}" Interleaved="true" \
+<Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="{pyramid.dtype}" Interleaved="true" \
 SizeX="{w}" SizeY="{h}" SizeC="{samples}" SizeZ="1" SizeT="1" \
 PhysicalSizeX="{mpp}" PhysicalSizeXUnit="µm" PhysicalSizeY="{mpp}" PhysicalSizeYUnit="µm">
 <Channel ID="Channel:0:0" SamplesPerPixel="{samples}"/><TiffData IFD="0" PlaneCount="1"/>

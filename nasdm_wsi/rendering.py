@@ -2,7 +2,8 @@
 
 Nuclei are scaled to the model's resolution and rasterised where a window asks for them; the mosaic
 engine runs the painter over windows in phases, keeping its state in a run folder beside the
-output; finished pixels become a pyramidal OME-TIFF, and the nuclei a GeoJSON in its pixels.
+output; finished pixels become the tiles of a pyramidal OME-TIFF, and the nuclei a GeoJSON in its
+pixels. The work is done by threads of this process, or by the workers of a dask cluster.
 """
 
 from __future__ import annotations
@@ -13,33 +14,37 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import dask
 import numpy as np
-from dask.callbacks import Callback
 
 from .conditioning import Conditioning
 from .errors import OutputError, PlanError
-from .geometry import Box, Plan, intersect, shape
+from .geometry import Block, Box, Plan, cells_in, intersect, shape
 from .lizard import read_mat
-from .mosaic import Work, mosaic_graphs, mosaic_tasks
+from .mosaic import CHANNELS, Mosaic, Work
 from .noise import noise
 from .nuclei import Nuclei
-from .pyramid import write_pyramid
+from .pyramid import Pyramid, write_tiff
 from .qupath import read_geojson, write_geojson
-from .store import CHANNELS, RunStore, open_run
+from .schedule import Task
+from .store import RunStore, open_run
+from .watch import Progress, Watch
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 MARGIN = 16  # pixels of background round the annotations where no size is given
+NUCLEI = "nuclei.npz"  # in the run folder
 WARNING = "Synthetic image made by nasdm-wsi: not for diagnosis."
-
-Progress = Callable[[str, int, int], None]
 
 
 class Painter(Protocol):
@@ -64,6 +69,9 @@ class Painter(Protocol):
     ) -> np.ndarray:
         """State (6, h, w) after a phase, from that before, mask (7, h, w) and tissue (h, w)."""
 
+    def glass(self, phase: int, unit: np.ndarray) -> np.ndarray:
+        """State (6, h, w) after a phase where there is no tissue, from unit noise (3, h, w)."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -80,17 +88,17 @@ class Job:
     seed: int
 
     @property
-    def blocks(self) -> list[tuple[int, int]]:
+    def blocks(self) -> list[Block]:
         """The blocks to paint."""
-        return self.plan.blocks_of(self.region)
+        return cells_in(self.plan.blocks_of(self.region))
 
     @property
     def disk(self) -> int:
         """Bytes that the run folder and the output need at most."""
-        columns = len({j for _, j in self.blocks})
-        rows = min(len(self.blocks) // columns, len(self.plan.phases))
+        i0, j0, i1, j1 = self.plan.needed(self.region)[0]
+        rows = min(i1 - i0, len(self.plan.phases))
         # Of each phase, two rows wait for their neighbours while a third is written.
-        state = 3 * 4 * CHANNELS * self.plan.part_side**2 * (rows + 2) * (columns + 2)
+        state = 3 * 4 * CHANNELS * self.plan.part_side**2 * (rows + 2) * (j1 - j0)
         return state + 2 * 3 * self.plan.block_side**2 * len(self.blocks)
 
     @property
@@ -110,22 +118,29 @@ class Job:
 
         The time is extrapolated from painting one small window, which takes a moment.
         """
-        workers = min(workers or default_workers(), len(self.blocks))
-        cores = (core for block in self.blocks for core in self.plan.cores(block))
-        windows = [math.prod(shape(self.plan.window(core))) for core in cores]
-        memory = workers * max(windows) * self.painter.bytes_per_pixel
+        conditioning = Conditioning(self.nuclei, self.plan.size)
+        needed = [cells_in(cells) for cells in self.plan.needed(self.region)]
+        painted = {b for b in needed[0] if not conditioning.is_glass(self.plan.part(b))}
+        pixels = {b: self._window_pixels(b) for b in painted}
+        work = sum(pixels.get(b, 0) for blocks in needed for b in blocks) / len(needed)
+        workers = min(workers or default_workers(), max(len(painted), 1))
+        largest = math.prod(shape(self.plan.window(self.plan.cores(self.blocks[0])[0])))
+        memory = workers * largest * self.painter.bytes_per_pixel + self.painter.resident_bytes
+        minutes = work * self._seconds_per_pixel() / workers / 60
         h, w = shape(self.region)
-        minutes = sum(windows) * self._seconds_per_pixel() / workers / 60
         return [
             f"slide     {w} x {h} pixels at {self.painter.mpp} mpp, {len(self.nuclei):,} nuclei",
             f"blocks    {len(self.blocks)} of {self.plan.block_side} pixels, "
-            f"margin {self.plan.margin}",
-            f"phases    {len(self.plan.phases)}",
+            f"margin {self.plan.margin}; {len(painted.intersection(self.blocks))} show tissue",
+            f"phases    {len(needed)}",
             f"workers   {workers}",
-            f"memory    {(memory + self.painter.resident_bytes) / 1e9:.1f} GB at most",
+            f"memory    {memory / 1e9:.1f} GB at most",
             f"disk      {self.disk / 1e9:.1f} GB at most",
             f"time      {minutes:.1f} minutes expected",
         ]
+
+    def _window_pixels(self, block: Block) -> int:
+        return sum(math.prod(shape(self.plan.window(core))) for core in self.plan.cores(block))
 
     def _seconds_per_pixel(self) -> float:
         first = self.plan.window(self.plan.cores(self.blocks[0])[0])
@@ -189,6 +204,7 @@ def render(
     out: Path,
     *,
     workers: int | None = None,
+    client: Client | None = None,
     overwrite: bool = False,
     quality: int = 85,
     lossless: bool = False,
@@ -197,40 +213,48 @@ def render(
     """Paint a planned slide into ``out``, with ``NAME.geojson`` beside it.
 
     A render that was stopped, however, goes on where it was when it is called again: its state
-    lies in ``out`` + ``.run`` until the slide is whole. The pixels depend on the job alone, not on
-    ``workers`` (threads; default: the cores) nor on interruptions. ``overwrite`` replaces outputs
-    that exist and the state of another job, and goes on with that of the same. ``progress(what,
-    done, total)`` is called from the working threads.
+    lies in ``out`` + ``.run`` until the slide is whole. The bytes depend on the job alone, not on
+    who works nor on interruptions. ``workers`` threads work (default: the cores), or the workers
+    of ``client``, who must reach the folder of ``out``. ``overwrite`` replaces outputs that exist
+    and the state of another job, and goes on with that of the same. ``progress(what, done, total)``
+    is called after each task.
 
     Raises:
         OutputError: ``out`` exists and ``overwrite`` is not given, the run folder belongs to
-            another job, or the disk is too small or full.
+            another job, the disk is too small or full, or the cluster was lost.
     """
     out = Path(out)
-    labels, folder = labels_path(out), _run_folder(out)
+    labels, folder = labels_path(out), run_folder(out)
     check_output(out, overwrite=overwrite)
     _check_disk(folder, job.disk)
-    with open_run(folder, job.plan, job.facts, overwrite=overwrite) as store:
+    pyramid = Pyramid((*shape(job.region), 3), quality=quality, lossless=lossless)
+    encoding = "deflate" if lossless else f"JPEG {quality}"
+    with open_run(folder, {**job.facts, "encoding": encoding}, overwrite=overwrite) as store:
         store.drop_damaged()
-        _paint(job, store, workers, progress)
+        mosaic = mosaic_of(job, store, pyramid)
+        with _hands(mosaic, job, workers, client) as hands:
+            mosaic.paint(**hands, progress=Watch(mosaic, progress))
         # The slide comes last: when it is there, everything is.
         y0, x0, y1, x1 = job.region
         shown = job.nuclei.shifted(-y0, -x0).within((0, 0, y1 - y0, x1 - x0))
         write_geojson(labels, shown)
-        write_pyramid(
+        write_tiff(
             out,
-            _Crop(store.pixels, job.region),
+            pyramid,
+            mosaic.encoded,
             mpp=job.painter.mpp,
             description=f"{WARNING} {json.dumps(job.facts)}",
-            quality=quality,
-            lossless=lossless,
             progress=partial(progress, "writing") if progress else None,
         )
         shutil.rmtree(folder)
 
 
 def render_region(
-    job: Job, *, workers: int | None = None, progress: Progress | None = None
+    job: Job,
+    *,
+    workers: int | None = None,
+    client: Client | None = None,
+    progress: Progress | None = None,
 ) -> np.ndarray:
     """Paint a planned slide's region into memory: uint8 (h, w, 3), the pixels that `render` writes.
 
@@ -238,16 +262,62 @@ def render_region(
     """
     with TemporaryDirectory() as folder:
         _check_disk(Path(folder, "run"), job.disk)
-        with open_run(Path(folder, "run"), job.plan, job.facts) as store:
-            _paint(job, store, workers, progress)
-            return _Crop(store.pixels, job.region)[:]
+        with open_run(Path(folder, "run"), job.facts) as store:
+            mosaic = mosaic_of(job, store)
+            with _hands(mosaic, job, workers, client) as hands:
+                mosaic.paint(**hands, progress=Watch(mosaic, progress))
+            return mosaic.pixels(job.region)
 
 
-def _paint(job: Job, store: RunStore, workers: int | None, progress: Progress | None) -> None:
-    tasks = mosaic_tasks(store, job.blocks)
-    with _Painting(progress, len(tasks)):
-        for graph, wanted in mosaic_graphs(_work(job), store, tasks):
-            dask.threaded.get(graph, wanted, num_workers=workers or default_workers())
+def mosaic_of(job: Job, store: RunStore, pyramid: Pyramid | None = None) -> Mosaic:
+    """The mosaic of a job whose state is kept in ``store``."""
+    conditioning = Conditioning(job.nuclei, job.plan.size)
+
+    def start(box: Box) -> np.ndarray:
+        unit = noise(box, seed=job.seed)
+        return np.concatenate([unit, np.zeros_like(unit)])
+
+    def solve(phase: int, box: Box, state: np.ndarray) -> np.ndarray:
+        return job.painter.solve(phase, state, conditioning(box), conditioning.tissue(box))
+
+    def finish(box: Box, state: np.ndarray) -> np.ndarray:
+        rgb = np.rint((state[:3].transpose(1, 2, 0) + 1) * 127.5)
+        return np.clip(rgb, 0, 255).astype(np.uint8)
+
+    def glass(phase: int, box: Box) -> np.ndarray:
+        return job.painter.glass(phase, noise(box, seed=job.seed))
+
+    work = Work(start, solve, finish, conditioning.is_glass, glass)
+    return Mosaic(work, job.plan, store, region=job.region, pyramid=pyramid)
+
+
+@contextmanager
+def _hands(
+    mosaic: Mosaic, job: Job, workers: int | None, client: Client | None
+) -> Iterator[dict[str, Any]]:
+    """Who does the tasks: arguments for `Mosaic.paint`."""
+    if client is None:
+        count = workers or default_workers()
+        with ThreadPoolExecutor(count) as pool:
+            yield {
+                "submit": lambda task: pool.submit(mosaic.do, task),
+                "in_flight": lambda: count + 1,
+            }
+        return
+    from .cluster import hands  # dask.distributed takes a second to import
+
+    folder = mosaic.store.folder.resolve()
+    job.nuclei.save(folder / NUCLEI)  # may be large, and a cluster's scheduler is one
+    light = replace(job, nuclei=job.nuclei.take(np.empty(0, int)))
+    pyramid = mosaic.pyramid if mosaic.levels else None
+    with hands(client, folder, partial(_doer, light, folder, pyramid)) as those:
+        yield those
+
+
+def _doer(light: Job, folder: Path, pyramid: Pyramid | None) -> Callable[[Task], None]:
+    """In another process: what does the tasks of a job whose nuclei lie in its run folder."""
+    job = replace(light, nuclei=Nuclei.load(folder / NUCLEI))
+    return mosaic_of(job, RunStore(folder), pyramid).do
 
 
 def labels_path(out: Path) -> Path:
@@ -259,7 +329,8 @@ def labels_path(out: Path) -> Path:
     raise OutputError(f"{out}: the output must end in .ome.tif, .ome.tiff, .tif or .tiff")
 
 
-def _run_folder(out: Path) -> Path:
+def run_folder(out: Path) -> Path:
+    """Where the state of a render lies until its slide is whole."""
     return out.with_name(out.name + ".run")
 
 
@@ -274,7 +345,7 @@ def check_output(out: Path, *, overwrite: bool) -> None:
     for path in (out, labels_path(out)):
         if path.is_dir():
             raise OutputError(f"{path} is a folder: choose another name")
-        ours = path != out and _run_folder(out).exists()  # of a run stopped near its end
+        ours = path != out and run_folder(out).exists()  # of a run stopped near its end
         if path.exists() and not (overwrite or ours):
             raise OutputError(f"{path} exists: choose another name or give --overwrite")
 
@@ -282,50 +353,6 @@ def check_output(out: Path, *, overwrite: bool) -> None:
 def default_workers() -> int:
     """One worker for each core this process may use."""
     return len(os.sched_getaffinity(0))
-
-
-def _work(job: Job) -> Work:
-    conditioning = Conditioning(job.nuclei, job.plan.size)
-
-    def start(box: Box) -> np.ndarray:
-        unit = noise(box, seed=job.seed)
-        return np.concatenate([unit, np.zeros_like(unit)])
-
-    def solve(phase: int, box: Box, state: np.ndarray) -> np.ndarray:
-        return job.painter.solve(phase, state, conditioning(box), conditioning.tissue(box))
-
-    def finish(box: Box, state: np.ndarray) -> np.ndarray:
-        rgb = np.rint((state[:3].transpose(1, 2, 0) + 1) * 127.5)
-        return np.clip(rgb, 0, 255).astype(np.uint8)
-
-    return Work(start, solve, finish)
-
-
-class _Crop:
-    """A region of an array, sliced by rows and read only then."""
-
-    def __init__(self, array: Any, region: Box):
-        self.array, self.region = array, region
-        self.shape, self.dtype = (*shape(region), *array.shape[2:]), array.dtype
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        y0, x0, _, x1 = self.region
-        start, stop, _ = rows.indices(self.shape[0])
-        return self.array[y0 + start : y0 + stop, x0:x1]
-
-
-class _Painting(Callback):
-    """Tells of each finished block and phase."""
-
-    def __init__(self, progress: Progress | None, total: int):
-        self.progress, self.total, self.done = progress, total, 0
-        super().__init__()
-
-    def _posttask(self, key: Any, *_: Any) -> None:
-        if key[0] != "free":
-            self.done += 1
-            if self.progress:
-                self.progress("painting", self.done, self.total)
 
 
 def _fingerprint(nuclei: Nuclei) -> str:

@@ -1,0 +1,166 @@
+"""What can be done next, what may be forgotten, and the loop that keeps workers busy.
+
+A job is a row of stages. Each stage is a grid of tasks, and each task reads a rectangle of the
+tasks of the stage before. The ledger knows what is left; it holds a few bytes a task, so that the
+largest slides are ordinary, and neither tasks nor their results pass through it.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+
+import numpy as np
+
+Task = tuple[int, int, int]  # stage, row, column
+PATIENCE = 60.0  # seconds without any result before somebody is told
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A grid of tasks. rows, columns: of each row and column, those it reads of the stage before.
+
+    The rectangles that tasks read are the product of both; they never fall from row to row.
+    """
+
+    rows: tuple[range, ...]
+    columns: tuple[range, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return len(self.rows), len(self.columns)
+
+
+class Ledger:
+    """Which tasks are wanted, ready and done.
+
+    present: for each stage a bool array; whether a task's result is there for others to read.
+    finished: for each stage a bool array; whether what the user wants of it is there.
+    A task is wanted if it is not finished, or if a wanted task reads it and it is not present.
+    """
+
+    def __init__(self, stages: list[Stage], present: list[np.ndarray], finished: list[np.ndarray]):
+        self.stages = stages
+        self._readers_of = [_inverse(stages, s) for s in range(len(stages))]
+        self._ranks = _ranks(stages)
+        self.readers = [np.zeros(stage.shape, np.uint16) for stage in stages]
+        self._missing = [np.zeros(stage.shape, np.uint16) for stage in stages]
+        self._ready: list[tuple[int, int, int, int]] = []
+        self.left = 0
+        wanted = [~array for array in finished]
+        for s in reversed(range(len(stages))):
+            tasks = np.argwhere(wanted[s])
+            self.left += len(tasks)
+            for i, j in tasks.tolist():
+                read = self._read_by(s, i, j)
+                if s:
+                    self.readers[s - 1][read] += 1
+                    wanted[s - 1][read] |= ~present[s - 1][read]
+        for s, array in enumerate(wanted):
+            for i, j in np.argwhere(array).tolist():
+                if s:
+                    self._missing[s][i, j] = wanted[s - 1][self._read_by(s, i, j)].sum()
+                if not self._missing[s][i, j]:
+                    self._push(s, i, j)
+
+    def next(self) -> Task | None:
+        """A task that can be done now, in an order that lets results be forgotten early."""
+        if not self._ready:
+            return None
+        _, stage, i, j = heapq.heappop(self._ready)
+        return -stage, i, j
+
+    def finish(self, task: Task) -> list[Task]:
+        """Note that a task is done; what it read and nobody will read again."""
+        s, i, j = task
+        self.left -= 1
+        if s + 1 < len(self.stages):
+            rows, columns = self._readers_of[s]
+            for a in rows[i]:
+                for b in columns[j]:
+                    if missing := self._missing[s + 1][a, b]:
+                        self._missing[s + 1][a, b] = missing - 1
+                        if missing == 1:
+                            self._push(s + 1, a, b)
+        if not s:
+            return []
+        read = self._read_by(s, i, j)
+        self.readers[s - 1][read] -= 1
+        idle = np.argwhere(self.readers[s - 1][read] == 0).tolist()
+        return [(s - 1, read[0].start + a, read[1].start + b) for a, b in idle]
+
+    def _push(self, s: int, i: int, j: int) -> None:
+        # The furthest stage first: it is nearest to setting something free.
+        heapq.heappush(self._ready, (self._ranks[s][i], -s, i, j))
+
+    def _read_by(self, s: int, i: int, j: int) -> tuple[slice, slice]:
+        rows, columns = self.stages[s].rows[i], self.stages[s].columns[j]
+        return slice(rows.start, rows.stop), slice(columns.start, columns.stop)
+
+
+def run(
+    ledger: Ledger,
+    submit: Callable[[Task], Future],
+    *,
+    in_flight: Callable[[], int],
+    finished: Callable[[Task, list[Task]], None],
+    waiting: Callable[[], None] = lambda: None,
+) -> None:
+    """Do all that is left. At most ``in_flight()`` tasks are with the workers at any time.
+
+    ``finished(task, idle)`` is called here after each, with the tasks whose results nobody will
+    read again; ``waiting()`` when nothing came back for a minute. An exception of a task ends the
+    run; what was not begun is cancelled.
+    """
+    back: SimpleQueue[Future] = SimpleQueue()
+    running: dict[Future, Task] = {}
+    try:
+        while True:
+            while len(running) < in_flight() and (task := ledger.next()):
+                future = submit(task)
+                running[future] = task
+                future.add_done_callback(back.put)
+            if not running:
+                return
+            try:
+                future = back.get(timeout=PATIENCE)
+            except Empty:
+                waiting()
+                continue
+            future.result()
+            task = running.pop(future)
+            finished(task, ledger.finish(task))
+    finally:
+        for future in running:
+            future.cancel()
+
+
+def _inverse(stages: list[Stage], s: int) -> tuple[list[range], list[range]]:
+    """For each row and column of a stage, those of the next stage that read it."""
+    if s + 1 == len(stages):
+        return [], []
+    after = stages[s + 1]
+    return (
+        _inverse_axis(after.rows, len(stages[s].rows)),
+        _inverse_axis(after.columns, len(stages[s].columns)),
+    )
+
+
+def _inverse_axis(reads: tuple[range, ...], count: int) -> list[range]:
+    first, last = [len(reads)] * count, [0] * count
+    for k, read in enumerate(reads):
+        for source in read:
+            first[source], last[source] = min(first[source], k), k + 1
+    return [range(a, b) for a, b in zip(first, last, strict=True)]
+
+
+def _ranks(stages: list[Stage]) -> list[list[int]]:
+    """For each row of each stage, the last row of the first stage that it depends on."""
+    ranks = [list(range(len(stages[0].rows)))]
+    for stage in stages[1:]:
+        ranks.append([ranks[-1][rows.stop - 1] for rows in stage.rows])
+    return ranks
