@@ -109,13 +109,9 @@ def _cluster(scheduler: str | None, workers: int | None, device: str) -> Abstrac
     from ..model.painter import gpus
 
     count = gpus(device)
-    logging.getLogger("distributed").setLevel(logging.ERROR)  # errors are ours
-    if scheduler:
-        from ..cluster import connect
+    if not scheduler and not workers and count <= 1:
+        return nullcontext()
+    from ..cluster import connect, local
 
-        return connect(scheduler)
-    if workers or count > 1:
-        from ..cluster import local
-
-        return local(workers or count, gpus=count > 0)
-    return nullcontext()
+    logging.getLogger("distributed").setLevel(logging.ERROR)  # set to INFO when it is imported
+    return connect(scheduler) if scheduler else local(workers or count, gpus=count > 0)
