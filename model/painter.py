@@ -77,7 +77,8 @@ class Painter:
             raise PlanError("networks of the semantic family have no style: leave it out")
         self.cut, self.sigmas = cut, karras_sigmas(steps, sigma_max=cut.sigma_max)
         self.guidance, self.phases = guidance, cut.phases(steps)
-        self.bytes_per_pixel = cut.bytes_per_pixel
+        self.batch = 1 if self.device.type == "cpu" else cut.batch
+        self.bytes_per_pixel = cut.bytes_per_pixel * self.batch
         self.resident_bytes = 400_000_000 + sum(p.nbytes for p in network.parameters())
         self.facts: dict[str, Any] = {
             "weights": f"{self.weights.name} {checksum(self.weights)}",
@@ -132,28 +133,39 @@ class Painter:
         """How a canvas of ``size`` (h, w) is cut for this network and sampler."""
         return Plan(size=size, phases=self.phases, **self.cut.geometry)
 
-    @torch.inference_mode()
     def solve(
         self, phase: int, state: np.ndarray, mask: np.ndarray, tissue: np.ndarray
     ) -> np.ndarray:
-        """One phase of a window: state (6, h, w) before to state after.
+        """One phase of n windows: states (n, 6, h, w) before to states after.
 
-        The state is the pixels and the last estimate of them; before the first phase the pixels
-        are unit noise. mask: (7, h, w); tissue: bool (h, w), outside it the slide is glass.
+        A state is the pixels and the last estimate of them; before the first phase the pixels are
+        unit noise. mask: (n, 7, h, w); tissue: bool (n, h, w), outside it the slide is glass.
+        Batches have one size whatever n is, for the size decides the last bits of a convolution.
         """
-        x, previous = self._tensor(state[:3]), self._tensor(state[3:])
+        out = np.empty_like(state)
+        for first in range(0, len(state), self.batch):
+            index = np.arange(first, first + self.batch).clip(max=len(state) - 1)
+            batch = self._solve_batch(phase, state[index], mask[index], tissue[index])
+            out[first : first + self.batch] = batch[: len(state) - first]
+        return out
+
+    @torch.inference_mode()
+    def _solve_batch(
+        self, phase: int, state: np.ndarray, mask: np.ndarray, tissue: np.ndarray
+    ) -> np.ndarray:
+        x, previous = self._tensor(state[:, :3]), self._tensor(state[:, 3:])
         if phase == 0:
             x = x * self.sigmas[0]
-        known = np.ones((1, *tissue.shape), np.float32)
-        style = torch.from_numpy(self.style)[None].to(self.device)
-        condition = Condition(self._tensor(np.concatenate([mask, known])), style)
-        covered = torch.from_numpy(tissue).to(self.device)
+        covered = torch.from_numpy(tissue[:, None]).to(self.device)
+        known = np.ones_like(mask[:, :1])
+        style = torch.from_numpy(self.style).to(self.device).expand(len(x), -1)
+        condition = Condition(self._tensor(np.concatenate([mask, known], axis=1)), style)
         for k in range(*self.phases[phase]):
             x0 = torch.full_like(x, GLASS)
             if tissue.any():
                 x0 = torch.where(covered, self._estimate(x, k, condition), x0)
             x, previous = dpmpp_2m_step(x, x0, previous, sigmas=self.sigmas, k=k), x0
-        return torch.cat([x, previous], dim=1)[0].cpu().numpy()
+        return torch.cat([x, previous], dim=1).cpu().numpy()
 
     def glass(self, phase: int, unit: np.ndarray) -> np.ndarray:
         """State (6, h, w) after a phase where there is no tissue, from unit noise (3, h, w)."""
@@ -163,12 +175,12 @@ class Painter:
         return np.concatenate([x, x0])
 
     def _estimate(self, x: Tensor, k: int, condition: Condition) -> Tensor:
-        sigma = torch.full((1,), self.sigmas[k], device=self.device)
+        sigma = torch.full((len(x),), self.sigmas[k], device=self.device)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return self.denoise(x, sigma, condition).float()
 
     def _tensor(self, planes: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(planes))[None].to(self.device)
+        tensor = torch.from_numpy(np.ascontiguousarray(planes)).to(self.device)
         return tensor.contiguous(memory_format=torch.channels_last)
 
 
@@ -178,7 +190,7 @@ class _LocalCut:
     Blocks are larger on a GPU, which a small one does not fill.
     """
 
-    steps, sigma_max = 10, 40.0
+    steps, sigma_max, batch = 10, 40.0, 1
     bytes_per_pixel = 1_100  # at the peak of one evaluation of the shipped network, measured
 
     def __init__(self, network: LocalUNet, header: dict[str, Any], device: torch.device):
@@ -195,6 +207,7 @@ class _SemanticCut:
     """Windows of 128 pixels every 96, ramps of 32 between them, fused two times on the way."""
 
     steps, sigma_max = 18, 157.0  # of the last step of the linear schedule
+    batch = 16  # windows at a time on a GPU: those of a block
     bytes_per_pixel = 12_500  # of the paper's own network, measured
     geometry = dict(stride=96, margin=16, taper=16, windows=4)
 

@@ -73,6 +73,8 @@ class Plan:
             raise PlanError(f"a canvas of {self.size[0]} x {self.size[1]} pixels has no pixels")
         if self.taper not in (0, self.margin):
             raise PlanError("the taper is either zero or the margin")
+        if not self.taper and self.windows != 1:
+            raise PlanError("without a taper a block is one window")
         if self.stride % self.grid or self.margin % self.grid:
             raise PlanError(f"stride and margin must be multiples of {self.grid}")
         if self.margin + self.taper > self.block_side:

@@ -30,7 +30,7 @@ class Work:
     """What a mosaic is made of: pure functions.
 
     start(box) -> state (6, h, w) of ``box`` before the first phase.
-    solve(phase, box, state) -> state of the window ``box`` after the phase, of the same shape.
+    solve(phase, boxes, states) -> states (n, 6, h, w) of n windows after the phase.
     finish(box, state) -> uint8 (h, w, 3), the pixels of ``box``.
     is_glass(box) -> whether nothing is to be painted there.
     glass(phase, box) -> state of a ``box`` of glass after the phase; each pixel for itself, and
@@ -38,7 +38,7 @@ class Work:
     """
 
     start: Callable[[Box], np.ndarray]
-    solve: Callable[[int, Box, np.ndarray], np.ndarray]
+    solve: Callable[[int, list[Box], np.ndarray], np.ndarray]
     finish: Callable[[Box, np.ndarray], np.ndarray]
     is_glass: Callable[[Box], bool] = lambda box: False
     glass: Callable[[int, Box], np.ndarray] = lambda phase, box: np.empty(0)
@@ -178,13 +178,15 @@ class Mosaic:
         work, plan = self.work, self.plan
         view, covers = plan.view(block), plan.part(block)
         state = work.start(view) if phase == 0 else self._state(phase - 1, view)
+        cores = plan.cores(block)
+        windows = [plan.window(core) for core in cores]
+        states = np.stack([state[:, *inside(window, view)] for window in windows])
+        results = work.solve(phase, windows, states)
         part = np.zeros((CHANNELS, *shape(covers)), np.float32)
-        for core in plan.cores(block):
-            window = plan.window(core)
+        for core, window, result in zip(cores, windows, results, strict=True):
             reached = intersect(grow(core, plan.taper), covers)
-            result = work.solve(phase, window, state[:, *inside(window, view)])
-            result = result * plan.weight(core)
-            part[:, *inside(reached, covers)] += result[:, *inside(reached, window)]
+            weighted = result * plan.weight(core)
+            part[:, *inside(reached, covers)] += weighted[:, *inside(reached, window)]
         self.store.write(f"phase-{phase}", block, part)
 
     def _state(self, phase: int, box: Box) -> np.ndarray:

@@ -67,7 +67,10 @@ class Painter(Protocol):
     def solve(
         self, phase: int, state: np.ndarray, mask: np.ndarray, tissue: np.ndarray
     ) -> np.ndarray:
-        """State (6, h, w) after a phase, from that before, mask (7, h, w) and tissue (h, w)."""
+        """States (n, 6, h, w) of n windows after a phase.
+
+        From those before, masks (n, 7, h, w) and where there is tissue, bool (n, h, w).
+        """
 
     def glass(self, phase: int, unit: np.ndarray) -> np.ndarray:
         """State (6, h, w) after a phase where there is no tissue, from unit noise (3, h, w)."""
@@ -145,8 +148,8 @@ class Job:
     def _seconds_per_pixel(self) -> float:
         first = self.plan.window(self.plan.cores(self.blocks[0])[0])
         side = min(256, *shape(first))
-        state = np.zeros((CHANNELS, side, side), np.float32)
-        mask, tissue = np.zeros((7, side, side), np.float32), np.ones((side, side), bool)
+        state, mask = (np.zeros((1, n, side, side), np.float32) for n in (CHANNELS, 7))
+        tissue = np.ones((1, side, side), bool)
         self.painter.solve(0, state, mask, tissue)
         begin = time.perf_counter()
         for phase in range(len(self.plan.phases)):
@@ -277,8 +280,10 @@ def mosaic_of(job: Job, store: RunStore, pyramid: Pyramid | None = None) -> Mosa
         unit = noise(box, seed=job.seed)
         return np.concatenate([unit, np.zeros_like(unit)])
 
-    def solve(phase: int, box: Box, state: np.ndarray) -> np.ndarray:
-        return job.painter.solve(phase, state, conditioning(box), conditioning.tissue(box))
+    def solve(phase: int, boxes: list[Box], states: np.ndarray) -> np.ndarray:
+        masks = np.stack([conditioning(box) for box in boxes])
+        tissue = np.stack([conditioning.tissue(box) for box in boxes])
+        return job.painter.solve(phase, states, masks, tissue)
 
     def finish(box: Box, state: np.ndarray) -> np.ndarray:
         rgb = np.rint((state[:3].transpose(1, 2, 0) + 1) * 127.5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 from PIL import Image
@@ -28,8 +29,8 @@ class Watch:
         self.step = -(-max(h, w) // self.SIDE)
         self.path = mosaic.store.folder / "thumbnail.png"
         self.picture = np.full((-(-h // self.step), -(-w // self.step), 3), 255, np.uint8)
-        if self.path.exists():
-            self.picture = np.array(Image.open(self.path))
+        with suppress(OSError, ValueError):  # a render goes on, and its picture, if there is one
+            self.picture[:] = np.array(Image.open(self.path))
 
     def __call__(self, task: Task, done: int, total: int) -> None:
         if task[0] == self.mosaic.phases:

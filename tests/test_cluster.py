@@ -253,8 +253,8 @@ def test_a_painter_travels_and_finds_its_weights(weights, tmp_path):
     path = tmp_path / "here.safetensors"
     path.write_bytes(weights.read_bytes())
     rng = np.random.default_rng(0)
-    state, mask = rng.normal(size=(6, 64, 64)), rng.integers(0, 2, (7, 64, 64))
-    window = state.astype(np.float32), mask.astype(np.float32), np.ones((64, 64), bool)
+    state, mask = rng.normal(size=(1, 6, 64, 64)), rng.integers(0, 2, (1, 7, 64, 64))
+    window = state.astype(np.float32), mask.astype(np.float32), np.ones((1, 64, 64), bool)
     for place in (path, None):
         painter = Painter(*[place] * bool(place), steps=3, device="cpu", style=np.full(6, 0.1))
         sent = pickle.dumps(painter)

@@ -56,20 +56,21 @@ def test_the_mosaic_equals_one_evaluation_on_the_whole_canvas(nuclei, weights):
     plan, conditioning = job.plan, Conditioning(job.nuclei, SIZE)
     unit = noise(plan.bounds, seed=11)
     whole = np.concatenate([unit, np.zeros_like(unit)])
+
+    def after_phase(phase, state, box):
+        seen = conditioning(box), conditioning.tissue(box)
+        return job.painter.solve(phase, state[None], *(array[None] for array in seen))[0]
+
     for phase in range(3):
         parts = np.zeros_like(whole)
         for block in cells_in((0, 0, *plan.blocks)):
             view, core = plan.view(block), plan.core(block)
             y, x = slice(view[0], view[2]), slice(view[1], view[3])
-            after = job.painter.solve(
-                phase, whole[:, y, x], conditioning(view), conditioning.tissue(view)
-            )
+            after = after_phase(phase, whole[:, y, x], view)
             parts[:, core[0] : core[2], core[1] : core[3]] = after[
                 :, core[0] - view[0] : core[2] - view[0], core[1] - view[1] : core[3] - view[1]
             ]
-        whole = job.painter.solve(
-            phase, whole, conditioning(plan.bounds), conditioning.tissue(plan.bounds)
-        )
+        whole = after_phase(phase, whole, plan.bounds)
         assert np.abs(parts - whole).max() < 1e-4 * max(1, np.abs(whole).max())
 
 

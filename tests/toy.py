@@ -38,9 +38,9 @@ class ToyPainter:
     def solve(self, phase, state, mask, tissue):
         """A step that reaches 5 pixels."""
         time.sleep(self.seconds)
-        x = ndi.uniform_filter(state[:3], (0, 11, 11)) * 3 - 0.5 * mask[1]
-        x = np.where(tissue, x, 0.9).astype(np.float32)
-        return np.concatenate([x, state[:3]])
+        x = ndi.uniform_filter(state[:, :3], (0, 0, 11, 11)) * 3 - 0.5 * mask[:, 1:2]
+        x = np.where(tissue[:, None], x, 0.9).astype(np.float32)
+        return np.concatenate([x, state[:, :3]], axis=1)
 
     def glass(self, phase, unit):
         """Nothing is kept of the noise."""
