@@ -1,5 +1,6 @@
 """The examples run, and the annotations in the repository are those that the script draws."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +16,11 @@ from nasdm_wsi.rendering import read_annotations
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def run(script, *arguments):
+def run(script, *arguments, **environment):
     command = [sys.executable, EXAMPLES / script, *arguments]
-    subprocess.run([str(part) for part in command], check=True)
+    subprocess.run(
+        [str(part) for part in command], check=True, env={**os.environ, **environment}, timeout=300
+    )
 
 
 def test_the_annotations_are_a_slide_of_all_types_and_drawn_by_the_script(tmp_path):
@@ -56,3 +59,20 @@ def test_held_out_rectangles_are_painted_beside_the_real_pixels(dataset, weights
     assert grid.shape == (3 * 32 + 2 * 4, 3 * 32 + 2 * 4, 3)
     real, painted = grid[:32], grid[-32:]
     assert real.std() > 10 and painted.std() > 1 and (real != painted).mean() > 0.9
+
+
+def test_slides_are_rendered_by_processes_and_by_slurm_jobs(annotations, weights, tmp_path):
+    """Slurm is played by a script that runs at once what it is given."""
+    common = ("--mpp", 0.25, "--weights", weights)
+    names = [tmp_path / f"{k}.ome.tif" for k in "abc"]
+    run("gpu_box.py", annotations, *names[:2], *common)
+    (tmp_path / "bin").mkdir()
+    for name, script in {
+        "sbatch": 'bash "$1" > /dev/null 2>&1 & echo "Submitted batch job $!"',
+        "scancel": "kill $1",
+    }.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{script}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    run("slurm/render.py", annotations, names[2], *common, "--device", "cpu", PATH=path)
+    assert names[2].read_bytes() == names[0].read_bytes() != names[1].read_bytes()

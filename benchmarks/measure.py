@@ -1,0 +1,89 @@
+"""Time and memory of a function, in a process of its own; and the table that benchmarks print."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import Any
+
+import psutil
+
+
+def anonymous(pid: int) -> int:
+    """Bytes of memory of a process that are not pages of files, which the system can drop."""
+    with open(f"/proc/{pid}/status") as file:
+        fields = dict(line.split(":", 1) for line in file)
+    return int(fields.get("RssAnon", "0 kB").split()[0]) * 1024
+
+
+@contextmanager
+def peaks(seconds: float = 0.05) -> Iterator[dict[str, int]]:
+    """The largest memory of this process ("client") and of the largest of its children ("worker").
+
+    The processes are looked at every so many ``seconds``.
+    """
+    found, stop = {"client": 0, "worker": 0}, threading.Event()
+
+    def watch() -> None:
+        me = psutil.Process()
+        while not stop.wait(seconds):
+            for name, pids in (
+                ("client", [me.pid]),
+                ("worker", [child.pid for child in me.children(recursive=True)]),
+            ):
+                for pid in pids:
+                    try:
+                        found[name] = max(found[name], anonymous(pid))
+                    except (FileNotFoundError, ProcessLookupError):
+                        pass
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield found
+    finally:
+        stop.set()
+        thread.join()
+
+
+def apart(function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """Run a function in a fresh process: wall and CPU seconds, peak memory, what it returned."""
+    context = multiprocessing.get_context("spawn")
+    mine, theirs = context.Pipe()
+    process = context.Process(target=_run, args=(theirs, function, arguments))
+    process.start()
+    theirs.close()
+    result = mine.recv()
+    process.join()
+    return result
+
+
+def _run(pipe: Any, function: Callable[..., Any], arguments: tuple) -> None:
+    with peaks() as found:
+        wall, cpu = time.perf_counter(), time.process_time()
+        value = function(*arguments)
+        row = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+    pipe.send({**row, "peak": found["client"], "value": value})
+
+
+def machine(*packages: str) -> str:
+    """What the figures were measured on, in a line."""
+    with open("/proc/cpuinfo") as file:
+        model = next((line.split(":")[1].strip() for line in file if "model name" in line), "?")
+    names = ", ".join(f"{name} {version(name)}" for name in packages)
+    return (
+        f"{time.strftime('%Y-%m-%d')}, {len(os.sched_getaffinity(0))} cores {model}, "
+        f"Python {platform.python_version()}, {names}"
+    )
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a Markdown table."""
+    for row in (head, ["---"] * len(head), *rows):
+        print("| " + " | ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row) + " |")
