@@ -86,4 +86,8 @@ def machine(*packages: str) -> str:
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a Markdown table."""
     for row in (head, ["---"] * len(head), *rows):
-        print("| " + " | ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row) + " |")
+        print(
+            "| "
+            + " | ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row)
+            + " |"
+        )

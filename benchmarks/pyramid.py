@@ -118,7 +118,16 @@ def main() -> None:
                 )
             )
     table(
-        ("side", "CPU s, ours", "libvips", "ratio", "memory, ours", "libvips", "file, ours", "libvips"),
+        (
+            "side",
+            "CPU s, ours",
+            "libvips",
+            "ratio",
+            "memory, ours",
+            "libvips",
+            "file, ours",
+            "libvips",
+        ),
         rows,
     )
 
