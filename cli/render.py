@@ -12,7 +12,7 @@ from . import options
 
 @click.command()
 @click.argument("annotations", type=options.EXISTING)
-@click.option("-o", "--out", type=options.NEW, required=True, help="The slide: NAME.ome.tif.")
+@click.option("-o", "--out", type=options.NEW, required=True, help="NAME.ome.tif or NAME.ome.zarr.")
 @click.option("--mpp", type=float, help="Micrometres per pixel of the annotations (GeoJSON).")
 @options.reading
 @click.option(
@@ -39,7 +39,8 @@ from . import options
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 def render(annotations: Path, out: Path, dry_run: bool, **given) -> None:
-    """Render ANNOTATIONS (QuPath GeoJSON or Lizard .mat) into a pyramidal OME-TIFF.
+    """Render ANNOTATIONS (QuPath GeoJSON or Lizard .mat) into a pyramidal OME-TIFF,
+    or into an OME-Zarr.
 
     A render that was stopped goes on when the same command is given again. NAME.geojson beside
     the slide holds the nuclei in the slide's pixels.

@@ -62,7 +62,7 @@ def write_pyramid(
         OutputError: the file cannot be written.
     """
     path = Path(path)
-    _check(pixels, lossless=lossless)
+    check_pixels(pixels, lossless=lossless)
     if tile < 16 or tile % 16 or not mpp > 0:
         raise ValueError("tile must be a multiple of 16 and mpp positive")
     options = dict(
@@ -89,7 +89,7 @@ def write_pyramid(
         ) from error
 
 
-def _check(pixels: Any, *, lossless: bool) -> None:
+def check_pixels(pixels: Any, *, lossless: bool) -> None:
     """Refuse arrays that are neither RGB nor labels, and lossy labels."""
     rgb = len(pixels.shape) == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8
     labels = len(pixels.shape) == 2 and pixels.dtype in (np.uint8, np.uint16, np.uint32)
@@ -113,7 +113,7 @@ def _encoding(pixels: Any, *, lossless: bool, quality: int) -> dict[str, Any]:
     }
 
 
-def _level_shapes(shape: Shape, tile: int) -> list[Shape]:
+def level_shapes(shape: Shape, tile: int) -> list[Shape]:
     """The shapes of all levels: halved, rounding up, until the larger side fits in a tile."""
     shapes = [tuple(shape)]
     while max(shapes[-1][:2]) > tile:
@@ -132,7 +132,7 @@ def _write_levels(
 ) -> None:
     """Write level 0 and its SubIFDs. Each level is left beside ``path`` for the next to read."""
     side, dtype = options["tile"][0], pixels.dtype
-    shapes = _level_shapes(pixels.shape, side)
+    shapes = level_shapes(pixels.shape, side)
     total = sum(math.ceil(h / side) * math.ceil(w / side) for h, w, *_ in shapes)
     done = itertools.count(1)
 
@@ -177,7 +177,7 @@ def _tiles(pixels: Any, *, side: int, sink: BinaryIO) -> Iterator[np.ndarray]:
     for y in range(0, h, side):
         rows = np.asarray(pixels[y : y + side])
         # A plain write fails when the disk is full, where a memory map would kill the process.
-        sink.write(_halved(rows).tobytes())
+        sink.write(halved(rows).tobytes())
         for x in range(0, w, side):
             part = rows[:, x : x + side]
             tile = np.full((side, side, *channels), beyond, rows.dtype)
@@ -185,7 +185,7 @@ def _tiles(pixels: Any, *, side: int, sink: BinaryIO) -> Iterator[np.ndarray]:
             yield tile
 
 
-def _halved(rows: np.ndarray) -> np.ndarray:
+def halved(rows: np.ndarray) -> np.ndarray:
     """Half the size, rounding up: RGB by the mean of 2 x 2 (halves go up), labels by choice."""
     if rows.ndim == 2:
         return rows[::2, ::2]

@@ -32,6 +32,7 @@ from .lizard import read_mat
 from .mosaic import Work, mosaic_graphs, mosaic_tasks
 from .noise import noise
 from .nuclei import Nuclei
+from .ome_zarr import is_ome_zarr, write_ome_zarr
 from .pyramid import write_pyramid
 from .qupath import read_geojson, write_geojson
 from .store import CHANNELS, RunStore, open_run
@@ -196,6 +197,9 @@ def render(
 ) -> None:
     """Paint a planned slide into ``out``, with ``NAME.geojson`` beside it.
 
+    ``out`` becomes an OME-Zarr if it ends in .ome.zarr, else an OME-TIFF, whose tiles ``quality``
+    and ``lossless`` are about.
+
     A render that was stopped, however, goes on where it was when it is called again: its state
     lies in ``out`` + ``.run`` until the slide is whole. The pixels depend on the job alone, not on
     ``workers`` (threads; default: the cores) nor on interruptions. ``overwrite`` replaces outputs
@@ -217,13 +221,12 @@ def render(
         y0, x0, y1, x1 = job.region
         shown = job.nuclei.shifted(-y0, -x0).within((0, 0, y1 - y0, x1 - x0))
         write_geojson(labels, shown)
-        write_pyramid(
+        to_tiff = partial(write_pyramid, quality=quality, lossless=lossless)
+        (write_ome_zarr if is_ome_zarr(out) else to_tiff)(
             out,
             _Crop(store.pixels, job.region),
             mpp=job.painter.mpp,
             description=f"{WARNING} {json.dumps(job.facts)}",
-            quality=quality,
-            lossless=lossless,
             progress=partial(progress, "writing") if progress else None,
         )
         shutil.rmtree(folder)
@@ -253,10 +256,10 @@ def _paint(job: Job, store: RunStore, workers: int | None, progress: Progress | 
 def labels_path(out: Path) -> Path:
     """Where the annotations of a slide go: slide.ome.tif has slide.geojson beside it."""
     name = out.name
-    for suffix in (".ome.tif", ".ome.tiff", ".tif", ".tiff"):
+    for suffix in (".ome.tif", ".ome.tiff", ".tif", ".tiff", ".ome.zarr"):
         if name.lower().endswith(suffix):
             return out.with_name(name[: -len(suffix)] + ".geojson")
-    raise OutputError(f"{out}: the output must end in .ome.tif, .ome.tiff, .tif or .tiff")
+    raise OutputError(f"{out}: the output must end in .ome.tif, .tif, .tiff or .ome.zarr")
 
 
 def _run_folder(out: Path) -> Path:
@@ -272,7 +275,8 @@ def check_output(out: Path, *, overwrite: bool) -> None:
     if not out.parent.is_dir():
         raise OutputError(f"{out.parent} is no folder: make it first")
     for path in (out, labels_path(out)):
-        if path.is_dir():
+        ome_zarr = is_ome_zarr(path) and (path / "zarr.json").exists()
+        if path.is_dir() and not ome_zarr:
             raise OutputError(f"{path} is a folder: choose another name")
         ours = path != out and _run_folder(out).exists()  # of a run stopped near its end
         if path.exists() and not (overwrite or ours):
