@@ -7,15 +7,13 @@ of thousands. Chunks are compressed without loss.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import zarr
 
-from .errors import OutputError
+from .output import whole_or_nothing
 from .pyramid import Progress, Shape, check_pixels, halved, level_shapes
 
 SHARD_TILES = 8
@@ -48,17 +46,9 @@ def write_ome_zarr(
     check_pixels(pixels, lossless=True)
     shapes = level_shapes(pixels.shape, tile)
     attributes = _attributes(path.name, shapes, mpp=mpp, description=description)
-    try:
-        with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            whole = Path(folder, "whole")
-            group = zarr.create_group(whole, zarr_format=3, attributes=attributes)
-            _write_levels(group, pixels, shapes=shapes, tile=tile, progress=progress)
-            _flush(whole)
-            if path.exists():
-                os.replace(path, Path(folder, "older"))
-            os.replace(whole, path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error}): make room on the disk") from error
+    with whole_or_nothing(path) as part:
+        group = zarr.create_group(part, zarr_format=3, attributes=attributes)
+        _write_levels(group, pixels, shapes=shapes, tile=tile, progress=progress)
 
 
 def _write_levels(
@@ -146,11 +136,3 @@ def _dataset(level: int, scale: list[float]) -> dict[str, Any]:
         "path": str(level),
         "coordinateTransformations": [{"type": "scale", "scale": scale}],
     }
-
-
-def _flush(folder: Path) -> None:
-    """Put all files below ``folder`` safely on disk."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
