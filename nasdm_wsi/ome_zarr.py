@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import zarr
+from PIL import Image
 
+from .errors import SlideError
 from .output import whole_or_nothing
 from .pyramid import Progress, Shape, check_pixels, halved, level_shapes
 
@@ -136,3 +138,40 @@ def _dataset(level: int, scale: list[float]) -> dict[str, Any]:
         "path": str(level),
         "coordinateTransformations": [{"type": "scale", "scale": scale}],
     }
+
+
+class OmeZarrSlide:
+    """An OME-Zarr RGB image, read through the interface of openslide-python.
+
+    Raises:
+        SlideError: it is no OME-Zarr 0.5 with axes (c, y, x) and three channels of uint8.
+    """
+
+    def __init__(self, path: str | Path):
+        group = zarr.open_group(path, mode="r")
+        attributes: Any = group.attrs.asdict()
+        multiscale = attributes["ome"]["multiscales"][0]
+        datasets, axes = multiscale["datasets"], multiscale["axes"]
+        self._levels: list[Any] = [group[dataset["path"]] for dataset in datasets]
+        channels, kind = self._levels[0].shape[0], self._levels[0].dtype
+        if [axis["name"] for axis in axes] != ["c", "y", "x"] or channels != 3 or kind != np.uint8:
+            raise SlideError(f"{path}: only RGB images with axes c, y, x can be read")
+        scales = [dataset["coordinateTransformations"][0]["scale"] for dataset in datasets]
+        self.level_count = len(self._levels)
+        self.level_dimensions = [level.shape[:0:-1] for level in self._levels]
+        self.level_downsamples = [scale[-1] / scales[0][-1] for scale in scales]
+        self.properties = {"openslide.vendor": "ome-zarr"}
+        if axes[-1].get("unit") == "micrometer":
+            _, mpp_y, mpp_x = map(str, scales[0])
+            self.properties |= {"openslide.mpp-y": mpp_y, "openslide.mpp-x": mpp_x}
+
+    def read_region(
+        self, corner: tuple[int, int], level: int, size: tuple[int, int]
+    ) -> Image.Image:
+        """The pixels of ``size`` (width, height); ``corner`` (x, y) counts in level 0."""
+        x, y = (round(place / self.level_downsamples[level]) for place in corner)
+        part = self._levels[level][:, y : y + size[1], x : x + size[0]]
+        return Image.fromarray(np.ascontiguousarray(np.moveaxis(part, 0, -1)))
+
+    def close(self) -> None:
+        """Nothing is held open."""

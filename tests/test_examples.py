@@ -1,5 +1,6 @@
 """The examples run, and the annotations in the repository are those that the script draws."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from PIL import Image
 
 from nasdm_wsi.model.checkpoint import network_of, save_weights
 from nasdm_wsi.model.config import PRESETS
+from nasdm_wsi.nuclei import PALETTE, TYPES
 from nasdm_wsi.rendering import read_annotations
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -56,3 +58,11 @@ def test_held_out_rectangles_are_painted_beside_the_real_pixels(dataset, weights
     assert grid.shape == (3 * 32 + 2 * 4, 3 * 32 + 2 * 4, 3)
     real, painted = grid[:32], grid[-32:]
     assert real.std() > 10 and painted.std() > 1 and (real != painted).mean() > 0.9
+
+
+def test_the_qupath_script_has_our_types_in_our_colours():
+    text = (EXAMPLES / "qupath" / "make_project.groovy").read_text()
+    found = re.findall(r"(\w+): \[(\d+), (\d+), (\d+)\]", text)
+    assert {name.lower(): [int(n) for n in rgb] for name, *rgb in found} == dict(
+        zip(TYPES[1:], PALETTE[1:].tolist(), strict=True)
+    )

@@ -27,6 +27,7 @@ from nasdm_wsi.dataset import prepare, read_regions
 from nasdm_wsi.errors import AnnotationError, OutputError
 from nasdm_wsi.export import export
 from nasdm_wsi.nuclei import TYPES, Nuclei
+from nasdm_wsi.ome_zarr import write_ome_zarr
 from nasdm_wsi.pyramid import write_pyramid
 from nasdm_wsi.qupath import read_geojson, write_geojson
 from nasdm_wsi.slides import open_slide
@@ -134,7 +135,10 @@ def test_coco_masks_are_the_instances(slide, tiles, tmp_path):
         assert same_instances(decoded, instances)
 
 
-def test_masks_of_tiles(slide, tiles, tmp_path):
+def test_masks_of_tiles_of_an_ome_zarr(slide, nuclei, tiles, tmp_path):
+    slide = tmp_path / "made.up.ome.zarr"
+    write_ome_zarr(slide, tissue(*SIZE), mpp=0.5, description="", tile=64)
+    write_geojson(tmp_path / "made.up.geojson", nuclei)
     export(slide, tmp_path / "masks", form="masks", tile=100)
     names = sorted(p.name for p in (tmp_path / "masks").iterdir())
     assert names == sorted(f"{n}{end}" for n in tiles for end in (".png", "_masks.png"))

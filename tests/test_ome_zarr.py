@@ -11,10 +11,12 @@ import zarr
 from ome_zarr_models.v05 import Image, ImageLabel
 from test_pyramid import DESCRIPTION, SETTINGS, SIZES, Failing, mean_of_four, tissue
 
-from nasdm_wsi.errors import OutputError
+from nasdm_wsi.errors import OutputError, SlideError
+from nasdm_wsi.info import describe
 from nasdm_wsi.model import Painter
 from nasdm_wsi.ome_zarr import write_ome_zarr
 from nasdm_wsi.rendering import plan_render, read_annotations, render, render_region
+from nasdm_wsi.slides import open_slide
 
 
 @pytest.fixture
@@ -119,3 +121,26 @@ def test_a_slide_rendered_to_ome_zarr(target, annotations, weights):
     (target / "zarr.json").unlink()  # now it may be anything
     with pytest.raises(OutputError, match="is a folder: choose another name"):
         render(job, target, overwrite=True)
+
+
+def test_damage_and_other_images_are_told_in_a_line(target):
+    with pytest.raises(SlideError, match="slide.ome.zarr: no such file"):
+        open_slide(target)
+    write_ome_zarr(target, tissue(40, 50), **SETTINGS)
+    shard = target / "0/c/0/0/0"
+    shard.write_bytes(shard.read_bytes()[:-9])
+    with open_slide(target) as slide:
+        with pytest.raises(SlideError, match=r"slide.ome.zarr: cannot be read [^\n]*$"):
+            slide.read((0, 0, 40, 50), mpp=0.5)
+    (target / "zarr.json").unlink()
+    with pytest.raises(SlideError, match=r"slide.ome.zarr: cannot be read [^\n]*$"):
+        open_slide(target)
+    write_ome_zarr(target, np.ones((40, 50), np.uint8), **SETTINGS)
+    with pytest.raises(SlideError, match="only RGB images with axes c, y, x"):
+        open_slide(target)
+
+
+def test_info_tells_of_it(target):
+    write_ome_zarr(target, tissue(203, 301), **SETTINGS)
+    rows = dict(describe(target))
+    assert rows["size"] == "301 x 203 pixels" and rows["mpp"] == "0.5"
