@@ -46,6 +46,7 @@ def render(annotations: Path, out: Path, dry_run: bool, **given) -> None:
     the slide holds the nuclei in the slide's pixels.
     """
     from ..model.painter import Painter
+    from ..ome_zarr import is_ome_zarr
     from ..rendering import check_output, labels_path, plan_render, read_annotations
     from ..rendering import render as render_slide
     from ..slides import find_style
@@ -78,8 +79,13 @@ def render(annotations: Path, out: Path, dry_run: bool, **given) -> None:
         )
     height, width = job.region[2] - job.region[0], job.region[3] - job.region[1]
     seconds = time.perf_counter() - begin
+    labels = labels_path(out).name
+    next_step = (
+        f"its nuclei are in {labels}"
+        if is_ome_zarr(out)
+        else f"open it in QuPath and drop {labels} on it"
+    )
     click.echo(
         f"{out}: {width} x {height} pixels at {painter.mpp} mpp, "
-        f"{width * height / seconds:,.0f} pixels/s; open it in QuPath and drop "
-        f"{labels_path(out).name} on it"
+        f"{width * height / seconds:,.0f} pixels/s; {next_step}"
     )

@@ -160,7 +160,7 @@ def _tiles(slide: Slide, nuclei: Nuclei, side: int, progress: Progress | None) -
             empty = False
             yield Tile(
                 f"{_stem(slide)}_x{x0}_y{y0}",
-                slide.read((y0, x0, y1, x1), mpp=slide.mpp or nuclei.mpp),
+                slide.read((y0, x0, y1, x1), mpp=nuclei.mpp),
                 np.searchsorted(present, instances, side="right").astype(np.int32),
                 nuclei.types[present - 1],
             )
@@ -259,7 +259,7 @@ INSERT INTO metadata VALUES ('version', '"1.0.1"'), ('compression', '"zlib"'),
 
 
 def _write_store(path: Path, nuclei: Nuclei) -> None:
-    """An AnnotationStore; ids are its keys if they are all different."""
+    """An AnnotationStore; ids are its keys if they are all different. OSError: the disk is full."""
     keys = list(nuclei.ids or ())
     if "" in keys or len(set(keys)) < len(nuclei):
         keys = [str(uuid.uuid5(uuid.NAMESPACE_OID, str(k))) for k in range(len(nuclei))]
@@ -270,7 +270,7 @@ def _write_store(path: Path, nuclei: Nuclei) -> None:
                 index = np.arange(first, min(first + BATCH, len(nuclei)))
                 _insert(store, nuclei.take(index), index, keys)
     except sqlite3.OperationalError as error:
-        raise OutputError(f"{path}: cannot be written ({error}): make room on the disk") from error
+        raise OSError(str(error)) from error
 
 
 def _insert(store: sqlite3.Connection, nuclei: Nuclei, index: np.ndarray, keys: list[str]) -> None:
@@ -325,7 +325,7 @@ def _write_pyramid(
     (write_ome_zarr if is_ome_zarr(out) else partial(write_pyramid, lossless=True))(
         out,
         _Labels(form, nuclei, slide.size),
-        mpp=slide.mpp or nuclei.mpp,
+        mpp=nuclei.mpp,
         description=f"Nuclei of {slide.path.name} by their {meaning}.",
         progress=partial(progress, "writing") if progress else None,
     )

@@ -56,21 +56,26 @@ def write_ome_zarr(
 def _write_levels(
     group: zarr.Group, pixels: Any, *, shapes: list[Shape], tile: int, progress: Progress | None
 ) -> None:
-    """Write all levels, each by rows of tiles, each from the one before."""
-    total, done = sum(-(-shape[0] // tile) for shape in shapes), 0
-    for level, shape in enumerate(shapes):
-        array = _create(group, str(level), shape, pixels.dtype, tile)
-        for y in range(0, shape[0], tile):
-            if level:
-                halves = [halved(pixels[n : n + tile]) for n in (2 * y, 2 * y + tile)]
-                rows = np.concatenate(halves)
-            else:
-                rows = np.asarray(pixels[y : y + tile])
-            array[..., y : y + tile, :] = np.moveaxis(rows, -1, 0) if rows.ndim == 3 else rows
+    """Write all levels by shards, each level from the one before."""
+    total, done = sum(-(-h // tile) for h, *_ in shapes), 0
+    array: Any = None
+    for level, (h, w, *channels) in enumerate(shapes):
+        finer, array = array, _create(group, str(level), shapes[level], pixels.dtype, tile)
+        for y in range(0, h, tile):
+            rows = None if level else np.asarray(pixels[y : y + tile])
+            for x in range(0, w, SHARD_TILES * tile):
+                columns = slice(x, x + SHARD_TILES * tile)
+                part = _halved(finer, y, x, tile) if rows is None else rows[:, columns]
+                array[..., y : y + tile, columns] = np.moveaxis(part, -1, 0) if channels else part
             done += 1
             if progress:
                 progress(done, total)
-        pixels = _Stored(array)
+
+
+def _halved(finer: zarr.Array, y: int, x: int, tile: int) -> np.ndarray:
+    """What the shard at (y, x) shows, from the level before: (h, w, 3) or (h, w)."""
+    fine = finer[..., 2 * y : 2 * (y + tile), 2 * x : 2 * (x + SHARD_TILES * tile)]
+    return halved(np.moveaxis(np.asarray(fine), 0, -1) if finer.ndim == 3 else np.asarray(fine))
 
 
 def _create(group: zarr.Group, name: str, shape: Shape, dtype: Any, tile: int) -> zarr.Array:
@@ -84,17 +89,6 @@ def _create(group: zarr.Group, name: str, shape: Shape, dtype: Any, tile: int) -
         shards=(*channels, tile, tile * across),
         dimension_names=[axis["name"] for axis in _axes(shape)],
     )
-
-
-class _Stored:
-    """A level as (h, w, 3) or (h, w), sliced by rows."""
-
-    def __init__(self, array: zarr.Array):
-        self.array, self.dtype = array, array.dtype
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        part = np.asarray(self.array[..., rows, :])
-        return np.moveaxis(part, 0, -1) if part.ndim == 3 else part
 
 
 def _axes(shape: Shape) -> list[dict[str, str]]:

@@ -26,13 +26,15 @@ def whole_or_nothing(path: Path) -> Iterator[Path]:
             part = Path(folder, "part")
             yield part
             _flush(part)
-            if path.exists():
+            if path.is_dir():  # a file is replaced in one step
                 os.replace(path, Path(folder, "older"))
             os.replace(part, path)
     except OutputError:
         raise
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error}): make room on the disk") from error
+        raise OutputError(
+            f"{path}: cannot be written ({error}): make room or choose another place"
+        ) from error
 
 
 def _flush(part: Path) -> None:
