@@ -1,6 +1,6 @@
 """A slide and its nuclei as what other tools train on and open.
 
-lizard       OUT/images/NAME.png, OUT/labels/NAME.mat: tiles as in the Lizard dataset
+lizard       OUT/images/NAME.png, OUT/labels/NAME.mat: tiles as in the Lizard dataset, with type_map
 coco         OUT/images/NAME.png, OUT/annotations.json: tiles with COCO instances
 masks        OUT/NAME.png, OUT/NAME_masks.png: tiles as Cellpose and StarDist take them
 tiatoolbox   OUT: an AnnotationStore (SQLite) of TIAToolbox
@@ -186,6 +186,7 @@ def _write_lizard(folder: Path, tiles: Iterator[Tile]) -> None:
         centres = ndimage.center_of_mass(tile.instances > 0, tile.instances, numbers)
         fields = {
             "inst_map": tile.instances,
+            "type_map": np.append(0, tile.types)[tile.instances].astype(np.uint8),  # for HoVer-Net
             "id": numbers[:, None].astype(np.int32),
             "class": tile.types[:, None],
             "bbox": np.array(boxes, np.int32),

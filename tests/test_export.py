@@ -104,6 +104,7 @@ def test_lizard_tiles_are_read_by_prepare(slide, tiles, tmp_path):
         np.testing.assert_array_equal(region.types, types)
         assert same_instances(region.instances, instances)
         fields = loadmat(tmp_path / "lizard" / "labels" / f"{name}.mat")
+        np.testing.assert_array_equal(fields["type_map"], types)
         properties = regionprops(fields["inst_map"])
         assert fields["id"].ravel().tolist() == [p.label for p in properties]
         assert fields["id"].ravel().tolist() == list(range(1, len(properties) + 1))
