@@ -28,7 +28,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-@pytest.mark.parametrize("width", [301, 700])  # one shard a row, and two
+@pytest.mark.parametrize("width", [301, 1100])  # one shard a row, and three, then two
 def test_levels_scales_and_channels(target, width):
     image = tissue(203, width)
     write_ome_zarr(target, image, **SETTINGS)
