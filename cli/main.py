@@ -10,6 +10,7 @@ import click
 from ..errors import NasdmError
 from .convert import convert
 from .evaluate import evaluate
+from .export import export
 from .info import info
 from .prepare import prepare
 from .render import render
@@ -41,5 +42,5 @@ def main(verbose: bool) -> None:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
-for command in (render, info, prepare, train, convert, evaluate):
+for command in (render, info, export, prepare, train, convert, evaluate):
     main.add_command(command)

@@ -14,7 +14,7 @@ from . import options
 
 @click.command()
 @click.argument("annotations", type=options.EXISTING)
-@click.option("-o", "--out", type=options.NEW, required=True, help="The slide: NAME.ome.tif.")
+@click.option("-o", "--out", type=options.NEW, required=True, help="NAME.ome.tif or NAME.ome.zarr.")
 @click.option("--mpp", type=float, help="Micrometres per pixel of the annotations (GeoJSON).")
 @options.reading
 @click.option(
@@ -54,13 +54,15 @@ def render(
     dry_run: bool,
     **given,
 ) -> None:
-    """Render ANNOTATIONS (QuPath GeoJSON or Lizard .mat) into a pyramidal OME-TIFF.
+    """Render ANNOTATIONS (QuPath GeoJSON or Lizard .mat) into a pyramidal OME-TIFF,
+    or into an OME-Zarr.
 
     A render that was stopped goes on when the same command is given again. NAME.geojson beside
     the slide holds the nuclei in the slide's pixels, NAME.ome.tif.run/thumbnail.png shows while it
     grows what is painted.
     """
     from ..model.painter import Painter, place
+    from ..ome_zarr import is_ome_zarr
     from ..rendering import check_output, labels_path, plan_render, read_annotations
     from ..rendering import render as render_slide
     from ..slides import find_style
@@ -97,10 +99,13 @@ def render(
             )
     height, width = job.region[2] - job.region[0], job.region[3] - job.region[1]
     seconds = time.perf_counter() - begin
+    labels = labels_path(out).name
+    next_step = f"open it in QuPath and drop {labels} on it"
+    if is_ome_zarr(out):
+        next_step = f"its nuclei are in {labels}"
     click.echo(
         f"{out}: {width} x {height} pixels at {painter.mpp} mpp, "
-        f"{width * height / seconds:,.0f} pixels/s; open it in QuPath and drop "
-        f"{labels_path(out).name} on it"
+        f"{width * height / seconds:,.0f} pixels/s; {next_step}"
     )
 
 

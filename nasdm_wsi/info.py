@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from .dataset import read_manifest
 from .errors import CheckpointError
 from .nuclei import Nuclei
+from .ome_zarr import is_ome_zarr
 from .rendering import read_annotations
 from .slides import open_slide
 
@@ -29,7 +30,7 @@ def describe(path: Path, **reading: Any) -> Rows:
         NasdmError: the file cannot be read as what it seems to be.
     """
     path = Path(path)
-    if path.is_dir():
+    if path.is_dir() and not is_ome_zarr(path):
         return _dataset(path)
     if path.suffix == ".safetensors":
         return _checkpoint(path)

@@ -33,6 +33,7 @@ from .lizard import read_mat
 from .mosaic import CHANNELS, Mosaic, Work
 from .noise import noise
 from .nuclei import Nuclei
+from .ome_zarr import is_ome_zarr, write_ome_zarr
 from .pyramid import Pyramid, write_tiff
 from .qupath import read_geojson, write_geojson
 from .schedule import Task
@@ -215,6 +216,9 @@ def render(
 ) -> None:
     """Paint a planned slide into ``out``, with ``NAME.geojson`` beside it.
 
+    ``out`` becomes an OME-Zarr if it ends in .ome.zarr, else an OME-TIFF, whose tiles ``quality``
+    and ``lossless`` are about.
+
     A render that was stopped, however, goes on where it was when it is called again: its state
     lies in ``out`` + ``.run`` until the slide is whole. The bytes depend on the job alone, not on
     who works nor on interruptions. ``workers`` threads work (default: the cores), or the workers
@@ -230,8 +234,10 @@ def render(
     labels, folder = labels_path(out), run_folder(out)
     check_output(out, overwrite=overwrite)
     _check_disk(folder, job.disk)
-    pyramid = Pyramid((*shape(job.region), 3), quality=quality, lossless=lossless)
-    encoding = "deflate" if lossless else f"JPEG {quality}"
+    pyramid, encoding = None, "OME-Zarr"
+    if not is_ome_zarr(out):
+        pyramid = Pyramid((*shape(job.region), 3), quality=quality, lossless=lossless)
+        encoding = "deflate" if lossless else f"JPEG {quality}"
     with open_run(folder, {**job.facts, "encoding": encoding}, overwrite=overwrite) as store:
         store.drop_damaged()
         mosaic = mosaic_of(job, store, pyramid)
@@ -241,14 +247,15 @@ def render(
         y0, x0, y1, x1 = job.region
         shown = job.nuclei.shifted(-y0, -x0).within((0, 0, y1 - y0, x1 - x0))
         write_geojson(labels, shown)
-        write_tiff(
-            out,
-            pyramid,
-            mosaic.encoded,
-            mpp=job.painter.mpp,
-            description=f"{WARNING} {json.dumps(job.facts)}",
-            progress=partial(progress, "writing") if progress else None,
-        )
+        common: dict[str, Any] = {
+            "mpp": job.painter.mpp,
+            "description": f"{WARNING} {json.dumps(job.facts)}",
+            "progress": partial(progress, "writing") if progress else None,
+        }
+        if pyramid:
+            write_tiff(out, pyramid, mosaic.encoded, **common)
+        else:
+            write_ome_zarr(out, _Rows(mosaic), **common)
         shutil.rmtree(folder)
 
 
@@ -328,10 +335,10 @@ def _doer(light: Job, folder: Path, pyramid: Pyramid | None) -> Callable[[Task],
 def labels_path(out: Path) -> Path:
     """Where the annotations of a slide go: slide.ome.tif has slide.geojson beside it."""
     name = out.name
-    for suffix in (".ome.tif", ".ome.tiff", ".tif", ".tiff"):
+    for suffix in (".ome.tif", ".ome.tiff", ".tif", ".tiff", ".ome.zarr"):
         if name.lower().endswith(suffix):
             return out.with_name(name[: -len(suffix)] + ".geojson")
-    raise OutputError(f"{out}: the output must end in .ome.tif, .ome.tiff, .tif or .tiff")
+    raise OutputError(f"{out}: the output must end in .ome.tif, .tif, .tiff or .ome.zarr")
 
 
 def run_folder(out: Path) -> Path:
@@ -348,7 +355,8 @@ def check_output(out: Path, *, overwrite: bool) -> None:
     if not out.parent.is_dir():
         raise OutputError(f"{out.parent} is no folder: make it first")
     for path in (out, labels_path(out)):
-        if path.is_dir():
+        ome_zarr = is_ome_zarr(path) and (path / "zarr.json").exists()
+        if path.is_dir() and not ome_zarr:
             raise OutputError(f"{path} is a folder: choose another name")
         ours = path != out and run_folder(out).exists()  # of a run stopped near its end
         if path.exists() and not (overwrite or ours):
@@ -358,6 +366,20 @@ def check_output(out: Path, *, overwrite: bool) -> None:
 def default_workers() -> int:
     """One worker for each core this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+class _Rows:
+    """A finished region, sliced by rows and read only then."""
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, mosaic: Mosaic):
+        self.mosaic, self.shape = mosaic, (*shape(mosaic.region), 3)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        y0, x0, _, x1 = self.mosaic.region
+        start, stop, _ = rows.indices(self.shape[0])
+        return self.mosaic.pixels((y0 + start, x0, y0 + stop, x1))
 
 
 def _fingerprint(nuclei: Nuclei) -> str:

@@ -1,9 +1,9 @@
 """Real slides and ordinary images, read at the resolution that is asked for.
 
 OpenSlide reads most formats; tiffslide stands in for TIFFs that OpenSlide does not know and for
-those of which it sees one level only (OME-TIFF with SubIFDs); Pillow reads ordinary images. All
-three are used through the interface of openslide-python. Axis order is (y, x), a box is
-(y0, x0, y1, x1), half open, mpp is micrometres per pixel.
+those of which it sees one level only (OME-TIFF with SubIFDs); `ome_zarr` reads OME-Zarr and Pillow
+ordinary images. All are used through the interface of openslide-python. Axis order is (y, x), a box
+is (y0, x0, y1, x1), half open, mpp is micrometres per pixel.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from tiffslide import TiffSlide
 
 from .errors import SlideError
 from .geometry import Box, grow, intersect, shape
+from .ome_zarr import OmeZarrSlide, is_ome_zarr
 from .stain import STYLES, style_vector, tissue_mask
 
 COARSEST_MPP = 10.0  # what is coarser was meant for a printer, such as 72 dots per inch
@@ -42,7 +43,7 @@ class Slide:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        if not self.path.is_file():
+        if not self.path.exists():
             raise SlideError(f"{path}: no such file")
         with _readable(self.path):
             self._reader = _open_reader(self.path)
@@ -168,6 +169,8 @@ def _readable(path: Path) -> Iterator[None]:
 
 def _open_reader(path: Path) -> Any:
     """The reader that shows most levels, OpenSlide where there is a choice."""
+    if is_ome_zarr(path):
+        return OmeZarrSlide(path)
     try:
         reader = OpenSlide(path)
     except OpenSlideUnsupportedFormatError:

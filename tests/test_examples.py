@@ -1,6 +1,7 @@
 """The examples run, and the annotations in the repository are those that the script draws."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image
 
 from nasdm_wsi.model.checkpoint import network_of, save_weights
 from nasdm_wsi.model.config import PRESETS
+from nasdm_wsi.nuclei import PALETTE, TYPES
 from nasdm_wsi.rendering import read_annotations
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -76,3 +78,11 @@ def test_slides_are_rendered_by_processes_and_by_slurm_jobs(annotations, weights
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
     run("slurm/render.py", annotations, names[2], *common, "--device", "cpu", PATH=path)
     assert names[2].read_bytes() == names[0].read_bytes() != names[1].read_bytes()
+
+
+def test_the_qupath_script_has_our_types_in_our_colours():
+    text = (EXAMPLES / "qupath" / "make_project.groovy").read_text()
+    found = re.findall(r"(\w+): \[(\d+), (\d+), (\d+)\]", text)
+    assert {name.lower(): [int(n) for n in rgb] for name, *rgb in found} == dict(
+        zip(TYPES[1:], PALETTE[1:].tolist(), strict=True)
+    )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pyvips
 import zarr
 from openslide import OpenSlide
 from tifffile import TiffFile, imread
@@ -69,6 +70,12 @@ def test_every_reader_sees_every_level(target, options, big, monkeypatch):
             for number, size in enumerate(slide.level_dimensions):
                 seen = np.asarray(slide.read_region((0, 0), number, size).convert("RGB"))
                 assert np.array_equal(seen, levels[number])
+    assert OpenSlide.detect_format(target) == "generic-tiff"
+    for number, size in enumerate(SIZES):
+        page = pyvips.Image.new_from_file(str(target), page=number)
+        assert page.get("n-pages") == len(SIZES) and page.interpretation == "srgb"
+        assert page.xres == page.yres == pytest.approx(2000)  # pixels in a millimetre
+        assert np.array_equal(page.numpy(), levels[number]) and page.numpy().shape[:2] == size
 
     expected = image
     for level in levels:

