@@ -26,14 +26,15 @@ import numpy as np
 from dask.callbacks import Callback
 
 from .conditioning import Conditioning
-from .errors import OutputError, PlanError
+from .errors import OutputError, PlanError, SlideError
+from .formats import read_contents
 from .geometry import Box, Plan, intersect, shape
-from .lizard import read_mat
 from .mosaic import Work, mosaic_graphs, mosaic_tasks
 from .noise import noise
 from .nuclei import Nuclei
 from .pyramid import write_pyramid
-from .qupath import read_geojson, write_geojson
+from .qupath import write_geojson
+from .slides import Slide, open_slide
 from .store import CHANNELS, RunStore, open_run
 
 MARGIN = 16  # pixels of background round the annotations where no size is given
@@ -139,17 +140,51 @@ class Job:
         return (time.perf_counter() - begin) / side**2
 
 
-def read_annotations(path: Path, *, mpp: float | None = None, **options: Any) -> Nuclei:
-    """Nuclei of a QuPath GeoJSON or a Lizard ``.mat`` (0.5 mpp unless told otherwise).
+def read_annotations(
+    path: str | Path, *, mpp: float | None = None, like: str | Path | None = None, **options: Any
+) -> Nuclei:
+    """Nuclei of any annotation file that `formats.read_contents` reads; ``options`` go to it.
 
-    ``options`` go to `qupath.read_geojson`.
+    ``like`` names the slide on which they were made, in place of ``mpp``, its pixel size. The
+    coordinates are then those of the image that QuPath shows of the slide. In MRXS and some others
+    that is the scanned part alone (``openslide.bounds-*``): QuPath and HoVerNeXt count from its
+    corner already; from what HoVer-Net, CellViT (JSON) and TIAToolbox (store) write, which count
+    from the corner of the whole slide, that corner is subtracted. `size_like` gives its size.
 
     Raises:
-        AnnotationError: see there; also a GeoJSON without ``mpp``.
+        AnnotationError: see `formats.read_contents` and `classes.Contents.checked`.
+        SlideError: a slide that cannot be read or does not tell its pixel size.
     """
-    if Path(path).suffix.lower() == ".mat":
-        return read_mat(path, mpp=mpp or 0.5)
-    return read_geojson(path, mpp=mpp, **options)
+    if like is None:
+        return read_contents(path, mpp=mpp, **options).checked()
+    if mpp is not None:
+        raise PlanError(f"{like} tells the pixel size: give --like or --mpp, not both")
+    with open_slide(like) as slide:
+        slide_mpp, corner = _mpp_of(slide), slide.bounds
+    contents = read_contents(path, slide_mpp=slide_mpp, **options)
+    nuclei = contents.checked()
+    if contents.whole:
+        dy, dx = (-n * slide_mpp / nuclei.mpp for n in corner)
+        nuclei = nuclei.shifted(dy, dx)
+    return nuclei
+
+
+def size_like(path: str | Path, mpp: float) -> tuple[int, int]:
+    """Size (h, w), at ``mpp``, of the image that QuPath shows of a slide; for `plan_render`.
+
+    Raises:
+        SlideError: a slide that cannot be read or does not tell its pixel size.
+    """
+    with open_slide(path) as slide:
+        scale = _mpp_of(slide) / mpp
+        height, width = (max(round(n * scale), 1) for n in slide.shown)
+    return height, width
+
+
+def _mpp_of(slide: Slide) -> float:
+    if slide.mpp is None:
+        raise SlideError(f"{slide.path} does not tell its pixel size: give --mpp and --size")
+    return slide.mpp
 
 
 def plan_render(

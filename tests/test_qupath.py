@@ -187,7 +187,7 @@ def test_what_carries_no_nucleus_is_counted_in_one_line(read, caplog):
         feature(None, geometry={}),
         feature(geometry=polygon([[[1, 1], [2, 2], [1, 1]]])),
         feature(geometry=polygon([[[1, 1], [2, 2], [3, 3], [1, 1]]])),
-        feature(None, kind="tile"),
+        feature({"name": "Tumor", "color": [1, 2, 3]}, kind="tile"),
         feature(kind="tmaCore"),
         feature(kind="root"),
         feature(kind="cell"),
@@ -264,7 +264,7 @@ def test_the_number_of_the_bad_feature_is_told(refusal):
         ("null", "JSON, but no GeoJSON features: export it as GeoJSON"),
         ([], "no nuclei found (nothing at all): export polygons"),
         ({"type": "FeatureCollection", "features": []}, "no nuclei found (nothing at all)"),
-        ([feature(kind="tile")], "no nuclei found (1 tiles): export polygons of annotations"),
+        ([feature(None, kind="tile")], "no nuclei found (1 tiles): export polygons of annotations"),
     ],
 )
 def test_bad_files(refusal, content, remedy):
