@@ -88,7 +88,9 @@ def _read(path: Path) -> np.ndarray:
             return tifffile.imread(path)
     except Exception as error:  # three libraries, and each of their codecs has its own
         reason = " ".join(str(error).split())
-        raise AnnotationError(f"{path}: cannot be read ({reason}): save it again") from error
+        raise AnnotationError(
+            f"{path}: cannot be read ({reason}): save the labels alone, as PNG, TIFF or .npy"
+        ) from error
     return np.stack(read_mat_labels(path), axis=-1)
 
 

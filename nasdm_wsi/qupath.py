@@ -16,7 +16,7 @@ import uuid
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -312,7 +312,7 @@ def _class_name(feature: dict) -> str:
     return ": ".join(str(part) for part in parts if part) or "unclassified"
 
 
-def _outlines(feature: dict) -> tuple[str, list]:
+def _outlines(feature: dict) -> tuple[str, Sequence]:
     """What a feature shows, and the rings of its polygons if it shows some."""
     kind, nucleus = _object_type(feature), feature.get("nucleusGeometry")
     if kind in _NO_NUCLEI and not _of_hovernext(feature):
@@ -444,4 +444,6 @@ def _looks_traced(nuclei: Nuclei) -> bool:
     """Whether all coordinates are integers and some steps are slanted, as OpenCV's contours."""
     slanted = (np.diff(nuclei.coords, axis=0) != 0).all(1)
     slanted[nuclei.ring_offsets[1:-1] - 1] = False
-    return bool(slanted.any() and (nuclei.coords == np.rint(nuclei.coords)).all())
+    # The points of marching squares, doubled, are odd in one direction and even in the other.
+    mixed = len(np.unique(nuclei.coords.sum(1) % 2)) > 1
+    return bool(mixed and slanted.any() and (nuclei.coords == np.rint(nuclei.coords)).all())

@@ -21,7 +21,7 @@ def to_geopandas(nuclei: Nuclei) -> Any:
     try:
         import geopandas
     except ImportError as error:
-        raise ImportError("to_geopandas needs geopandas: pip install geopandas") from error
+        raise ImportError("geopandas is missing: pip install 'nasdm-wsi[geopandas]'") from error
     columns: dict[str, Any] = {"classification": np.array(TYPES)[nuclei.types]}
     if nuclei.ids:
         columns["id"] = list(nuclei.ids)

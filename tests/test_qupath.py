@@ -283,7 +283,7 @@ def test_missing_file(tmp_path):
 
 def test_contours_of_opencv(read, caplog):
     # Steps go along rows, columns and diagonals, from centre to centre of boundary pixels.
-    ring = [[8, 4], [12, 4], [16, 8], [16, 12], [12, 16], [8, 16], [4, 12], [4, 8], [8, 4]]
+    ring = [[9, 4], [12, 4], [16, 8], [16, 12], [12, 16], [8, 16], [4, 12], [4, 9], [9, 4]]
     mask = shapely.intersects_xy(shapely.Polygon(ring), *np.mgrid[:30, :30])
     traced = [feature(geometry=polygon([ring]))]
     box = (0, 0, 30, 30)
