@@ -31,7 +31,8 @@ _IMAGES = (b"\x89PNG", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 def is_annotation(path: Path) -> bool:
     """Whether `read_contents` is the one to read a file; slides and pictures are not for it."""
-    magic = _magic(path)
+    with readable(path):
+        magic = _magic(path)
     if magic.startswith(_IMAGES):
         return is_label_image(path)
     return magic.startswith((_SQLITE, _NUMPY, _MATLAB)) or path.name.lower().endswith(SUFFIXES)
