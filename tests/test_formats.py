@@ -183,13 +183,14 @@ def test_cellvit_geojson(written, scale):
     ).mean() < (0.9)
 
 
-def test_outlines_between_pixels_are_left_as_they_are(tmp_path):
+def test_outlines_between_pixels_are_left_as_they_are(tmp_path, caplog):
     """Ours run along marching squares; at twice the resolution all vertices are integers."""
     for scale in (1, 2, 3.956):
         nuclei = from_labels(INSTANCES, KINDS, mpp=0.5).scaled(0.5 / scale)
         write_geojson(tmp_path / "a.geojson", nuclei)
         again = read_annotations(tmp_path / "a.geojson", mpp=nuclei.mpp)
         np.testing.assert_allclose(again.coords, nuclei.coords, atol=0.0051)
+    assert not caplog.records
 
 
 # HoVerNeXt
@@ -223,6 +224,8 @@ def test_hovernext(written, scale):
     nuclei = read_annotations(written(hovernext(scale), "poly.geojson"), mpp=0.5 / scale)
     assert nuclei.types.tolist() == NUMBERS
     assert overlaps(nuclei.scaled(0.5), INSTANCES).mean() > 0.93
+    areas = shapely.area(nuclei.scaled(0.5).polygons())
+    assert areas.sum() == pytest.approx((INSTANCES > 0).sum(), rel=0.05)
 
 
 def test_tiles_of_qupath_are_no_nuclei(written):
@@ -340,6 +343,11 @@ def test_lizard_and_conic_arrays(tmp_path):
     rows = [np.hstack([KINDS, 0 * KINDS]), np.hstack([KINDS[::-1], 0 * KINDS])]
     np.testing.assert_array_equal(types, np.vstack(rows))
     assert "3 tiles in rows of 2" in told(path)
+
+
+def test_the_commonest_type_of_a_nucleus_counts(tmp_path):
+    noisy = np.where(np.random.default_rng(0).random(SIZE) < 0.3, 1, KINDS)
+    assert_exact(read_annotations(save(tmp_path / "a.npy", np.stack([INSTANCES, noisy], -1))))
 
 
 def test_a_type_that_lizard_does_not_have(tmp_path):
