@@ -6,15 +6,16 @@ pixels is read by `arrays`.
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ijson
 import shapely
@@ -22,7 +23,7 @@ import shapely
 from .arrays import is_label_image, read_labels
 from .classes import TISSUE_CLASSES, ClassTable, Contents
 from .errors import AnnotationError
-from .qupath import collect, geojson_features, readable, strict_json, texts
+from .qupath import collect, geojson_features, readable
 
 SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".zip", ".mat")
 _SQLITE, _NUMPY, _MATLAB = b"SQLite format 3\0", b"\x93NUMPY", b"MATLAB"
@@ -54,7 +55,7 @@ def read_contents(
     CellViT, TIAToolbox annotation stores, label images and arrays of Lizard, CoNIC and PanNuke.
 
     Args:
-        path: the file; GeoJSON and JSON may be packed by gzip or zip.
+        path: the file; GeoJSON and JSON may be packed by gzip, GeoJSON by zip as well.
         mpp: of the coordinates; may be left out where the format tells.
         slide_mpp: in its place, that of the slide on which the annotations were made.
         class_map, ignore_classes, tissue_classes, contours: as in `qupath.read_geojson`; "auto"
@@ -90,21 +91,26 @@ Head = dict[str, Any]
 Features = Iterator[tuple[str, dict]]
 
 
+def _open(path: Path) -> BinaryIO | gzip.GzipFile:
+    return gzip.open(path) if _magic(path).startswith(b"\x1f\x8b") else open(path, "rb")
+
+
 def _head(path: Path) -> tuple[str, Head]:
-    """The kind of a JSON file, and the plain values that stand before its nuclei."""
+    """The kind of a JSON file, and the plain values that stand before its nuclei.
+
+    What is neither HoVer-Net's nor CellViT's is left to the reader of GeoJSON.
+    """
     head: Head = {}
-    for _, opener in texts(path):
-        with opener() as raw:
-            for prefix, event, value in ijson.parse(strict_json(raw), use_float=True):
-                if (prefix, event) == ("nuc", "start_map"):
-                    return "HoVer-Net JSON", head
-                if (prefix, event) == ("cells", "start_array"):
-                    return "CellViT JSON", head
-                if prefix == "type" or event == "start_array" and prefix in ("", "features"):
-                    break
-                if event in ("string", "number"):
-                    head[prefix] = value
-        break
+    with _open(path) as file, suppress(ijson.JSONError, OSError, EOFError, zlib.error):
+        for prefix, event, value in ijson.parse(file, use_float=True):
+            if (prefix, event) == ("nuc", "start_map"):
+                return "HoVer-Net JSON", head
+            if (prefix, event) == ("cells", "start_array"):
+                return "CellViT JSON", head
+            if prefix == "type" or (event == "start_array" and prefix in ("", "features")):
+                break
+            if event in ("string", "number"):
+                head[prefix] = value
     return "GeoJSON", head
 
 
@@ -114,26 +120,26 @@ def _geojson(path: Path, _: Head) -> Features:
 
 def _hovernet(path: Path, _: Head) -> Features:
     """Types are numbers whose meaning depends on the weights, and serve as class names."""
-    for name, opener in texts(path):
-        with opener() as raw:
-            for key, nucleus in ijson.kvitems(strict_json(raw), "nuc", use_float=True):
-                yield f"{name}: nucleus {key}", _feature(nucleus, {})
+    with _open(path) as file:
+        for key, nucleus in ijson.kvitems(file, "nuc", use_float=True):
+            yield f"{path}: nucleus {key}", _feature(nucleus, {})
 
 
 def _cellvit(path: Path, head: Head) -> Features:
     """A type map says what the numbers mean, in either direction."""
-    pairs = [(key.partition(".")[2], value) for key, value in head.items() if "type_map." in key]
+    pairs = [
+        (key.partition(".")[2], value) for key, value in head.items() if key.startswith("type_map.")
+    ]
     names = {f"{b}": a for a, b in pairs if not isinstance(b, str)}
     names |= {a: b for a, b in pairs if isinstance(b, str)}
-    for name, opener in texts(path):
-        with opener() as raw:
-            cells = ijson.items(strict_json(raw), "cells.item", use_float=True)
-            for number, cell in enumerate(cells):
-                yield f"{name}: cell {number}", _feature(cell, names)
+    with _open(path) as file:
+        for number, cell in enumerate(ijson.items(file, "cells.item", use_float=True)):
+            yield f"{path}: cell {number}", _feature(cell, names)
 
 
-def _feature(nucleus: dict, names: Mapping[str, str]) -> dict:
+def _feature(nucleus: Any, names: Mapping[str, str]) -> dict:
     """A nucleus with ``contour`` and ``type`` as a GeoJSON feature."""
+    nucleus = nucleus if isinstance(nucleus, dict) else {}
     kind = nucleus.get("type")
     label = None if kind is None else names.get(f"{kind}", f"{kind}")
     contour = nucleus.get("contour")
@@ -154,6 +160,8 @@ def _magnified(mag: float | None, slide_mpp: float | None) -> float | None:
 
 
 # TIAToolbox
+
+_NONSENSE = (AttributeError, LookupError, TypeError, ValueError)  # columns of another kind
 
 
 def _store(path: Path, _: Head) -> Features:

@@ -199,13 +199,13 @@ class _Reader:
 
 def geojson_features(path: Path) -> Iterator[tuple[str, dict]]:
     """All features of a file, each with the words that name it in errors."""
-    for name, opener in texts(path):
+    for name, opener in _texts(path):
         for number, item in enumerate(_items(opener, name)):
             for feature in _features(item, name):
                 yield f"{name}: feature {number}", feature
 
 
-def texts(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
+def _texts(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Name and opener of each JSON text in a file."""
     with open(path, "rb") as file:
         magic = file.read(4)
@@ -223,13 +223,12 @@ def texts(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
 def _items(opener: Callable[[], Any], name: str) -> Iterator[Any]:
     """The members of a FeatureCollection or array, or a single Feature."""
     with opener() as raw:
-        prefix = _prefix(strict_json(raw), name)
+        prefix = _prefix(_json(raw), name)
     with opener() as raw:
-        yield from ijson.items(strict_json(raw), prefix, use_float=True)
+        yield from ijson.items(_json(raw), prefix, use_float=True)
 
 
-def strict_json(raw: Any) -> _Reader:
-    """A file of JSON as ijson can read it."""
+def _json(raw: Any) -> _Reader:
     return _Reader(_strict(iter(lambda: raw.read(CHUNK), b"")))
 
 

@@ -1,5 +1,6 @@
 """Files of other tools, made here to their schemas, against the label images they came from."""
 
+import gzip
 import json
 import sqlite3
 import sys
@@ -122,6 +123,9 @@ def test_hovernet_json(written):
     nuclei = read_annotations(path, class_map=BY_NUMBER)
     assert nuclei.mpp == 0.25
     assert_exact(nuclei)
+    packed = path.with_suffix(".json.gz")
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert_exact(read_annotations(packed, class_map=BY_NUMBER))
     lossy = read_annotations(path, class_map=BY_NUMBER, contours="corner")
     assert 0.7 < lossy.polygons()[0].area / nuclei.polygons()[0].area < 0.8
 
@@ -141,6 +145,20 @@ def test_hovernet_without_types_or_contours(written):
     assert len(read_annotations(path, class_map={"unclassified": "plasma"})) == COUNT
     with pytest.raises(AnnotationError, match=f"no nuclei found .{COUNT} objects without shape"):
         read_annotations(written(hovernet(contour=None)), class_map=BY_NUMBER)
+
+
+def test_damaged_json_is_one_line(written):
+    path = written(hovernet())
+    for text in (path.read_text()[:-99], path.read_text().replace("[", "[1e999,", 1)):
+        path.write_text(text)
+        with pytest.raises(AnnotationError, match=r"^.*a.json: [^\n]*export it again$"):
+            read_annotations(path, class_map=BY_NUMBER)
+    content = hovernet()
+    content["nuc"]["1"] = 5
+    assert len(read_annotations(written(content), class_map=BY_NUMBER)) == COUNT - 1
+    content["nuc"]["2"]["contour"][1] = [None, 1]
+    with pytest.raises(AnnotationError, match="a.json: nucleus 2 has coordinates that are not"):
+        read_annotations(written(content), class_map=BY_NUMBER)
 
 
 # CellViT
@@ -280,6 +298,8 @@ def test_damaged_stores_are_one_line(tmp_path):
     for command in (
         "UPDATE annotations SET geometry = x'789c0000'",
         "UPDATE annotations SET properties = 'x'",
+        "UPDATE annotations SET properties = NULL",
+        "UPDATE annotations SET properties = '[1]'",
         "DELETE FROM metadata",
         "DROP TABLE annotations",
     ):
