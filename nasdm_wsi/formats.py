@@ -127,9 +127,8 @@ def _hovernet(path: Path, _: Head) -> Features:
 
 def _cellvit(path: Path, head: Head) -> Features:
     """A type map says what the numbers mean, in either direction."""
-    pairs = [
-        (key.partition(".")[2], value) for key, value in head.items() if key.startswith("type_map.")
-    ]
+    start = "type_map."
+    pairs = [(key.removeprefix(start), v) for key, v in head.items() if key.startswith(start)]
     names = {f"{b}": a for a, b in pairs if not isinstance(b, str)}
     names |= {a: b for a, b in pairs if isinstance(b, str)}
     with _open(path) as file:
@@ -148,9 +147,9 @@ def _feature(nucleus: Any, names: Mapping[str, str]) -> dict:
     return {"type": "Feature", "geometry": geometry, "properties": properties}
 
 
-def _magnified(mag: float | None, slide_mpp: float | None) -> float | None:
+def _magnified(mag: Any, slide_mpp: float | None) -> float | None:
     """The mpp of HoVer-Net's coordinates: 40x is 0.25, or what is nearest to it in the slide."""
-    if not mag:
+    if not isinstance(mag, int | float) or mag <= 0:
         return slide_mpp
     nominal = 10 / mag
     if slide_mpp is None:
@@ -174,13 +173,7 @@ def _store(path: Path, _: Head) -> Features:
                 if blob and json.loads(packed):
                     blob = zlib.decompress(blob)
                 yield f"{path}: annotation {key}", _stored(kind, blob, json.loads(properties))
-    except (
-        sqlite3.Error,
-        shapely.errors.ShapelyError,
-        zlib.error,
-        LookupError,
-        ValueError,
-    ) as error:
+    except (sqlite3.Error, shapely.errors.ShapelyError, zlib.error, *_NONSENSE) as error:
         raise AnnotationError(
             f"{path}: not a whole TIAToolbox store ({error}): save it again"
         ) from error

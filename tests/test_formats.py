@@ -134,8 +134,9 @@ def test_the_resolution_of_hovernet(written):
     for mag, given, mpp in ((20, {}, 0.5), (40, {"mpp": 0.23}, 0.23), (None, {"mpp": 0.3}, 0.3)):
         path = written(hovernet(mag))
         assert read_annotations(path, class_map=BY_NUMBER, **given).mpp == mpp
-    with pytest.raises(AnnotationError, match="a.json: .* like --mpp 0.25"):
-        read_annotations(written(hovernet(None)), class_map=BY_NUMBER)
+    for mag in (None, "40x", 0):
+        with pytest.raises(AnnotationError, match="a.json: .* like --mpp 0.25"):
+            read_annotations(written(hovernet(mag)), class_map=BY_NUMBER)
 
 
 def test_hovernet_without_types_or_contours(written):
@@ -292,22 +293,25 @@ def test_tiatoolbox_stores(tmp_path, compression):
         read_annotations(path)
 
 
-def test_damaged_stores_are_one_line(tmp_path):
-    square = shapely.box(0, 0, 9, 9)
-    path = store(tmp_path / "a.db", [(square, {"type": "Plasma"})])
-    for command in (
+@pytest.mark.parametrize(
+    "command",
+    [
         "UPDATE annotations SET geometry = x'789c0000'",
+        "UPDATE annotations SET geometry = 'text'",
         "UPDATE annotations SET properties = 'x'",
         "UPDATE annotations SET properties = NULL",
         "UPDATE annotations SET properties = '[1]'",
         "DELETE FROM metadata",
         "DROP TABLE annotations",
-    ):
-        with sqlite3.connect(path) as db:
-            db.execute(command)
-        db.close()
-        with pytest.raises(AnnotationError, match=r"^.*a.db: [^\n]*save it again$"):
-            read_annotations(path, mpp=0.25)
+    ],
+)
+def test_damaged_stores_are_one_line(tmp_path, command):
+    path = store(tmp_path / "a.db", [(shapely.box(0, 0, 9, 9), {"type": "Plasma"})])
+    with sqlite3.connect(path) as db:
+        db.execute(command)
+    db.close()
+    with pytest.raises(AnnotationError, match=r"^.*a.db: [^\n]*save it again$"):
+        read_annotations(path, mpp=0.25)
 
 
 def test_types_without_names_need_the_users_word(tmp_path):
