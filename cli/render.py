@@ -45,7 +45,7 @@ from . import options
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 def render(annotations: Path, out: Path, dry_run: bool, **given) -> None:
-    """Render ANNOTATIONS (QuPath GeoJSON or whatever else holds nuclei) into a pyramidal OME-TIFF.
+    """Render ANNOTATIONS (GeoJSON, JSON, a store or a label image) into a pyramidal OME-TIFF.
 
     A render that was stopped goes on when the same command is given again. NAME.geojson beside
     the slide holds the nuclei in the slide's pixels.

@@ -146,10 +146,10 @@ def read_annotations(
     """Nuclei of any annotation file that `formats.read_contents` reads; ``options`` go to it.
 
     ``like`` names the slide on which they were made, in place of ``mpp``, its pixel size. The
-    coordinates are then those of the image that QuPath shows of the slide. In MRXS and some others
-    that is the scanned part alone (``openslide.bounds-*``): QuPath and HoVerNeXt count from its
-    corner already; from what HoVer-Net, CellViT (JSON) and TIAToolbox (store) write, which count
-    from the corner of the whole slide, that corner is subtracted. `size_like` gives its size.
+    coordinates are then those of the image that QuPath shows of the slide, of which `size_like`
+    gives the size. In MRXS and some others it is the scanned part alone (``openslide.bounds-*``):
+    GeoJSON is taken to count from its corner, as QuPath and HoVerNeXt do. HoVer-Net, CellViT (JSON)
+    and TIAToolbox (store) count from the corner of the whole slide and are shifted.
 
     Raises:
         AnnotationError: see `formats.read_contents` and `classes.Contents.checked`.

@@ -496,8 +496,8 @@ class Toy:
         return size
 
 
-def rendered_labels(nuclei: Nuclei, size) -> np.ndarray:
-    """The instances in the frame of the slide that would be rendered."""
+def in_the_slide(nuclei: Nuclei, size) -> Nuclei:
+    """The nuclei in the frame of the slide that would be rendered."""
     return plan_render(nuclei, Toy(), size=size).nuclei
 
 
@@ -507,7 +507,7 @@ def test_annotations_at_40x_overlay_a_slide_at_20x(tmp_path):
     slide = slide_at(tmp_path / "slide.ome.tif", 0.25, (2 * SIZE[0], 2 * SIZE[1]))
     nuclei = read_annotations(tmp_path / "a.geojson", like=slide)
     assert nuclei.mpp == pytest.approx(0.25) and size_like(slide, 0.5) == SIZE
-    assert overlaps(rendered_labels(nuclei, SIZE), INSTANCES).min() > 0.95
+    assert overlaps(in_the_slide(nuclei, SIZE), INSTANCES).min() > 0.95
 
 
 @pytest.mark.parametrize("name", ["train_1", "train_13", "train_25"])
@@ -519,12 +519,12 @@ def test_real_annotations_at_40x_overlay_a_slide_at_20x(tmp_path, name):
     fine = np.kron(instances, np.ones((2, 2), np.int32))
     write_geojson(tmp_path / "a.geojson", from_labels(instances, types, mpp=0.5).scaled(0.25))
     outlines = read_annotations(tmp_path / "a.geojson", mpp=0.25)
-    assert overlaps(rendered_labels(outlines, instances.shape), instances).mean() > 0.95
+    assert overlaps(in_the_slide(outlines, instances.shape), instances).mean() > 0.95
     # The same as OpenCV traces it at 40x.
     nuclei = {k: {"contour": c, "type": 1} for k, c in enumerate(contours(fine))}
     (tmp_path / "a.json").write_text(json.dumps({"mag": 40, "nuc": nuclei}))
     traced = read_annotations(tmp_path / "a.json", class_map={"1": "plasma"})
-    assert overlaps(rendered_labels(traced, instances.shape), instances).mean() > 0.95
+    assert overlaps(in_the_slide(traced, instances.shape), instances).mean() > 0.95
 
 
 def test_a_slide_that_is_scanned_in_part(tmp_path, monkeypatch, written):
