@@ -429,7 +429,7 @@ class _Table:
     def _pixel(self, rings: list[np.ndarray]) -> float:
         if self.contours == "corner":
             return 0.0
-        steps = np.concatenate([np.diff(ring, axis=0) for ring in rings])
+        steps = np.concatenate([np.diff(np.reshape(ring, (-1, 2)), axis=0) for ring in rings])
         return traced_pixel(steps, known=self.contours == "cv2")
 
 
