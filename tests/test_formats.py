@@ -314,6 +314,13 @@ def test_damaged_stores_are_one_line(tmp_path, command):
         read_annotations(path, mpp=0.25)
 
 
+def test_coordinates_that_are_not_finite_are_refused(tmp_path):
+    endless = shapely.Polygon([(0, 0), (9.5, 0), (9, float("inf"))])
+    path = store(tmp_path / "a.db", [(endless, {"type": "Plasma"})])
+    with pytest.raises(AnnotationError, match=r"^.*a.db: [^\n]*not finite numbers[^\n]*$"):
+        read_annotations(path, mpp=0.25)
+
+
 def test_types_without_names_need_the_users_word(tmp_path):
     path = store(
         tmp_path / "a.db", [(shapely.box(0, 0, 9.5, 9), {"type": 2}), (shapely.box(0, 0, 9, 9), {})]
