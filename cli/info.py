@@ -13,10 +13,13 @@ from . import options
 @click.argument("file", type=options.EXISTING)
 @options.reading
 def info(file: Path, **reading) -> None:
-    """Say what FILE holds: a slide, annotations, a dataset or a checkpoint."""
+    """Say what FILE holds: a slide, annotations, a dataset or a checkpoint.
+
+    Of annotations it shows what each class is read as, before anything is rendered.
+    """
     from ..info import describe
 
     rows = describe(file, **reading)
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        click.echo(f"{name:<{width}}  {value}")
+        click.echo(f"{name:<{width}}  {value}".rstrip())

@@ -47,8 +47,8 @@ def reading(command: Callable) -> Callable:
             ),
             click.option(
                 "--contours",
-                type=click.Choice(["corner", "cv2"]),
-                default="corner",
+                type=click.Choice(["auto", "corner", "cv2"]),
+                default="auto",
                 show_default=True,
                 help="cv2: contours run through pixel centres, as OpenCV makes them.",
             ),

@@ -15,7 +15,13 @@ from . import options
 @click.command()
 @click.argument("annotations", type=options.EXISTING)
 @click.option("-o", "--out", type=options.NEW, required=True, help="NAME.ome.tif or NAME.ome.zarr.")
-@click.option("--mpp", type=float, help="Micrometres per pixel of the annotations (GeoJSON).")
+@click.option("--mpp", type=float, help="Micrometres per pixel of the annotations.")
+@click.option(
+    "--like",
+    type=options.EXISTING,
+    metavar="SLIDE",
+    help="Take pixel size and slide size from the slide on which the annotations were made.",
+)
 @options.reading
 @click.option(
     "--size",
@@ -54,25 +60,27 @@ def render(
     dry_run: bool,
     **given,
 ) -> None:
-    """Render ANNOTATIONS (QuPath GeoJSON or Lizard .mat) into a pyramidal OME-TIFF,
-    or into an OME-Zarr.
+    """Render ANNOTATIONS (GeoJSON, JSON, a store or labels) into a pyramidal OME-TIFF or OME-Zarr.
 
     A render that was stopped goes on when the same command is given again. NAME.geojson beside
     the slide holds the nuclei in the slide's pixels, NAME.ome.tif.run/thumbnail.png shows while it
     grows what is painted.
     """
+    from ..errors import PlanError
     from ..model.painter import Painter, place
     from ..ome_zarr import is_ome_zarr
-    from ..rendering import check_output, labels_path, plan_render, read_annotations
+    from ..rendering import check_output, labels_path, plan_render, read_annotations, size_like
     from ..rendering import render as render_slide
     from ..slides import find_style
 
     check_output(out, overwrite=given["overwrite"])
-    reading = ("mpp", "class_map", "ignore_classes", "tissue_classes", "contours")
+    size, region, like = given["size"], given["region"], given["like"]
+    if like and size:
+        raise PlanError(f"{like} tells the size: give --like or --size, not both")
+    reading = ("mpp", "like", "class_map", "ignore_classes", "tissue_classes", "contours")
     nuclei = read_annotations(annotations, **{k: given[k] for k in reading})
     painting = {k: given[k] for k in ("weights", "steps", "guidance") if given[k] is not None}
     painting |= {"device": device, "style": find_style(given["style"]) if given["style"] else None}
-    size, region = given["size"], given["region"]
     with nullcontext() if dry_run else _cluster(scheduler, workers, device) as client:
         if client:
             painting["device"], painting["precision"] = client.submit(place, device).result()
@@ -80,7 +88,7 @@ def render(
         job = plan_render(
             nuclei,
             painter,
-            size=size and size[::-1],
+            size=size_like(like, painter.mpp) if like else size and size[::-1],
             region=region and (region[1], region[0], region[1] + region[3], region[0] + region[2]),
             seed=given["seed"],
         )

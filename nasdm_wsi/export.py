@@ -113,7 +113,9 @@ def _read_nuclei(
         labels = slide.path.with_name(f"{_stem(slide)}.geojson")
         if not labels.exists():
             raise AnnotationError(f"{labels}: no such file: name the annotations with --labels")
-    nuclei = read_annotations(Path(labels), mpp=mpp or slide.mpp, **reading)
+    known = slide.mpp is not None and mpp is None
+    source: dict[str, Any] = {"like": slide.path} if known else {"mpp": mpp}
+    nuclei = read_annotations(Path(labels), **source, **reading)
     slide.mpp = slide.mpp or nuclei.mpp
     return nuclei.scaled(slide.mpp).shifted(*slide.bounds)
 

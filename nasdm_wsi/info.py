@@ -9,22 +9,21 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from .classes import ClassTable, Contents
 from .dataset import read_manifest
 from .errors import CheckpointError
-from .nuclei import Nuclei
+from .formats import is_annotation, read_contents
 from .ome_zarr import is_ome_zarr
-from .rendering import read_annotations
 from .slides import open_slide
 
 Rows = list[tuple[str, str]]
-
-ANNOTATIONS = (".geojson", ".json", ".geojson.gz", ".json.gz", ".zip", ".mat")
 
 
 def describe(path: Path, **reading: Any) -> Rows:
     """Rows about a slide, an annotation file, a prepared dataset or a checkpoint.
 
-    ``reading`` goes to `rendering.read_annotations`.
+    ``reading`` goes to `formats.read_contents`. Of annotations the rows end with a table of the
+    classes, also where `nasdm-wsi render` would refuse some.
 
     Raises:
         NasdmError: the file cannot be read as what it seems to be.
@@ -34,9 +33,9 @@ def describe(path: Path, **reading: Any) -> Rows:
         return _dataset(path)
     if path.suffix == ".safetensors":
         return _checkpoint(path)
-    if path.name.lower().endswith(ANNOTATIONS):
+    if is_annotation(path):
         # Nothing printed depends on the resolution, which a GeoJSON does not tell.
-        return _annotations(read_annotations(path, mpp=0.5, **reading))
+        return _annotations(read_contents(path, mpp=0.5, **reading))
     return _slide(path)
 
 
@@ -74,15 +73,26 @@ def _checkpoint(path: Path) -> Rows:
     ]
 
 
-def _annotations(nuclei: Nuclei) -> Rows:
-    y0, x0, y1, x1 = nuclei.extent()
-    return [
-        ("kind", "annotations"),
-        ("nuclei", f"{len(nuclei):,}"),
-        *((name, f"{count:,}") for name, count in nuclei.counts().items()),
-        ("extent", f"x {x0:.1f} to {x1:.1f}, y {y0:.1f} to {y1:.1f} pixels"),
-        ("tissue outline", "no" if nuclei.tissue is None else "yes"),
-    ]
+def _annotations(contents: Contents) -> Rows:
+    nuclei = contents.nuclei
+    rows = [("kind", f"annotations, {contents.kind}"), ("nuclei", f"{len(nuclei):,}")]
+    rows += [(name, f"{count:,}") for name, count in nuclei.counts().items()]
+    if len(nuclei) or nuclei.tissue is not None:
+        y0, x0, y1, x1 = nuclei.extent()
+        rows.append(("extent", f"x {x0:.1f} to {x1:.1f}, y {y0:.1f} to {y1:.1f} pixels"))
+    rows.append(("tissue outline", "no" if nuclei.tissue is None else "yes"))
+    if notes := contents.told():
+        rows.append(("also found", notes))
+    return [*rows, ("", ""), *_class_rows(contents.classes)]
+
+
+def _class_rows(classes: ClassTable) -> Rows:
+    """Class name, what it is read as, and count."""
+    table = [("read as", "count"), *((meaning, f"{n:,}") for _, meaning, n in classes.rows())]
+    left, right = (max(map(len, column)) for column in zip(*table, strict=True))
+    names = ["class", *(name for name, _, _ in classes.rows())]
+    lines = [f"{meaning:<{left}}  {count:>{right}}" for meaning, count in table]
+    return list(zip(names, lines, strict=True))
 
 
 def _slide(path: Path) -> Rows:

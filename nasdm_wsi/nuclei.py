@@ -47,7 +47,7 @@ _ALIASES = {
     "lymphocyte": "lymph, til, stil, t cell, b cell, cd3, cd8, cd20",
     "plasma": "plasmacyte",
     "eosinophil": "eos",
-    "connective": "connec, stroma, stromal, nontil stromal, fibroblast, spindle shaped, "
+    "connective": "connec, stroma, stromal, nontil stromal, fibroblast, spindle, spindle shaped, "
     "endothelial, vascular endothelium, muscle",
 }
 # Classes of many cell kinds, read as the most frequent of them where nothing better is said.
@@ -199,6 +199,31 @@ class Nuclei:
             types=np.concatenate([p.types for p in parts]),
             ids=tuple(ids) if any(ids) else None,
         )
+
+    @classmethod
+    def from_geopandas(
+        cls, frame: Any, *, mpp: float, column: str = "classification", **options: Any
+    ) -> Nuclei:
+        """Nuclei from a GeoDataFrame of polygons in pixels of ``mpp``.
+
+        ``column`` holds the class names, a column "id" the ids, of which UUIDs are kept. The
+        options, the repair of polygons and the errors are those of `qupath.read_geojson`.
+        """
+        from .tables import from_geopandas
+
+        return from_geopandas(frame, mpp=mpp, column=column, **options)
+
+    def to_geopandas(self) -> Any:
+        """A GeoDataFrame of the polygons, with the columns "classification" and "id" (if any has).
+
+        Tissue is not in it.
+
+        Raises:
+            ImportError: geopandas is not installed.
+        """
+        from .tables import to_geopandas
+
+        return to_geopandas(self)
 
     def __len__(self) -> int:
         return len(self.types)

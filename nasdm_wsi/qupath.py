@@ -16,9 +16,9 @@ import uuid
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,13 @@ import ijson
 import numpy as np
 import shapely
 
+from .classes import TISSUE, TISSUE_CLASSES, ClassTable, Contents
+from .contours import made_whole, traced_pixel
 from .errors import AnnotationError, OutputError
-from .nuclei import PALETTE, TYPES, Nuclei, check_mpp, own_classes, plain_name, resolve_class
+from .nuclei import PALETTE, TYPES, Nuclei, check_mpp
 
 CHUNK = 1 << 16  # bytes read at a time
 BATCH = 4096  # outlines packed at a time
-TISSUE = -1  # stands for the type number of tissue outlines
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +45,8 @@ def read_geojson(
     mpp: float | None,
     class_map: Mapping[str, str] | None = None,
     ignore_classes: Iterable[str] = (),
-    tissue_classes: Iterable[str] = ("Tissue", "Region*"),
-    contours: str = "corner",
+    tissue_classes: Iterable[str] = TISSUE_CLASSES,
+    contours: str = "auto",
 ) -> Nuclei:
     """Nuclei from GeoJSON, plain, gzip or zip (all entries), in its own pixels of ``mpp``.
 
@@ -53,33 +54,54 @@ def read_geojson(
     of a MultiPolygon is one. ``class_map`` (class name to nucleus type) and ``ignore_classes`` go
     before the known class names; objects without class are called "unclassified". Classes that
     match a pattern of ``tissue_classes`` outline tissue. ``contours`` is "cv2" where vertices are
-    centres of boundary pixels, counted from 0, instead of points between pixel corners.
+    centres of boundary pixels, counted from 0, "corner" where they are points between pixels, or
+    "auto" to look which.
 
     Raises:
         AnnotationError: no GeoJSON or a damaged one, a class that says nothing, coordinates that
             are not finite, no nuclei, ``mpp`` missing or absurd.
     """
-    if contours not in ("corner", "cv2"):
-        raise ValueError(f"contours must be corner or cv2, not {contours!r}")
-    table = _Table(
-        source=str(path),
-        mpp=check_mpp(mpp, path),
-        own=own_classes(class_map or {}, ignore_classes),
-        tissue_patterns=tuple(pattern.casefold() for pattern in tissue_classes),
-        cv2=contours == "cv2",
-    )
+    classes = ClassTable(class_map, ignore_classes, tissue_classes)
+    features = geojson_features(Path(path))
+    return collect(path, "GeoJSON", features, mpp=mpp, classes=classes, contours=contours).checked()
+
+
+def collect(
+    path: str | Path,
+    kind: str,
+    features: Iterable[tuple[str, dict]],
+    *,
+    mpp: float | None,
+    classes: ClassTable,
+    contours: str,
+) -> Contents:
+    """The contents of a file of some ``kind`` whose nuclei come as GeoJSON features.
+
+    Each feature comes with the words that name it in errors. The rest is as in `read_geojson`.
+
+    Raises:
+        AnnotationError: a damaged file, coordinates that are not finite, an absurd ``mpp``.
+    """
+    if contours not in ("auto", "corner", "cv2"):
+        raise ValueError(f"contours must be auto, corner or cv2, not {contours!r}")
+    table = _Table(str(path), check_mpp(mpp, path), classes, contours)
+    with readable(path):
+        for where, feature in features:
+            table.add(feature, where)
+    return table.finish(kind)
+
+
+@contextmanager
+def readable(path: str | Path) -> Iterator[None]:
+    """Turn what reading a file raises into one line."""
     try:
-        for name, opener in _texts(Path(path)):
-            for number, item in enumerate(_items(opener, name)):
-                for feature in _features(item, name):
-                    table.add(feature, f"{name}: feature {number}")
+        yield
     except FileNotFoundError as error:
         raise AnnotationError(f"{path}: no such file: check the path") from error
     except (ijson.JSONError, UnicodeDecodeError) as error:
         raise AnnotationError(f"{path}: not JSON, or cut short: export it again") from error
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise AnnotationError(f"{path}: cannot be read ({error}): export it again") from error
-    return table.finish()
 
 
 def write_geojson(path: str | Path, nuclei: Nuclei) -> None:
@@ -175,6 +197,14 @@ class _Reader:
         return next(self._chunks, b"") if size else b""
 
 
+def geojson_features(path: Path) -> Iterator[tuple[str, dict]]:
+    """All features of a file, each with the words that name it in errors."""
+    for name, opener in _texts(path):
+        for number, item in enumerate(_items(opener, name)):
+            for feature in _features(item, name):
+                yield f"{name}: feature {number}", feature
+
+
 def _texts(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Name and opener of each JSON text in a file."""
     with open(path, "rb") as file:
@@ -265,6 +295,12 @@ def _object_type(feature: dict) -> str:
     return "annotation"
 
 
+def _of_hovernext(feature: dict) -> bool:
+    """Whether a tile is a nucleus: HoVerNeXt writes its class as text, QuPath never does."""
+    named = isinstance(_dict(feature.get("properties")).get("classification"), str)
+    return named and _object_type(feature) == "tile"
+
+
 def _class_name(feature: dict) -> str:
     """The class as one name, its parts separated by colons."""
     value = _dict(feature.get("properties")).get("classification")
@@ -275,16 +311,16 @@ def _class_name(feature: dict) -> str:
     return ": ".join(str(part) for part in parts if part) or "unclassified"
 
 
-def _outlines(feature: dict) -> tuple[str, list]:
+def _outlines(feature: dict) -> tuple[str, Sequence]:
     """What a feature shows, and the rings of its polygons if it shows some."""
     kind, nucleus = _object_type(feature), feature.get("nucleusGeometry")
-    if kind in _NO_NUCLEI:
+    if kind in _NO_NUCLEI and not _of_hovernext(feature):
         return _NO_NUCLEI[kind], []
     if kind == "cell" and not nucleus:
         return "cells without nucleus", []
     geometry = _dict(nucleus or feature.get("geometry"))
     what, coordinates = _GEOMETRIES.get(geometry.get("type", "")), geometry.get("coordinates")
-    if what == "polygons" and isinstance(coordinates, list):
+    if what == "polygons" and isinstance(coordinates, list | tuple):
         return what, [coordinates] if geometry["type"] == "Polygon" else coordinates
     return what or "objects without shape", []
 
@@ -318,15 +354,13 @@ class _Table:
 
     source: str
     mpp: float
-    own: dict[str, int | None]
-    tissue_patterns: tuple[str, ...]
-    cv2: bool
+    classes: ClassTable
+    contours: str
     notes: Counter[str] = field(default_factory=Counter)
-    unmapped: Counter[str] = field(default_factory=Counter)
-    known: dict[str, int | None] = field(default_factory=dict)
     batch: list[tuple[list[np.ndarray], int, str]] = field(default_factory=list)
     parts: list[Nuclei] = field(default_factory=list)
     tissue: list[shapely.Geometry] = field(default_factory=list)
+    pixel: float | None = None  # as `contours.traced_pixel`; None until there are nuclei
 
     def add(self, feature: dict, where: str) -> None:
         """Take one feature in; ``where`` names it in errors."""
@@ -334,14 +368,10 @@ class _Table:
         if not polygons:
             self.notes["objects without shape" if what == "polygons" else what] += 1
             return
-        name = _class_name(feature)
-        try:
-            number = self._number(name)
-        except KeyError:
-            self.unmapped[name] += len(polygons)
-            return
+        if self.contours == "auto" and _of_hovernext(feature):
+            self.contours = "cv2"
+        number = self.classes.number(_class_name(feature), len(polygons))
         if number is None:
-            self.notes["of ignored classes"] += len(polygons)
             return
         identities = itertools.chain([_uuid(feature.get("id"))], itertools.repeat(""))
         try:
@@ -354,39 +384,18 @@ class _Table:
         if len(self.batch) >= BATCH:
             self._flush()
 
-    def finish(self) -> Nuclei:
-        """All nuclei.
-
-        Raises:
-            AnnotationError: there are none, or classes that say nothing.
-        """
+    def finish(self, kind: str) -> Contents:
+        """All there is."""
         self._flush()
-        if self.unmapped:
-            raise AnnotationError(f"{self.source}: {_remedy(self.unmapped)}")
-        notes = ", ".join(f"{n} {what}" for what, n in sorted(self.notes.items()) if n)
         nuclei = Nuclei.concatenate(self.parts)
-        if not len(nuclei):
-            raise AnnotationError(
-                f"{self.source}: no nuclei found ({notes or 'nothing at all'}): "
-                "export polygons of annotations, detections or cells with nuclei"
-            )
-        log.info("%s: %d nuclei; %s", self.source, len(nuclei), notes or "nothing to note")
-        if not self.cv2 and _looks_traced(nuclei):
+        if self.contours == "auto" and not self.pixel and _looks_traced(nuclei):
             log.warning(
                 "%s: all coordinates are integers: if OpenCV traced them, give --contours cv2",
                 self.source,
             )
-        return replace(nuclei, tissue=shapely.union_all(self.tissue) if self.tissue else None)
-
-    def _number(self, name: str) -> int | None:
-        """As `resolve_class`, or TISSUE; each name is looked up once."""
-        if name not in self.known:
-            names = [part.strip().casefold() for part in (name, *name.split(":"))]
-            own = self.own
-            if any(fnmatchcase(n, pattern) for n in names for pattern in self.tissue_patterns):
-                own = {plain_name(name): TISSUE, **own}
-            self.known[name] = resolve_class(name, own)
-        return self.known[name]
+        nuclei = replace(nuclei, tissue=shapely.union_all(self.tissue) if self.tissue else None)
+        kind += ", contours of OpenCV" if self.pixel else ""
+        return Contents(self.source, kind, nuclei, self.classes, self.notes)
 
     def _flush(self) -> None:
         """Turn the batch into nuclei and tissue."""
@@ -395,14 +404,17 @@ class _Table:
         polygons = np.array([shapely.Polygon(r[0], r[1:]) for r, _, _ in whole], object)
         bad = ~shapely.is_valid(polygons)
         polygons[bad] = shapely.make_valid(polygons[bad])
-        if self.cv2:
-            moved = shapely.transform(polygons, lambda xy: xy + 0.5)
-            polygons = shapely.buffer(moved, 0.5, join_style="mitre", cap_style="square")
+        is_tissue = numbers == TISSUE
+        if self.pixel is None and not is_tissue.all():
+            self.pixel = self._pixel(
+                [ring for rings, n, _ in whole if n != TISSUE for ring in rings]
+            )
+        if self.pixel:
+            polygons = made_whole(polygons, self.pixel)
         else:
             polygons[bad] = [_polygonal(geometry) for geometry in polygons[bad]]
         self.notes["repaired"] += int(bad.sum())
         self.notes["without area"] += len(self.batch) - int((~shapely.is_empty(polygons)).sum())
-        is_tissue = numbers == TISSUE
         self.tissue += list(polygons[is_tissue])
         self.parts.append(
             Nuclei.from_polygons(
@@ -414,6 +426,12 @@ class _Table:
         )
         self.batch = []
 
+    def _pixel(self, rings: list[np.ndarray]) -> float:
+        if self.contours == "corner":
+            return 0.0
+        steps = np.concatenate([np.diff(np.reshape(ring, (-1, 2)), axis=0) for ring in rings])
+        return traced_pixel(steps, known=self.contours == "cv2")
+
 
 def _polygonal(geometry: shapely.Geometry) -> shapely.MultiPolygon:
     """What of a repaired polygon has an area."""
@@ -421,19 +439,10 @@ def _polygonal(geometry: shapely.Geometry) -> shapely.MultiPolygon:
     return shapely.MultiPolygon([part for part in parts if part.geom_type == "Polygon"])
 
 
-def _remedy(unmapped: Counter[str]) -> str:
-    worst = unmapped.most_common(10)
-    names = ", ".join(f"{name!r} ({n} nuclei)" for name, n in worst)
-    if len(unmapped) > len(worst):
-        names += f" and {len(unmapped) - len(worst)} more"
-    return (
-        f"no nucleus type is known for class {names}: choose {', '.join(TYPES[1:-1])} or "
-        f"{TYPES[-1]} with --class-map NAME=TYPE, or leave it out with --ignore-class NAME"
-    )
-
-
 def _looks_traced(nuclei: Nuclei) -> bool:
     """Whether all coordinates are integers and some steps are slanted, as OpenCV's contours."""
     slanted = (np.diff(nuclei.coords, axis=0) != 0).all(1)
     slanted[nuclei.ring_offsets[1:-1] - 1] = False
-    return bool(slanted.any() and (nuclei.coords == np.rint(nuclei.coords)).all())
+    # The points of marching squares, doubled, are odd in one direction and even in the other.
+    mixed = len(np.unique(nuclei.coords.sum(1) % 2)) > 1
+    return bool(mixed and slanted.any() and (nuclei.coords == np.rint(nuclei.coords)).all())

@@ -27,16 +27,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from .conditioning import Conditioning
-from .errors import OutputError, PlanError
+from .errors import OutputError, PlanError, SlideError
+from .formats import read_contents
 from .geometry import Block, Box, Plan, cells_in, intersect, shape
-from .lizard import read_mat
 from .mosaic import CHANNELS, Mosaic, Work
 from .noise import noise
 from .nuclei import Nuclei
 from .ome_zarr import is_ome_zarr, write_ome_zarr
 from .pyramid import Pyramid, write_tiff
-from .qupath import read_geojson, write_geojson
+from .qupath import write_geojson
 from .schedule import Task
+from .slides import Slide, open_slide
 from .store import RunStore, open_run
 from .watch import Progress, Watch
 
@@ -158,17 +159,51 @@ class Job:
         return (time.perf_counter() - begin) / side**2
 
 
-def read_annotations(path: Path, *, mpp: float | None = None, **options: Any) -> Nuclei:
-    """Nuclei of a QuPath GeoJSON or a Lizard ``.mat`` (0.5 mpp unless told otherwise).
+def read_annotations(
+    path: str | Path, *, mpp: float | None = None, like: str | Path | None = None, **options: Any
+) -> Nuclei:
+    """Nuclei of any annotation file that `formats.read_contents` reads; ``options`` go to it.
 
-    ``options`` go to `qupath.read_geojson`.
+    ``like`` names the slide on which they were made, in place of ``mpp``, its pixel size. The
+    coordinates are then those of the image that QuPath shows of the slide, of which `size_like`
+    gives the size. In MRXS and some others it is the scanned part alone (``openslide.bounds-*``):
+    GeoJSON is taken to count from its corner, as QuPath and HoVerNeXt do. HoVer-Net, CellViT (JSON)
+    and TIAToolbox (store) count from the corner of the whole slide and are shifted.
 
     Raises:
-        AnnotationError: see there; also a GeoJSON without ``mpp``.
+        AnnotationError: see `formats.read_contents` and `classes.Contents.checked`.
+        SlideError: a slide that cannot be read or does not tell its pixel size.
     """
-    if Path(path).suffix.lower() == ".mat":
-        return read_mat(path, mpp=mpp or 0.5)
-    return read_geojson(path, mpp=mpp, **options)
+    if like is None:
+        return read_contents(path, mpp=mpp, **options).checked()
+    if mpp is not None:
+        raise PlanError(f"{like} tells the pixel size: give --like or --mpp, not both")
+    with open_slide(like) as slide:
+        slide_mpp, corner = _mpp_of(slide), slide.bounds
+    contents = read_contents(path, slide_mpp=slide_mpp, **options)
+    nuclei = contents.checked()
+    if contents.whole:
+        dy, dx = (-n * slide_mpp / nuclei.mpp for n in corner)
+        nuclei = nuclei.shifted(dy, dx)
+    return nuclei
+
+
+def size_like(path: str | Path, mpp: float) -> tuple[int, int]:
+    """Size (h, w), at ``mpp``, of the image that QuPath shows of a slide; for `plan_render`.
+
+    Raises:
+        SlideError: a slide that cannot be read or does not tell its pixel size.
+    """
+    with open_slide(path) as slide:
+        scale = _mpp_of(slide) / mpp
+        height, width = (max(round(n * scale), 1) for n in slide.shown)
+    return height, width
+
+
+def _mpp_of(slide: Slide) -> float:
+    if slide.mpp is None:
+        raise SlideError(f"{slide.path} does not tell its pixel size: give --mpp and --size")
+    return slide.mpp
 
 
 def plan_render(

@@ -39,6 +39,7 @@ class Slide:
     levels: (h, w) of each level.
     format: what the reader calls it, such as ``aperio``; ``image`` for ordinary images.
     bounds: (y, x) at level 0 where the scanned part begins; QuPath counts from there.
+    shown: (h, w) at level 0 of the scanned part, which is all that QuPath shows.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -53,6 +54,11 @@ class Slide:
             self.format = str(_property(self._reader, "vendor") or "image")
             y, x = (int(_property(self._reader, f"bounds-{axis}") or 0) for axis in "yx")
             self.bounds = y, x
+            sides = zip(("height", "width"), self.size, self.bounds, strict=True)
+            self.shown = tuple(
+                int(_property(self._reader, f"bounds-{side}") or whole - start)
+                for side, whole, start in sides
+            )
         self._downsamples = tuple(map(_whole_if_close, self._reader.level_downsamples))
 
     def __enter__(self) -> Slide:

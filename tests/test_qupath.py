@@ -187,7 +187,7 @@ def test_what_carries_no_nucleus_is_counted_in_one_line(read, caplog):
         feature(None, geometry={}),
         feature(geometry=polygon([[[1, 1], [2, 2], [1, 1]]])),
         feature(geometry=polygon([[[1, 1], [2, 2], [3, 3], [1, 1]]])),
-        feature(None, kind="tile"),
+        feature({"name": "Tumor", "color": [1, 2, 3]}, kind="tile"),
         feature(kind="tmaCore"),
         feature(kind="root"),
         feature(kind="cell"),
@@ -264,7 +264,7 @@ def test_the_number_of_the_bad_feature_is_told(refusal):
         ("null", "JSON, but no GeoJSON features: export it as GeoJSON"),
         ([], "no nuclei found (nothing at all): export polygons"),
         ({"type": "FeatureCollection", "features": []}, "no nuclei found (nothing at all)"),
-        ([feature(kind="tile")], "no nuclei found (1 tiles): export polygons of annotations"),
+        ([feature(None, kind="tile")], "no nuclei found (1 tiles): export polygons of annotations"),
     ],
 )
 def test_bad_files(refusal, content, remedy):
@@ -283,7 +283,7 @@ def test_missing_file(tmp_path):
 
 def test_contours_of_opencv(read, caplog):
     # Steps go along rows, columns and diagonals, from centre to centre of boundary pixels.
-    ring = [[8, 4], [12, 4], [16, 8], [16, 12], [12, 16], [8, 16], [4, 12], [4, 8], [8, 4]]
+    ring = [[9, 4], [12, 4], [16, 8], [16, 12], [12, 16], [8, 16], [4, 12], [4, 9], [9, 4]]
     mask = shapely.intersects_xy(shapely.Polygon(ring), *np.mgrid[:30, :30])
     traced = [feature(geometry=polygon([ring]))]
     box = (0, 0, 30, 30)
