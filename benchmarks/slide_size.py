@@ -1,0 +1,119 @@
+"""Does memory grow with the slide? Client, workers, disk, and what a task costs the scheduler.
+
+    python benchmarks/slide_size.py [--sides 4096 16384 65536]
+
+A painter that hardly computes stands for the network, so that the engine is what is measured: two
+phases with the halo of the shipped weights, noise, states on disk, tiles, the file. Two worker
+processes of a local dask cluster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from measure import machine, peaks, table
+
+from nasdm_wsi.cluster import local
+from nasdm_wsi.geometry import Plan
+from nasdm_wsi.nuclei import Nuclei
+from nasdm_wsi.rendering import plan_render, render, run_folder
+
+WORKERS = 2
+
+
+@dataclass
+class StandIn:
+    """Paints smooth noise in two phases."""
+
+    mpp: float = 0.5
+    bytes_per_pixel: int = 50
+    resident_bytes: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def plan(self, size: tuple[int, int]) -> Plan:
+        """As the shipped network's, with two phases."""
+        return Plan(size, 512, 72, 0, 1, ((0, 1), (1, 2)), grid=8, reach=80)
+
+    def solve(self, phase, state, mask, tissue):
+        """Pixels go halfway to a constant and its estimate."""
+        return 0.5 * state
+
+    def glass(self, phase, unit):
+        """All of this slide is tissue."""
+        raise NotImplementedError
+
+
+@contextmanager
+def folder_peak(folder: Path) -> Iterator[list[int]]:
+    """The largest size of a folder, looked at every second."""
+    found, stop = [0], threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(1.0):
+            sizes = (
+                entry.stat(follow_symlinks=False).st_blocks * 512
+                for root, _, names in os.walk(folder)
+                for name in names
+                if (entry := Path(root, name)).exists()
+            )
+            try:
+                found[0] = max(found[0], sum(sizes))
+            except FileNotFoundError:
+                pass
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield found
+    finally:
+        stop.set()
+        thread.join()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sides", type=int, nargs="+", default=[4096, 16_384, 65_536])
+    options = parser.parse_args()
+    print(machine("dask", "distributed", "numpy"), flush=True)
+    rows = []
+    nothing = Nuclei.from_polygons([], [], mpp=0.5)
+    for side in options.sides:
+        job = plan_render(nothing, StandIn(), size=(side, side))
+        with TemporaryDirectory(dir=".") as folder, local(WORKERS) as client:
+            out, tasks = Path(folder, "slide.ome.tif"), [0]
+
+            def progress(what: str, done: int, total: int, tasks: list[int] = tasks) -> None:
+                tasks[0] = total if what == "painting" else tasks[0]
+
+            with folder_peak(Path(folder)) as disk, peaks(0.2) as memory:
+                begin = time.perf_counter()
+                render(job, out, client=client, progress=progress)
+                seconds = time.perf_counter() - begin
+            assert not run_folder(out).exists()
+            rows.append(
+                (
+                    f"{side:,}",
+                    tasks[0],
+                    seconds,
+                    f"{memory['client'] / 1e6:.0f} MB",
+                    f"{memory['worker'] / 1e6:.0f} MB",
+                    f"{disk[0] / 1e9:.2f} GB",
+                    f"{out.stat().st_size / 1e9:.2f} GB",
+                    f"{1e3 * seconds * WORKERS / tasks[0]:.1f} ms",
+                )
+            )
+            print(*rows[-1], flush=True)
+    table(("side", "tasks", "s", "client", "a worker", "disk", "slide", "worker time a task"), rows)
+
+
+if __name__ == "__main__":
+    main()
