@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from nasdm_wsi.conditioning import Conditioning
 from nasdm_wsi.errors import AnnotationError, OutputError
 from nasdm_wsi.nuclei import PALETTE, Nuclei
-from nasdm_wsi.qupath import _strict, read_geojson, write_geojson
+from nasdm_wsi.qupath import read_geojson, write_geojson
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 SQUARE = [[[10.5, 20], [14.5, 20], [14.5, 26], [10.5, 26], [10.5, 20]]]
