@@ -248,12 +248,11 @@ class Nuclei:
 
     def take(self, index: np.ndarray) -> Nuclei:
         """The nuclei of an integer index, in its order."""
-        first, counts = self.polygon_offsets[index], np.diff(self.polygon_offsets)[index]
-        rings = runs(first, counts)
-        lengths = np.diff(self.ring_offsets)[rings]
+        rings, counts = members(self.polygon_offsets, index)
+        vertices, lengths = members(self.ring_offsets, rings)
         return replace(
             self,
-            coords=self.coords[runs(self.ring_offsets[rings], lengths)],
+            coords=self.coords[vertices],
             ring_offsets=offsets(lengths),
             polygon_offsets=offsets(counts),
             types=self.types[index],
@@ -283,6 +282,12 @@ class Nuclei:
 def offsets(lengths: Any) -> np.ndarray:
     """Where each of consecutive runs of these lengths begins, and the end: int64 (n + 1,)."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def members(starts: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The positions starts[i] to starts[i + 1] - 1 for each i of the index, and how many each."""
+    lengths = starts[index + 1] - starts[index]
+    return runs(starts[index], lengths), lengths
 
 
 def runs(first: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -129,19 +129,19 @@ def _lines(nuclei: Nuclei) -> Iterator[bytes]:
         {"name": name.capitalize(), "color": color.tolist()}
         for name, color in zip(TYPES, PALETTE, strict=True)
     ]
-    for k in range(len(nuclei)):
-        spans = pairwise(nuclei.ring_offsets[slice(*nuclei.polygon_offsets[k : k + 2] + (0, 1))])
-        rings = [nuclei.coords[a:b].round(2).tolist() for a, b in spans]
-        geometry = orjson.dumps({"type": "Polygon", "coordinates": rings})
+    for k, kind in enumerate(nuclei.types):
+        first, last = nuclei.polygon_offsets[k : k + 2]
+        spans = pairwise(nuclei.ring_offsets[first : last + 1])
+        rings = [nuclei.coords[a:b].round(2) for a, b in spans]
+        geometry = orjson.dumps({"type": "Polygon", "coordinates": rings}, option=orjson.OPT_SERIALIZE_NUMPY)
         name = _uuid(nuclei.ids[k]) if nuclei.ids else ""
-        yield orjson.dumps(
-            {
-                "type": "Feature",
-                "id": name or str(uuid.uuid5(uuid.NAMESPACE_OID, f"{k} {geometry!r}")),
-                "geometry": orjson.Fragment(geometry),
-                "properties": {"objectType": "detection", "classification": classes[nuclei.types[k]]},
-            }
-        )
+        feature = {
+            "type": "Feature",
+            "id": name or str(uuid.uuid5(uuid.NAMESPACE_OID, f"{k} {geometry.decode()}")),
+            "geometry": orjson.Fragment(geometry),
+            "properties": {"objectType": "detection", "classification": classes[kind]},
+        }
+        yield orjson.dumps(feature)
 
 
 _CANONICAL = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -159,8 +159,8 @@ def _uuid(name: Any) -> str:
 
 _BOM = b"\xef\xbb\xbf"
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
-_STRING = re.compile(rb'("[^"\\]*+(?:\\.[^"\\]*+)*+")', re.DOTALL)
-_NO_NUMBER = re.compile(rb"-?\b(?:NaN|Infinity)\b")
+_STRING = re.compile(rb'("[^"\\]*+(?:\\.[^"\\]*+)*+"?)', re.DOTALL)
+_NO_NUMBERS = (b"-NaN", b"NaN", b"-Infinity", b"Infinity")
 _NO_MEMBER = re.compile(rb",(?=\s*[\]}])")
 _FEATURES = re.compile(rb'"features"\s*:\s*\Z')
 
@@ -265,8 +265,10 @@ def _finite(digits: str) -> float | None:
 def _mended(text: bytes | bytearray) -> bytes:
     """Without bare NaN and Infinity (now null) and commas before a closing bracket."""
     parts = _STRING.split(text)
-    between = _NO_NUMBER.sub(b"null", b'"'.join(parts[::2]))
-    parts[::2] = _NO_MEMBER.sub(b"", between).split(b'"')
+    between = _NO_MEMBER.sub(b"", b'"'.join(parts[::2]))
+    for bare in _NO_NUMBERS:
+        between = between.replace(bare, b"null")
+    parts[::2] = between.split(b'"')
     return b"".join(parts)
 
 
