@@ -1,4 +1,5 @@
 import gzip
+import io
 import json
 import logging
 import uuid
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from nasdm_wsi.conditioning import Conditioning
 from nasdm_wsi.errors import AnnotationError, OutputError
 from nasdm_wsi.nuclei import PALETTE, Nuclei
-from nasdm_wsi.qupath import read_geojson, write_geojson
+from nasdm_wsi.qupath import _items, read_geojson, write_geojson
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 SQUARE = [[[10.5, 20], [14.5, 20], [14.5, 26], [10.5, 26], [10.5, 20]]]
@@ -93,8 +94,18 @@ def test_top_levels(read, content):
         json.dumps([feature(properties={"measurements": {"a": float("nan"), "b": -np.inf}})]),
         json.dumps(feature(properties={"measurements": [{"name": "N", "value": np.nan}]})),
         json.dumps([feature(properties={"name": 'NaN ,] "Infinity" \\'})], indent=2),
+        json.dumps([feature(properties={"name": 1})]).replace("1}", "1e999}"),
+        json.dumps([feature(properties={"name": "\ud83d"})]),
     ],
-    ids=["byte order mark", "trailing comma", "numbers", "list of numbers", "strings"],
+    ids=[
+        "byte order mark",
+        "trailing comma",
+        "numbers",
+        "list of numbers",
+        "strings",
+        "beyond float64",
+        "half a surrogate pair",
+    ],
 )
 def test_what_strict_json_lacks(read, content):
     assert read(content).types.tolist() == [4]
@@ -110,15 +121,32 @@ VALUES = st.recursive(
 )
 
 
+def flawed(value, indent) -> str:
+    return f'{{"type": "Feature", "x": [{json.dumps(value, indent=indent)}, ],\n}}'
+
+
 @settings(deadline=None)
-@given(value=VALUES, size=st.integers(1, 9), indent=st.sampled_from([None, 1]))
-def test_the_filter_mends_wherever_chunks_end(value, size, indent):
-    flawed = json.dumps([value, 0], indent=indent)[:-1] + ", ]"
-    raw = flawed.encode()
-    mended = b"".join(_strict(raw[k : k + size] for k in range(0, len(raw), size)))
-    strict = json.loads(mended, parse_constant=lambda name: pytest.fail(name))
-    expected = json.loads(json.dumps([value, 0]), parse_constant=lambda name: None)
-    assert strict == expected
+@given(
+    values=st.lists(VALUES, max_size=3),
+    other=VALUES,
+    size=st.integers(1, 9),
+    indent=st.sampled_from([None, 1]),
+)
+def test_features_are_found_and_mended_wherever_chunks_end(values, other, size, indent):
+    members = ",".join(flawed(value, indent) for value in values)
+    texts = [
+        f" [{members} , ]\n",
+        f'{{"x": {flawed(other, indent)}, "features" : [{members}, ], "y": [{flawed(1, None)}] ,}}',
+    ]
+    expected = [{"type": "Feature", "x": [value]} for value in values]
+    expected = json.loads(json.dumps(expected), parse_constant=lambda name: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nasdm_wsi.qupath.CHUNK", size)
+        for text in texts:
+            assert list(_items(io.BytesIO(text.encode()), "a")) == expected
+            for cut in (len(text) // 2, len(text.rstrip()) - 1):
+                with pytest.raises(json.JSONDecodeError):
+                    list(_items(io.BytesIO(text[:cut].encode()), "a"))
 
 
 def test_packed_files(tmp_path):
@@ -246,7 +274,11 @@ def test_the_number_of_the_bad_feature_is_told(refusal):
         corner = [[[0, 0], [5, 0], [5, bad], [0, 0]]]
         message = refusal([feature(), feature(geometry=polygon(corner))])
         assert "feature 1 has coordinates that are not finite numbers: correct" in message
-    assert "feature 0" in refusal([feature(geometry=polygon([[1, 2, 3, 4]]))])
+    corner = [[[0, 0], [5, 0], [5, 77], [0, 0]]]
+    huge = json.dumps([feature(), feature(geometry=polygon(corner))]).replace("77", "1e999")
+    assert "feature 1 has coordinates that are not finite numbers: correct" in refusal(huge)
+    for ring in ([1, 2, 3, 4], [[1], [2], [3], [4]], [["1", "2"]] * 4, ["12"] * 4):
+        assert "feature 0" in refusal([feature(geometry=polygon([ring]))])
 
 
 @pytest.mark.parametrize(
@@ -298,6 +330,12 @@ def test_contours_of_opencv(read, caplog):
 def test_integer_rectangles_raise_no_suspicion(read, caplog):
     read([feature(geometry=polygon([[[0, 0], [4, 0], [4, 4], [0, 4], [0, 0]]]))])
     assert not caplog.records
+
+
+def test_heights_are_left_out(read):
+    ring = [[*point, 7] for point in SQUARE[0][:-1]]
+    (outline,) = read([feature(geometry=polygon([ring]))]).polygons()
+    assert not outline.has_z and outline.equals(shapely.box(10.5, 20, 14.5, 26))
 
 
 def test_many_batches(read, monkeypatch):
