@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import chain, pairwise, repeat
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import orjson
@@ -132,8 +132,11 @@ def _lines(nuclei: Nuclei) -> Iterator[bytes]:
     for k, kind in enumerate(nuclei.types):
         first, last = nuclei.polygon_offsets[k : k + 2]
         spans = pairwise(nuclei.ring_offsets[first : last + 1])
-        rings = [nuclei.coords[a:b].round(2) for a, b in spans]
-        geometry = orjson.dumps({"type": "Polygon", "coordinates": rings}, option=orjson.OPT_SERIALIZE_NUMPY)
+        polygon = {
+            "type": "Polygon",
+            "coordinates": [nuclei.coords[a:b].round(2) for a, b in spans],
+        }
+        geometry = orjson.dumps(polygon, option=orjson.OPT_SERIALIZE_NUMPY)
         name = _uuid(nuclei.ids[k]) if nuclei.ids else ""
         feature = {
             "type": "Feature",
@@ -165,8 +168,8 @@ _NO_MEMBER = re.compile(rb",(?=\s*[\]}])")
 _FEATURES = re.compile(rb'"features"\s*:\s*\Z')
 
 
-def _texts(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Name and bytes of each JSON text in a file."""
+def _texts(path: Path) -> Iterator[tuple[str, Any]]:
+    """Name and open file of each JSON text in a file."""
     with open(path, "rb") as file:
         magic = file.read(4)
     if magic == b"PK\x03\x04":
@@ -180,7 +183,7 @@ def _texts(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
             yield str(path), text
 
 
-def _items(raw: IO[bytes], name: str) -> Iterator[Any]:
+def _items(raw: Any, name: str) -> Iterator[Any]:
     """The members of a FeatureCollection or array, or a single Feature.
 
     They are cut out of the text and parsed one by one. The rest of it, with a 0 for each, is
@@ -215,7 +218,7 @@ def _items(raw: IO[bytes], name: str) -> Iterator[Any]:
     yield frame
 
 
-def _brackets(raw: IO[bytes]) -> Iterator[tuple[bytes, Iterable[tuple[int, int]]]]:
+def _brackets(raw: Any) -> Iterator[tuple[bytes, Iterable[tuple[int, int]]]]:
     """Chunks, each with place and depth (of what is inside) of its outer brackets."""
     depth = quotes = 0
     for chunk in _chunks(raw):
@@ -234,7 +237,7 @@ def _brackets(raw: IO[bytes]) -> Iterator[tuple[bytes, Iterable[tuple[int, int]]
         yield chunk, zip(at[real][outer].tolist(), inner[outer].tolist(), strict=True)
 
 
-def _chunks(raw: IO[bytes]) -> Iterator[bytes]:
+def _chunks(raw: Any) -> Iterator[bytes]:
     """The text without byte order mark, cut nowhere within an escape."""
     held = raw.read(len(_BOM)).removeprefix(_BOM)
     while chunk := raw.read(CHUNK):

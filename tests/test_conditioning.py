@@ -59,13 +59,11 @@ def inside_exactly(rings, y: int, x: int) -> bool:
 
 
 def exact_labels(polygons, box) -> list[list[int]]:
-    return [
-        [
-            max((k for k, rings in enumerate(polygons, 1) if inside_exactly(rings, y, x)), default=0)
-            for x in range(box[1], box[3])
-        ]
-        for y in range(box[0], box[2])
-    ]
+    def label(y: int, x: int) -> int:
+        covers = [k for k, rings in enumerate(polygons, 1) if inside_exactly(rings, y, x)]
+        return max(covers, default=0)
+
+    return [[label(y, x) for x in range(box[1], box[3])] for y in range(box[0], box[2])]
 
 
 def table(polygons, **options) -> Nuclei:
@@ -88,7 +86,9 @@ halves = st.builds(
 )
 numbers = halves | st.floats(-2, 15, width=32)
 outlines = st.lists(st.tuples(numbers, numbers), min_size=3, max_size=8)
-rectangles = st.builds(lambda x, y, w, h: [(x, y), (x + w, y), (x + w, y + h), (x, y + h)], *[halves] * 4)
+rectangles = st.builds(
+    lambda x, y, w, h: [(x, y), (x + w, y), (x + w, y + h), (x, y + h)], *[halves] * 4
+)
 rings = (outlines | rectangles).map(lambda ring: [*ring, ring[0]])
 small_boxes = st.builds(
     lambda y, x, h, w: (y, x, y + h, x + w),

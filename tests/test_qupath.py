@@ -6,6 +6,7 @@ import uuid
 import zipfile
 from pathlib import Path
 
+import geojson
 import numpy as np
 import pytest
 import shapely
@@ -369,6 +370,7 @@ def test_what_is_written_has_all_that_qupath_insists_on(tmp_path, nuclei):
     write_geojson(tmp_path / "a.geojson", nuclei)
     text = (tmp_path / "a.geojson").read_text()
     features = json.loads(text)["features"]
+    assert geojson.loads(text).is_valid
     assert len(text.splitlines()) == len(nuclei) + 2
     assert len({str(uuid.UUID(f["id"])) for f in features}) == len(nuclei)
     for kind, written in zip(nuclei.types, features, strict=True):
