@@ -196,7 +196,7 @@ class Nuclei:
         ids: list[str] = []
         first: Nuclei | None = None
         for part in parts:
-            first = first or part.take(np.empty(0, int))
+            first = part if first is None else first
             coords += part.coords.tobytes()
             rings += np.diff(part.ring_offsets).tobytes()
             polygons += np.diff(part.polygon_offsets).tobytes()

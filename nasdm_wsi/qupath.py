@@ -257,7 +257,7 @@ def _parsed(text: bytes | bytearray) -> Any:
     try:
         return orjson.loads(strict)
     except orjson.JSONDecodeError:  # half a surrogate pair, or a number beyond float64
-        return json.loads(strict, parse_float=_finite)
+        return json.loads(strict, parse_float=_finite, parse_int=_finite)
 
 
 def _finite(digits: str) -> float | None:
@@ -354,7 +354,7 @@ def _rings(rings: list) -> list[array]:
     """The closed rings of a polygon, each as x, y, x, y, ...; none if it has no area.
 
     Raises:
-        ValueError, TypeError, OverflowError: coordinates that are no finite numbers.
+        ValueError, TypeError: coordinates that are no finite numbers.
     """
     closed = []
     for points in rings:
@@ -407,7 +407,7 @@ class _Table:
         try:
             for rings, identity in zip(polygons, identities, strict=False):
                 self.batch.append((_rings(rings), number, identity))
-        except (ValueError, TypeError, OverflowError) as error:
+        except (ValueError, TypeError) as error:
             raise AnnotationError(
                 f"{where} has coordinates that are not finite numbers: correct or remove it"
             ) from error

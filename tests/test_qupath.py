@@ -276,8 +276,9 @@ def test_the_number_of_the_bad_feature_is_told(refusal):
         message = refusal([feature(), feature(geometry=polygon(corner))])
         assert "feature 1 has coordinates that are not finite numbers: correct" in message
     corner = [[[0, 0], [5, 0], [5, 77], [0, 0]]]
-    huge = json.dumps([feature(), feature(geometry=polygon(corner))]).replace("77", "1e999")
-    assert "feature 1 has coordinates that are not finite numbers: correct" in refusal(huge)
+    huge = json.dumps([feature(), feature(geometry=polygon(corner))])
+    for number in ("1e999", "9" * 5000):
+        assert "feature 1 has coordinates that are" in refusal(huge.replace("77", number))
     for ring in ([1, 2, 3, 4], [[1], [2], [3], [4]], [["1", "2"]] * 4, ["12"] * 4):
         assert "feature 0" in refusal([feature(geometry=polygon([ring]))])
 
