@@ -49,7 +49,6 @@ class Conditioning:
 
     def __init__(self, nuclei: Nuclei, size: tuple[int, int]):
         self._nuclei = nuclei
-        self._type_of = np.concatenate([np.zeros(1, np.uint8), nuclei.types])
         self._canvas = (0, 0, *size)
         boxes = nuclei.boxes()
         self._order = np.argsort(boxes[:, 0], kind="stable")
@@ -59,20 +58,22 @@ class Conditioning:
 
     def __call__(self, box: Box) -> np.ndarray:
         """The conditioning of a box: float32 (7, h, w), six one-hot types and instance edges."""
-        instances, on_canvas = self._rasterise(grow(box, 1)), self._on_canvas(box)
+        instances, types = self._rasterise(grow(box, 1))
+        on_canvas = self._on_canvas(box)
         edge = edges(instances)[1:-1, 1:-1] & on_canvas
-        return one_hot(self._types(instances[1:-1, 1:-1] * on_canvas), edge)
+        return one_hot(types[1:-1, 1:-1] * on_canvas, edge)
 
     def labels(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
         """Instances int32 (h, w), 0 = none, else the nucleus' index + 1; and types uint8 (h, w)."""
-        instances = self._rasterise(box) * self._on_canvas(box)
-        return instances, self._types(instances)
+        instances, types = self._rasterise(box)
+        on_canvas = self._on_canvas(box)
+        return instances * on_canvas, types * on_canvas
 
     def tissue(self, box: Box) -> np.ndarray:
         """Bool (h, w): pixels of tissue or nuclei; everywhere if no tissue is outlined."""
         if self._tissue is None:
             return np.ones(shape(box), bool)
-        tissue = self._rasterise(box) > 0
+        tissue = self._rasterise(box)[0] > 0
         pixels, _ = _inside(*self._tissue, np.zeros(len(self._tissue[0]), int), box)
         tissue.reshape(-1)[pixels] = True
         return tissue
@@ -89,16 +90,13 @@ class Conditioning:
         meet = (bottom >= y0) & (left <= x1) & (right >= x0)
         return self._order[first:last][meet]
 
-    def _types(self, instances: np.ndarray) -> np.ndarray:
-        return self._type_of.take(instances)
-
     def _on_canvas(self, box: Box) -> np.ndarray:
         mask = np.zeros(shape(box), bool)
         mask[inside(intersect(box, self._canvas), box)] = True
         return mask
 
-    def _rasterise(self, box: Box) -> np.ndarray:
-        """Like the instances of `labels`, but nuclei go on beyond the canvas."""
+    def _rasterise(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
+        """Like `labels`, but nuclei go on beyond the canvas."""
         near, table = self._near(box), self._nuclei
         rings, counts = members(table.polygon_offsets, near)
         # Rings are closed: an edge begins at each vertex but the last.
@@ -109,9 +107,10 @@ class Conditioning:
         pixels, number = _inside(
             _fixed(table.coords[begins]), _fixed(table.coords[begins + 1]), number, box
         )
-        out = np.zeros(shape(box), np.int32)
-        out.reshape(-1)[pixels] = number  # of repeated pixels the last one stays
-        return out
+        instances, types = np.zeros(shape(box), np.int32), np.zeros(shape(box), np.uint8)
+        instances.reshape(-1)[pixels] = number  # of repeated pixels the last one stays
+        types.reshape(-1)[pixels] = table.types[number - 1]
+        return instances, types
 
 
 def _outline_edges(outline: shapely.Geometry) -> tuple[np.ndarray, np.ndarray]:
