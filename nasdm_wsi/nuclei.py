@@ -188,15 +188,29 @@ class Nuclei:
         )
 
     @classmethod
-    def concatenate(cls, parts: Sequence[Nuclei]) -> Nuclei:
-        """One table from one or more that share their mpp; tissue is the first one's."""
-        ids = [name for p in parts for name in p.ids or [""] * len(p)]
+    def concatenate(cls, parts: Iterable[Nuclei]) -> Nuclei:
+        """One table from one or more that share their mpp; tissue is the first one's.
+
+        Each part is taken in before the next is asked for, and memory is needed once only.
+        """
+        coords, rings, polygons, types = (bytearray() for _ in range(4))
+        ids: list[str] = []
+        first: Nuclei | None = None
+        for part in parts:
+            first = part if first is None else first
+            coords += part.coords.tobytes()
+            rings += np.diff(part.ring_offsets).tobytes()
+            polygons += np.diff(part.polygon_offsets).tobytes()
+            types += part.types.tobytes()
+            ids += part.ids or [""] * len(part)
+        if first is None:
+            raise ValueError("nothing to concatenate")
         return replace(
-            parts[0],
-            coords=np.concatenate([p.coords for p in parts]),
-            ring_offsets=_offsets(np.concatenate([np.diff(p.ring_offsets) for p in parts])),
-            polygon_offsets=_offsets(np.concatenate([np.diff(p.polygon_offsets) for p in parts])),
-            types=np.concatenate([p.types for p in parts]),
+            first,
+            coords=np.frombuffer(coords).reshape(-1, 2),
+            ring_offsets=offsets(np.frombuffer(rings, np.int64)),
+            polygon_offsets=offsets(np.frombuffer(polygons, np.int64)),
+            types=np.frombuffer(types, np.uint8),
             ids=tuple(ids) if any(ids) else None,
         )
 
@@ -252,20 +266,21 @@ class Nuclei:
     def scaled(self, mpp: float) -> Nuclei:
         """The same nuclei in pixels of ``mpp`` micrometres."""
         factor = self.mpp / mpp
-        return replace(self._moved(lambda xy: xy * factor), mpp=mpp)
+        return self if factor == 1 else replace(self._moved(lambda xy: xy * factor), mpp=mpp)
 
     def shifted(self, dy: float, dx: float) -> Nuclei:
         """The same nuclei, moved by so many pixels."""
-        return self._moved(lambda xy: xy + (dx, dy))
+        return self._moved(lambda xy: xy + (dx, dy)) if dx or dy else self
 
     def take(self, index: np.ndarray) -> Nuclei:
         """The nuclei of an integer index, in its order."""
-        rings = _spans(self.polygon_offsets, index)
+        rings, counts = members(self.polygon_offsets, index)
+        vertices, lengths = members(self.ring_offsets, rings)
         return replace(
             self,
-            coords=self.coords[_spans(self.ring_offsets, rings)],
-            ring_offsets=_offsets(np.diff(self.ring_offsets)[rings]),
-            polygon_offsets=_offsets(np.diff(self.polygon_offsets)[index]),
+            coords=self.coords[vertices],
+            ring_offsets=offsets(lengths),
+            polygon_offsets=offsets(counts),
             types=self.types[index],
             ids=None if self.ids is None else tuple(self.ids[k] for k in index),
         )
@@ -274,9 +289,11 @@ class Nuclei:
         """Those that touch the box (y0, x0, y1, x1); they are not cut, nor is the tissue."""
         y0, x0, y1, x1 = box
         a, b, c, d = self.boxes().T
-        near = np.flatnonzero((a <= y1) & (b <= x1) & (c >= y0) & (d >= x0))
-        touch = shapely.intersects(self.take(near).polygons(), shapely.box(x0, y0, x1, y1))
-        return self.take(near[touch])
+        touch = (a <= y1) & (b <= x1) & (c >= y0) & (d >= x0)
+        # Most lie wholly inside; only the others need their outlines looked at.
+        cut = np.flatnonzero(touch & ~((a >= y0) & (b >= x0) & (c <= y1) & (d <= x1)))
+        touch[cut] = shapely.intersects(self.take(cut).polygons(), shapely.box(x0, y0, x1, y1))
+        return self if touch.all() else self.take(np.flatnonzero(touch))
 
     def counts(self) -> dict[str, int]:
         """How many there are of each of the six types."""
@@ -313,12 +330,18 @@ class Nuclei:
         return replace(self, coords=move(self.coords), tissue=tissue)
 
 
-def _offsets(lengths: np.ndarray) -> np.ndarray:
+def offsets(lengths: Any) -> np.ndarray:
+    """Where each of consecutive runs of these lengths begins, and the end: int64 (n + 1,)."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def _spans(offsets: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """The positions offsets[i] .. offsets[i + 1] - 1 for each i of the index, one after another."""
-    lengths = np.diff(offsets)[index]
-    before = _offsets(lengths)
-    return np.repeat(offsets[index] - before[:-1], lengths) + np.arange(before[-1])
+def members(starts: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The positions starts[i] to starts[i + 1] - 1 for each i of the index, and how many each."""
+    lengths = starts[index + 1] - starts[index]
+    return runs(starts[index], lengths), lengths
+
+
+def runs(first: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """first[i], first[i] + 1, ..., lengths[i] of them, for each i one after another: int64."""
+    before = offsets(lengths)
+    return np.repeat(first - before[:-1], lengths) + np.arange(before[-1])

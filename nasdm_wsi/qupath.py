@@ -1,39 +1,41 @@
 """QuPath's GeoJSON, in and out.
 
-Reading streams: a byte filter makes strict JSON of what QuPath 0.4 and other tools write, ijson
-hands over one feature at a time, and outlines are checked, repaired and packed into flat arrays by
-the batch. Whatever carries no nucleus is counted, and told in one line of the log.
+Reading streams: the text is cut into features at their brackets, each is parsed alone, and outlines
+are checked, repaired and packed into flat arrays by the batch. Whatever carries no nucleus is
+counted, and told in one line of the log.
 """
 
 from __future__ import annotations
 
 import gzip
-import itertools
+import json
 import logging
+import math
 import os
 import re
 import uuid
 import zipfile
 import zlib
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from itertools import chain, pairwise, repeat
 from pathlib import Path
 from typing import Any
 
-import geojson
 import ijson
 import numpy as np
+import orjson
 import shapely
 
 from .classes import TISSUE, TISSUE_CLASSES, ClassTable, Contents
 from .contours import made_whole, traced_pixel
 from .errors import AnnotationError, OutputError
-from .nuclei import PALETTE, TYPES, Nuclei, check_mpp
+from .nuclei import PALETTE, TYPES, Nuclei, check_mpp, offsets
 
-CHUNK = 1 << 16  # bytes read at a time
+CHUNK = 1 << 18  # bytes read at a time
 BATCH = 4096  # outlines packed at a time
 
 log = logging.getLogger(__name__)
@@ -86,9 +88,8 @@ def collect(
         raise ValueError(f"contours must be auto, corner or cv2, not {contours!r}")
     table = _Table(str(path), check_mpp(mpp, path), classes, contours)
     with readable(path):
-        for where, feature in features:
-            table.add(feature, where)
-    return table.finish(kind)
+        nuclei = Nuclei.concatenate(_batches(features, table))
+    return table.finish(nuclei, kind)
 
 
 @contextmanager
@@ -98,10 +99,18 @@ def readable(path: str | Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise AnnotationError(f"{path}: no such file: check the path") from error
-    except (ijson.JSONError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, ijson.JSONError, UnicodeDecodeError, RecursionError) as error:
         raise AnnotationError(f"{path}: not JSON, or cut short: export it again") from error
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise AnnotationError(f"{path}: cannot be read ({error}): export it again") from error
+
+
+def _batches(features: Iterable[tuple[str, dict]], table: _Table) -> Iterator[Nuclei]:
+    for where, feature in features:
+        table.add(feature, where)
+        if len(table.batch) >= BATCH:
+            yield table.flush()
+    yield table.flush()
 
 
 def write_geojson(path: str | Path, nuclei: Nuclei) -> None:
@@ -116,132 +125,176 @@ def write_geojson(path: str | Path, nuclei: Nuclei) -> None:
     path = Path(path)
     part = path.with_name(path.name + ".part")
     try:
-        with open(part, "w", encoding="utf-8", newline="\n") as file:
-            file.write('{"type": "FeatureCollection", "features": [')
-            for k in range(len(nuclei)):
-                file.write(",\n" if k else "\n")
-                file.write(geojson.dumps(_feature(nuclei, k)))
-            file.write("\n]}\n")
+        with open(part, "wb") as file:
+            file.write(b'{"type":"FeatureCollection","features":[')
+            for k, line in enumerate(_lines(nuclei)):
+                file.write(b",\n" if k else b"\n")
+                file.write(line)
+            file.write(b"\n]}\n")
         os.replace(part, path)
     except OSError as error:
         part.unlink(missing_ok=True)
         raise OutputError(f"{path}: {error.strerror}: make room or choose another place") from error
 
 
-def _feature(nuclei: Nuclei, k: int) -> geojson.Feature:
-    first, last = nuclei.polygon_offsets[k : k + 2]
-    spans = itertools.pairwise(nuclei.ring_offsets[first : last + 1])
-    rings = [nuclei.coords[a:b].round(2).tolist() for a, b in spans]
-    kind = nuclei.types[k]
-    name = _uuid(nuclei.ids[k]) if nuclei.ids else ""
-    return geojson.Feature(
-        id=name or str(uuid.uuid5(uuid.NAMESPACE_OID, f"{k} {rings}")),
-        geometry=geojson.Polygon(rings, precision=2),
-        properties={
-            "objectType": "detection",
-            "classification": {"name": TYPES[kind].capitalize(), "color": PALETTE[kind].tolist()},
-        },
-    )
+def _lines(nuclei: Nuclei) -> Iterator[bytes]:
+    """The features, as text."""
+    classes = [
+        {"name": name.capitalize(), "color": color.tolist()}
+        for name, color in zip(TYPES, PALETTE, strict=True)
+    ]
+    for k, kind in enumerate(nuclei.types):
+        first, last = nuclei.polygon_offsets[k : k + 2]
+        spans = pairwise(nuclei.ring_offsets[first : last + 1])
+        polygon = {
+            "type": "Polygon",
+            "coordinates": [nuclei.coords[a:b].round(2) for a, b in spans],
+        }
+        geometry = orjson.dumps(polygon, option=orjson.OPT_SERIALIZE_NUMPY)
+        name = _uuid(nuclei.ids[k]) if nuclei.ids else ""
+        feature = {
+            "type": "Feature",
+            "id": name or str(uuid.uuid5(uuid.NAMESPACE_OID, f"{k} {geometry.decode()}")),
+            "geometry": orjson.Fragment(geometry),
+            "properties": {"objectType": "detection", "classification": classes[kind]},
+        }
+        yield orjson.dumps(feature)
+
+
+_CANONICAL = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def _uuid(name: Any) -> str:
     """The name if it is a UUID, else nothing."""
     try:
-        return str(uuid.UUID(name))
+        return name if _CANONICAL.fullmatch(name) else str(uuid.UUID(name))
     except (ValueError, AttributeError, TypeError):
         return ""
 
 
-# Bytes -> strict JSON -> features
+# Bytes -> features
 
-# A string, the begin of one, a number that JSON lacks, or a comma before a closing bracket.
-_FLAW = re.compile(
-    rb'("[^"\\]*+(?:\\.[^"\\]*+)*+")|(".*)|-?\b(?:NaN|Infinity)\b|,(?=\s*[\]}])', re.DOTALL
-)
-_HINT = re.compile(rb"NaN|Infinity|\\|,\s*[\]}]")  # far quicker: many chunks have no flaw
-_SPLITTABLE = b" \t\r\n,-NaInfity"  # a chunk that ends so may end within a flaw
-
-
-def _strict(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """JSON without byte order mark, bare NaN or Infinity (now null) and trailing commas."""
-    held, start = b"", True
-    for chunk in itertools.chain(chunks, [None]):
-        text = held + (chunk or b"")
-        if start:
-            text, start = text.removeprefix(b"\xef\xbb\xbf"), False
-        body = text if chunk is None else text.rstrip(_SPLITTABLE)
-        rest = [text[len(body) :]]
-
-        def mend(match: re.Match[bytes], rest: list[bytes] = rest) -> bytes:
-            string, begun = match.groups()
-            if begun:
-                rest.insert(0, begun)
-            return string or (b"" if begun or match[0] == b"," else b"null")
-
-        if body.count(b'"') % 2 or _HINT.search(body):
-            body = _FLAW.sub(mend, body)
-        if body:
-            yield body
-        held = b"".join(rest)
-    if held:
-        yield held
-
-
-class _Reader:
-    """A file object over chunks, as far as ijson needs one."""
-
-    def __init__(self, chunks: Iterator[bytes]):
-        self._chunks = chunks
-
-    def read(self, size: int) -> bytes:
-        return next(self._chunks, b"") if size else b""
+_BOM = b"\xef\xbb\xbf"
+_ESCAPE = re.compile(rb"\\.", re.DOTALL)
+_STRING = re.compile(rb'("[^"\\]*+(?:\\.[^"\\]*+)*+"?)', re.DOTALL)
+_NO_NUMBERS = (b"-NaN", b"NaN", b"-Infinity", b"Infinity")
+_NO_MEMBER = re.compile(rb",(?=\s*[\]}])")
+_FEATURES = re.compile(rb'"features"\s*:\s*\Z')
 
 
 def geojson_features(path: Path) -> Iterator[tuple[str, dict]]:
     """All features of a file, each with the words that name it in errors."""
-    for name, opener in _texts(path):
-        for number, item in enumerate(_items(opener, name)):
+    for name, text in _texts(path):
+        for number, item in enumerate(_items(text, name)):
             for feature in _features(item, name):
                 yield f"{name}: feature {number}", feature
 
 
-def _texts(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Name and opener of each JSON text in a file."""
+def _texts(path: Path) -> Iterator[tuple[str, Any]]:
+    """Name and open file of each JSON text in a file."""
     with open(path, "rb") as file:
         magic = file.read(4)
     if magic == b"PK\x03\x04":
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
                 if not entry.is_dir() and not entry.filename.startswith("__MACOSX"):
-                    yield f"{path}/{entry.filename}", partial(archive.open, entry)
-    elif magic.startswith(b"\x1f\x8b"):
-        yield str(path), partial(gzip.open, path)
+                    with archive.open(entry) as text:
+                        yield f"{path}/{entry.filename}", text
     else:
-        yield str(path), partial(open, path, "rb")
+        with gzip.open(path) if magic.startswith(b"\x1f\x8b") else open(path, "rb") as text:
+            yield str(path), text
 
 
-def _items(opener: Callable[[], Any], name: str) -> Iterator[Any]:
-    """The members of a FeatureCollection or array, or a single Feature."""
-    with opener() as raw:
-        prefix = _prefix(_json(raw), name)
-    with opener() as raw:
-        yield from ijson.items(_json(raw), prefix, use_float=True)
+def _items(raw: Any, name: str) -> Iterator[Any]:
+    """The members of a FeatureCollection or array, or a single Feature.
+
+    They are cut out of the text and parsed one by one. The rest of it, with a 0 for each, is
+    parsed in the end: the text is JSON if all of these are.
+    """
+    rest, item = bytearray(), bytearray()
+    level = count = 0
+    listed = begun = False
+    for chunk, brackets in _brackets(raw):
+        done = 0
+        for at, depth in brackets:
+            level = level or (1 if chunk[at] == ord("[") else 2)
+            if depth == level:
+                listed = chunk[at] == ord("[") and (
+                    level == 1 or bool(_FEATURES.search(rest + chunk[done:at]))
+                )
+            elif depth == level + 1 and begun:
+                yield _parsed(item + chunk[done : at + 1])
+                rest += b"0"
+                count += 1
+                item, begun, done = bytearray(), False, at + 1
+            elif depth == level + 1 and listed and chunk[at] == ord("{"):
+                rest += chunk[done:at]
+                begun, done = True, at
+        (item if begun else rest).extend(chunk[done:])
+    frame = _parsed(rest)
+    members = frame.get("features") if isinstance(frame, dict) else frame
+    if members == [0] * count:
+        return
+    if _dict(frame).get("type") not in ("Feature", *_GEOMETRIES):
+        raise _no_geojson(name)
+    yield frame
 
 
-def _json(raw: Any) -> _Reader:
-    return _Reader(_strict(iter(lambda: raw.read(CHUNK), b"")))
+def _brackets(raw: Any) -> Iterator[tuple[bytes, Iterable[tuple[int, int]]]]:
+    """Chunks, each with place and depth (of what is inside) of its outer brackets."""
+    depth = quotes = 0
+    for chunk in _chunks(raw):
+        codes = np.frombuffer(_ESCAPE.sub(b"__", chunk) if b"\\" in chunk else chunk, np.uint8)
+        kinds = codes | 0x20  # the two kinds of brackets differ in this bit
+        at = np.flatnonzero((codes == ord('"')) | (kinds == ord("{")) | (kinds == ord("}")))
+        kinds = kinds[at]
+        before = np.cumsum(kinds == ord('"')) + quotes
+        quotes = before[-1] if len(at) else quotes
+        real = (before % 2 == 0) & (kinds != ord('"'))
+        steps = np.where(kinds[real] == ord("{"), 1, -1)
+        after = np.cumsum(steps) + depth
+        depth = after[-1] if len(steps) else depth
+        inner = np.maximum(after, after - steps)
+        outer = inner <= 3
+        yield chunk, zip(at[real][outer].tolist(), inner[outer].tolist(), strict=True)
 
 
-def _prefix(file: _Reader, name: str) -> str:
-    """Where ijson finds the features."""
-    for prefix, event, value in ijson.parse(file):
-        if (prefix, event) == ("", "start_array"):
-            return "item"
-        if (prefix, event) == ("features", "start_array"):
-            return "features.item"
-        if prefix == "type" and value in ("Feature", *_GEOMETRIES):
-            return ""
-    raise _no_geojson(name)
+def _chunks(raw: Any) -> Iterator[bytes]:
+    """The text without byte order mark, cut nowhere within an escape."""
+    held = raw.read(len(_BOM)).removeprefix(_BOM)
+    while chunk := raw.read(CHUNK):
+        text = held + chunk
+        chunk = text.rstrip(b"\\")
+        held = text[len(chunk) :]
+        yield chunk
+    yield held
+
+
+def _parsed(text: bytes | bytearray) -> Any:
+    """JSON; bare NaN and Infinity, and numbers beyond float64, become None."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        strict = _mended(text)
+    try:
+        return orjson.loads(strict)
+    except orjson.JSONDecodeError:  # half a surrogate pair, or a number beyond float64
+        return json.loads(strict, parse_float=_finite, parse_int=_finite)
+
+
+def _finite(digits: str) -> float | None:
+    number = float(digits)
+    return number if math.isfinite(number) else None
+
+
+def _mended(text: bytes | bytearray) -> bytes:
+    """Without bare NaN and Infinity (now null) and commas before a closing bracket."""
+    parts = _STRING.split(text)
+    between = _NO_MEMBER.sub(b"", b'"'.join(parts[::2]))
+    for bare in _NO_NUMBERS:
+        between = between.replace(bare, b"null")
+    parts[::2] = between.split(b'"')
+    return b"".join(parts)
 
 
 def _no_geojson(name: str) -> AnnotationError:
@@ -325,20 +378,20 @@ def _outlines(feature: dict) -> tuple[str, Sequence]:
     return what or "objects without shape", []
 
 
-def _rings(rings: list) -> list[np.ndarray]:
-    """The closed rings (v, 2) of a polygon; none if it has no area.
+def _rings(rings: list) -> list[array]:
+    """The closed rings of a polygon, each as x, y, x, y, ...; none if it has no area.
 
     Raises:
-        ValueError: coordinates that are no finite numbers.
+        ValueError, TypeError: coordinates that are no finite numbers.
     """
     closed = []
     for points in rings:
-        ring = np.array(points, np.float64).reshape(len(points), -1)[:, :2]
-        if not np.isfinite(ring).all() or (len(ring) and ring.shape[1] != 2):
-            raise ValueError("not finite")
-        if len(ring) and (ring[0] != ring[-1]).any():
-            ring = np.vstack([ring, ring[:1]])
-        if len(ring) >= 4:
+        if set(map(len, points)) != {2}:
+            points = [(x, y) for x, y, *_ in points]  # heights are left out
+        if points and points[0] != points[-1]:
+            points = [*points, points[0]]
+        ring = array("d", chain.from_iterable(points))
+        if len(points) >= 4:
             closed.append(ring)
         elif not closed:
             return []
@@ -357,8 +410,7 @@ class _Table:
     classes: ClassTable
     contours: str
     notes: Counter[str] = field(default_factory=Counter)
-    batch: list[tuple[list[np.ndarray], int, str]] = field(default_factory=list)
-    parts: list[Nuclei] = field(default_factory=list)
+    batch: list[tuple[list[array], int, str]] = field(default_factory=list)
     tissue: list[shapely.Geometry] = field(default_factory=list)
     pixel: float | None = None  # as `contours.traced_pixel`; None until there are nuclei
 
@@ -373,7 +425,7 @@ class _Table:
         number = self.classes.number(_class_name(feature), len(polygons))
         if number is None:
             return
-        identities = itertools.chain([_uuid(feature.get("id"))], itertools.repeat(""))
+        identities = chain([_uuid(feature.get("id"))], repeat(""))
         try:
             for rings, identity in zip(polygons, identities, strict=False):
                 self.batch.append((_rings(rings), number, identity))
@@ -381,13 +433,9 @@ class _Table:
             raise AnnotationError(
                 f"{where} has coordinates that are not finite numbers: correct or remove it"
             ) from error
-        if len(self.batch) >= BATCH:
-            self._flush()
 
-    def finish(self, kind: str) -> Contents:
-        """All there is."""
-        self._flush()
-        nuclei = Nuclei.concatenate(self.parts)
+    def finish(self, nuclei: Nuclei, kind: str) -> Contents:
+        """The nuclei of all batches, with their tissue and all else there is."""
         if self.contours == "auto" and not self.pixel and _looks_traced(nuclei):
             log.warning(
                 "%s: all coordinates are integers: if OpenCV traced them, give --contours cv2",
@@ -397,11 +445,16 @@ class _Table:
         kind += ", contours of OpenCV" if self.pixel else ""
         return Contents(self.source, kind, nuclei, self.classes, self.notes)
 
-    def _flush(self) -> None:
+    def flush(self) -> Nuclei:
         """Turn the batch into nuclei and tissue."""
         whole = [row for row in self.batch if row[0]]
         numbers = np.array([number for _, number, _ in whole], int)
-        polygons = np.array([shapely.Polygon(r[0], r[1:]) for r, _, _ in whole], object)
+        polygons = _polygons([rings for rings, _, _ in whole])
+        # JSON has none; other sources may.
+        if not np.isfinite(shapely.get_coordinates(polygons)).all():
+            raise AnnotationError(
+                f"{self.source}: coordinates that are not finite numbers: correct or remove them"
+            )
         bad = ~shapely.is_valid(polygons)
         polygons[bad] = shapely.make_valid(polygons[bad])
         is_tissue = numbers == TISSUE
@@ -416,21 +469,31 @@ class _Table:
         self.notes["repaired"] += int(bad.sum())
         self.notes["without area"] += len(self.batch) - int((~shapely.is_empty(polygons)).sum())
         self.tissue += list(polygons[is_tissue])
-        self.parts.append(
-            Nuclei.from_polygons(
-                polygons[~is_tissue],
-                numbers[~is_tissue],
-                mpp=self.mpp,
-                ids=[name for _, number, name in whole if number != TISSUE],
-            )
-        )
         self.batch = []
+        return Nuclei.from_polygons(
+            polygons[~is_tissue],
+            numbers[~is_tissue],
+            mpp=self.mpp,
+            ids=[name for _, number, name in whole if number != TISSUE],
+        )
 
-    def _pixel(self, rings: list[np.ndarray]) -> float:
+    def _pixel(self, rings: list[array]) -> float:
         if self.contours == "corner":
             return 0.0
         steps = np.concatenate([np.diff(np.reshape(ring, (-1, 2)), axis=0) for ring in rings])
         return traced_pixel(steps, known=self.contours == "cv2")
+
+
+def _polygons(outlines: list[list[array]]) -> np.ndarray:
+    """Shapely polygons (n,) of closed rings, valid or not."""
+    if not outlines:
+        return np.empty(0, object)
+    rings = list(chain.from_iterable(outlines))
+    return shapely.from_ragged_array(
+        shapely.GeometryType.POLYGON,
+        np.frombuffer(b"".join(rings)).reshape(-1, 2),
+        (offsets([len(ring) // 2 for ring in rings]), offsets([len(rings) for rings in outlines])),
+    )
 
 
 def _polygonal(geometry: shapely.Geometry) -> shapely.MultiPolygon:
@@ -441,8 +504,11 @@ def _polygonal(geometry: shapely.Geometry) -> shapely.MultiPolygon:
 
 def _looks_traced(nuclei: Nuclei) -> bool:
     """Whether all coordinates are integers and some steps are slanted, as OpenCV's contours."""
+    parts = np.array_split(nuclei.coords, 1 + len(nuclei) // BATCH)
+    if not all((xy == np.rint(xy)).all() for xy in parts):  # most files stop at the first
+        return False
     slanted = (np.diff(nuclei.coords, axis=0) != 0).all(1)
     slanted[nuclei.ring_offsets[1:-1] - 1] = False
     # The points of marching squares, doubled, are odd in one direction and even in the other.
     mixed = len(np.unique(nuclei.coords.sum(1) % 2)) > 1
-    return bool(mixed and slanted.any() and (nuclei.coords == np.rint(nuclei.coords)).all())
+    return bool(mixed and slanted.any())

@@ -420,7 +420,7 @@ class _Rows:
 def _fingerprint(nuclei: Nuclei) -> str:
     digest = hashlib.sha256()
     for part in (nuclei.coords, nuclei.ring_offsets, nuclei.polygon_offsets, nuclei.types):
-        digest.update(np.ascontiguousarray(part).tobytes())
+        digest.update(np.ascontiguousarray(part).reshape(-1).data)
     digest.update(nuclei.tissue.wkb if nuclei.tissue is not None else b"")
     return digest.hexdigest()[:16]
 

@@ -1,3 +1,6 @@
+from fractions import Fraction
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import shapely
@@ -6,7 +9,7 @@ from hypothesis import strategies as st
 
 from nasdm_wsi.conditioning import Conditioning, edges, one_hot
 from nasdm_wsi.geometry import inside, intersect
-from nasdm_wsi.nuclei import Nuclei
+from nasdm_wsi.nuclei import Nuclei, offsets
 
 SIZE = (60, 70)
 WHOLE = (0, 0, *SIZE)
@@ -42,6 +45,105 @@ def test_labels_agree_with_shapely(seed):
     assert (instances == slow_labels(nuclei, WHOLE)).all()
     assert (types == np.concatenate([[0], nuclei.types])[instances]).all()
     assert instances.dtype == np.int32 and types.dtype == np.uint8
+
+
+def inside_exactly(rings, y: int, x: int) -> bool:
+    """Even-odd rule at the centre of a pixel, in fractions, one edge after another."""
+    odd, at = False, (Fraction(2 * x + 1, 2), Fraction(2 * y + 1, 2))
+    for ring in rings:
+        points = [[Fraction(round(v * 1024), 1024) for v in point] for point in ring]
+        for (xa, ya), (xb, yb) in pairwise(points):
+            if (ya <= at[1]) != (yb <= at[1]):
+                odd ^= xa + (at[1] - ya) * (xb - xa) / (yb - ya) <= at[0]
+    return odd
+
+
+def exact_labels(polygons, box) -> list[list[int]]:
+    def label(y: int, x: int) -> int:
+        covers = [k for k, rings in enumerate(polygons, 1) if inside_exactly(rings, y, x)]
+        return max(covers, default=0)
+
+    return [[label(y, x) for x in range(box[1], box[3])] for y in range(box[0], box[2])]
+
+
+def table(polygons, **options) -> Nuclei:
+    """Nuclei of closed rings as they are, crossing themselves or not."""
+    rings = [ring for polygon in polygons for ring in polygon]
+    return Nuclei(
+        np.array([point for ring in rings for point in ring], float).reshape(-1, 2),
+        offsets([len(ring) for ring in rings]),
+        offsets([len(polygon) for polygon in polygons]),
+        np.ones(len(polygons), np.uint8),
+        0.5,
+        **options,
+    )
+
+
+# Halves put centres on vertices and edges or next to them, rectangles on whole edges; outlines
+# touch and cross.
+halves = st.builds(
+    lambda n, k: n / 2 + k / 1024, st.integers(-4, 30), st.sampled_from([0, 0, 0, -1, 1])
+)
+numbers = halves | st.floats(-2, 15, width=32)
+outlines = st.lists(st.tuples(numbers, numbers), min_size=3, max_size=8)
+rectangles = st.builds(
+    lambda x, y, w, h: [(x, y), (x + w, y), (x + w, y + h), (x, y + h)], *[halves] * 4
+)
+rings = (outlines | rectangles).map(lambda ring: [*ring, ring[0]])
+small_boxes = st.builds(
+    lambda y, x, h, w: (y, x, y + h, x + w),
+    *[st.integers(-2, 8)] * 2,
+    *[st.integers(1, 9)] * 2,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(polygons=st.lists(st.lists(rings, min_size=1, max_size=2), max_size=4), box=small_boxes)
+def test_labels_are_those_of_a_slow_obvious_reference(polygons, box):
+    # A wide canvas: the reference knows none.
+    instances, _ = Conditioning(table(polygons).shifted(20, 30), (50, 60)).labels(
+        (box[0] + 20, box[1] + 30, box[2] + 20, box[3] + 30)
+    )
+    assert instances.tolist() == exact_labels(polygons, box)
+
+
+@settings(max_examples=50, deadline=None)
+@given(outline=st.lists(rings, min_size=1, max_size=3), box=small_boxes)
+def test_tissue_is_that_of_a_slow_obvious_reference(outline, box):
+    parts = shapely.MultiPolygon([shapely.Polygon(ring) for ring in outline])
+    found = Conditioning(table([], tissue=parts), (50, 60)).tissue(box)
+    assert found.tolist() == exact_labels([outline], box)
+
+
+@settings(max_examples=50, deadline=None)
+@given(points=st.lists(st.tuples(*[st.integers(0, 24)] * 2), min_size=1, max_size=12))
+def test_polygons_that_share_edges_share_no_pixel_and_leave_none_out(points):
+    corners = [(0, 0), (0, 24), (24, 0), (24, 24)]
+    net = shapely.delaunay_triangles(shapely.MultiPoint([*points, *corners]))
+    triangles = shapely.get_parts(shapely.transform(net, lambda xy: xy / 2))
+    covers = [
+        Conditioning(Nuclei.from_polygons([t], [1], mpp=0.5), (12, 12)).labels((0, 0, 12, 12))[0]
+        for t in triangles
+    ]
+    assert (np.sum(covers, axis=0) == 1).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_outlines_along_pixels_give_the_pixels_back(seed):
+    labels = np.random.default_rng(seed).integers(0, 4, (15, 17))
+    y, x = np.mgrid[:15, :17]
+    squares = shapely.box(x, y, x + 1, y + 1)
+    outlines = [shapely.union_all(squares[labels == k]) for k in range(1, 4)]
+    nuclei = Nuclei.from_polygons(outlines, [1, 2, 3], mpp=0.5)
+    _, types = Conditioning(nuclei, labels.shape).labels((0, 0, *labels.shape))
+    assert (types == labels).all()
+
+
+def test_a_nucleus_beyond_all_measure():
+    far = 1e15
+    polygons = [[[(-far, -far), (far, -far), (far, far), (-far, far), (-far, -far)]]]
+    instances, _ = Conditioning(table(polygons), (40, 50)).labels((10, 10, 20, 20))
+    assert (instances == 1).all()
 
 
 def test_holes_show_what_lies_beneath():

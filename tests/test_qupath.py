@@ -1,10 +1,12 @@
 import gzip
+import io
 import json
 import logging
 import uuid
 import zipfile
 from pathlib import Path
 
+import geojson
 import numpy as np
 import pytest
 import shapely
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from nasdm_wsi.conditioning import Conditioning
 from nasdm_wsi.errors import AnnotationError, OutputError
 from nasdm_wsi.nuclei import PALETTE, Nuclei
-from nasdm_wsi.qupath import _strict, read_geojson, write_geojson
+from nasdm_wsi.qupath import _items, read_geojson, write_geojson
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 SQUARE = [[[10.5, 20], [14.5, 20], [14.5, 26], [10.5, 26], [10.5, 20]]]
@@ -93,8 +95,18 @@ def test_top_levels(read, content):
         json.dumps([feature(properties={"measurements": {"a": float("nan"), "b": -np.inf}})]),
         json.dumps(feature(properties={"measurements": [{"name": "N", "value": np.nan}]})),
         json.dumps([feature(properties={"name": 'NaN ,] "Infinity" \\'})], indent=2),
+        json.dumps([feature(properties={"name": 1})]).replace("1}", "1e999}"),
+        json.dumps([feature(properties={"name": "\ud83d"})]),
     ],
-    ids=["byte order mark", "trailing comma", "numbers", "list of numbers", "strings"],
+    ids=[
+        "byte order mark",
+        "trailing comma",
+        "numbers",
+        "list of numbers",
+        "strings",
+        "beyond float64",
+        "half a surrogate pair",
+    ],
 )
 def test_what_strict_json_lacks(read, content):
     assert read(content).types.tolist() == [4]
@@ -110,15 +122,32 @@ VALUES = st.recursive(
 )
 
 
+def flawed(value, indent) -> str:
+    return f'{{"type": "Feature", "x": [{json.dumps(value, indent=indent)}, ],\n}}'
+
+
 @settings(deadline=None)
-@given(value=VALUES, size=st.integers(1, 9), indent=st.sampled_from([None, 1]))
-def test_the_filter_mends_wherever_chunks_end(value, size, indent):
-    flawed = json.dumps([value, 0], indent=indent)[:-1] + ", ]"
-    raw = flawed.encode()
-    mended = b"".join(_strict(raw[k : k + size] for k in range(0, len(raw), size)))
-    strict = json.loads(mended, parse_constant=lambda name: pytest.fail(name))
-    expected = json.loads(json.dumps([value, 0]), parse_constant=lambda name: None)
-    assert strict == expected
+@given(
+    values=st.lists(VALUES, max_size=3),
+    other=VALUES,
+    size=st.integers(1, 9),
+    indent=st.sampled_from([None, 1]),
+)
+def test_features_are_found_and_mended_wherever_chunks_end(values, other, size, indent):
+    members = ",".join(flawed(value, indent) for value in values)
+    texts = [
+        f" [{members} , ]\n",
+        f'{{"x": {flawed(other, indent)}, "features" : [{members}, ], "y": [{flawed(1, None)}] ,}}',
+    ]
+    expected = [{"type": "Feature", "x": [value]} for value in values]
+    expected = json.loads(json.dumps(expected), parse_constant=lambda name: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nasdm_wsi.qupath.CHUNK", size)
+        for text in texts:
+            assert list(_items(io.BytesIO(text.encode()), "a")) == expected
+            for cut in (len(text) // 2, len(text.rstrip()) - 1):
+                with pytest.raises(json.JSONDecodeError):
+                    list(_items(io.BytesIO(text[:cut].encode()), "a"))
 
 
 def test_packed_files(tmp_path):
@@ -246,7 +275,12 @@ def test_the_number_of_the_bad_feature_is_told(refusal):
         corner = [[[0, 0], [5, 0], [5, bad], [0, 0]]]
         message = refusal([feature(), feature(geometry=polygon(corner))])
         assert "feature 1 has coordinates that are not finite numbers: correct" in message
-    assert "feature 0" in refusal([feature(geometry=polygon([[1, 2, 3, 4]]))])
+    corner = [[[0, 0], [5, 0], [5, 77], [0, 0]]]
+    huge = json.dumps([feature(), feature(geometry=polygon(corner))])
+    for number in ("1e999", "9" * 5000):
+        assert "feature 1 has coordinates that are" in refusal(huge.replace("77", number))
+    for ring in ([1, 2, 3, 4], [[1], [2], [3], [4]], [["1", "2"]] * 4, ["12"] * 4):
+        assert "feature 0" in refusal([feature(geometry=polygon([ring]))])
 
 
 @pytest.mark.parametrize(
@@ -300,6 +334,12 @@ def test_integer_rectangles_raise_no_suspicion(read, caplog):
     assert not caplog.records
 
 
+def test_heights_are_left_out(read):
+    ring = [[*point, 7] for point in SQUARE[0][:-1]]
+    (outline,) = read([feature(geometry=polygon([ring]))]).polygons()
+    assert not outline.has_z and outline.equals(shapely.box(10.5, 20, 14.5, 26))
+
+
 def test_many_batches(read, monkeypatch):
     monkeypatch.setattr("nasdm_wsi.qupath.BATCH", 3)
     nuclei = read([feature(geometry=polygon(square_at(k, 0))) for k in range(10)])
@@ -331,6 +371,7 @@ def test_what_is_written_has_all_that_qupath_insists_on(tmp_path, nuclei):
     write_geojson(tmp_path / "a.geojson", nuclei)
     text = (tmp_path / "a.geojson").read_text()
     features = json.loads(text)["features"]
+    assert geojson.loads(text).is_valid
     assert len(text.splitlines()) == len(nuclei) + 2
     assert len({str(uuid.UUID(f["id"])) for f in features}) == len(nuclei)
     for kind, written in zip(nuclei.types, features, strict=True):
