@@ -403,7 +403,7 @@ def _rings(rings: list) -> list[array]:
 
 @dataclass
 class _Table:
-    """Collects features in flat arrays, but for the last batch of (rings, type number, id)."""
+    """Takes features in and gives nuclei out, by the batch of (rings, type number, id)."""
 
     source: str
     mpp: float
