@@ -13,6 +13,7 @@ from .evaluate import evaluate
 from .info import info
 from .prepare import prepare
 from .render import render
+from .seams import seams
 from .train import train
 
 
@@ -41,5 +42,5 @@ def main(verbose: bool) -> None:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
-for command in (render, info, prepare, train, convert, evaluate):
+for command in (render, info, prepare, train, convert, evaluate, seams):
     main.add_command(command)

@@ -38,6 +38,7 @@ class Slide:
     levels: (h, w) of each level.
     format: what the reader calls it, such as ``aperio``; ``image`` for ordinary images.
     bounds: (y, x) at level 0 where the scanned part begins; QuPath counts from there.
+    description: what the file says of itself; of our own slides, how they were rendered.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -52,6 +53,7 @@ class Slide:
             self.format = str(_property(self._reader, "vendor") or "image")
             y, x = (int(_property(self._reader, f"bounds-{axis}") or 0) for axis in "yx")
             self.bounds = y, x
+            self.description = str(_property(self._reader, "comment") or "")
         self._downsamples = tuple(map(_whole_if_close, self._reader.level_downsamples))
 
     def __enter__(self) -> Slide:
