@@ -86,10 +86,10 @@ def main() -> None:
 def table(title: str, slide: Path, **settings: int) -> None:
     findings = measure_seams(slide, **settings)
     print(f"\n**{title}**: seams {'FOUND' if any(f.found for f in findings) else 'none found'}\n")
-    print("| measure | value | expected | p | seam |\n|---|---|---|---|---|")
+    print("| measure | value | interval | p | seam |\n|---|---|---|---|---|")
     for f in findings:
-        span = f"{f.low:.3f} to {f.high:.3f}"
-        print(f"| {f.name} | {f.value:.3f} | {span} | {f.p:.4f} | {'yes' if f.found else 'no'} |")
+        span = f"{f.low:#.3g} to {f.high:#.3g}"
+        print(f"| {f.name} | {f.value:#.3g} | {span} | {f.p:.4f} | {'yes' if f.found else 'no'} |")
 
 
 if __name__ == "__main__":

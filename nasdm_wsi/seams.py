@@ -2,10 +2,11 @@
 
 Cells are cut from the slide: squares with block lines through their middle, both ways. A measure is
 a number made of sums over all cells, whose lines coincide then. How large it is without seams is
-found by chance: each cell is shifted along itself by a random multiple of ``STEP`` pixels, so that
-what belongs to the tissue or to the compression stays, and what belongs to the grid is lost. A
-measure beyond nearly all such draws is a seam. "Nearly all" is divided among the measures: of
-slides without seams at most one in twenty is called seamed.
+found by chance: each line of the slide is shifted by a random multiple of ``STEP`` pixels within
+its cells, so that what belongs to the tissue or to the compression stays, and what belongs to the
+grid is lost. (The cells of a line shift together: crypts are longer than a cell.) A measure beyond
+nearly all such draws is a seam. "Nearly all" is divided among the measures: of slides without seams
+about one in twenty is called seamed.
 
 ``STEP`` is the side of a JPEG unit: 16 pixels where chroma has half the resolution. JPEG has
 gradients of its own between units, and lines of a grid often lie there. On the same pixels of the
@@ -166,13 +167,14 @@ def measure_seams(path: Path, *, stride: int | None = None, seed: int = 0) -> li
         if grid is None:
             raise SlideError(f"{path} does not say how it was rendered: give the stride to look at")
         rng = np.random.default_rng(seed)
-        cells = [_tables(view, grid) for view in _views(slide, grid, rng)]
+        cells = [((v.lines, v.at), _tables(v, grid)) for v in _views(slide, grid, rng)]
     if len(cells) < 4:
         raise SlideError(
             f"{path}: too little tissue round lines {grid.block} pixels apart to tell; "
             "it takes two squares of that size"
         )
-    findings = [_finding(name, cells, rng) for name in sorted(set().union(*cells))]
+    names = {name for _, tables in cells for name in tables}
+    findings = [_finding(name, cells, rng) for name in sorted(names)]
     return [replace(f, found=f.p < ALARMS / len(findings)) for f in findings]
 
 
@@ -180,7 +182,7 @@ def measure_seams(path: Path, *, stride: int | None = None, seed: int = 0) -> li
 class _View:
     """A cell in one direction: lines run down, position counts to the right, margins included.
 
-    lines: ``vertical`` or ``horizontal`` on the slide.
+    lines: ``vertical`` or ``horizontal`` on the slide. at: where the cell begins, across them.
     gradient (h, w): luma against the pixel on the left.
     tissue (h, w): 1 where both of these pixels are tissue.
     sharpness (h, w): squared Laplacian of luma.
@@ -188,6 +190,7 @@ class _View:
     """
 
     lines: str
+    at: int
     gradient: np.ndarray
     tissue: np.ndarray
     sharpness: np.ndarray
@@ -207,22 +210,18 @@ def _views(slide: Slide, grid: Grid, rng: np.random.Generator) -> Iterator[_View
             continue
         luma, stains = rgb @ LUMA, density @ hed_from_rgb[:, :2].astype(np.float32)
         planes = luma, dense.repeat(STEP, 0).repeat(STEP, 1), laplace(luma) ** 2, stains
-        yield _view("vertical", *planes)
-        yield _view("horizontal", *(plane.swapaxes(0, 1) for plane in planes))
+        yield _view("vertical", x0, *planes)
+        yield _view("horizontal", y0, *(plane.swapaxes(0, 1) for plane in planes))
         kept += 1
         if kept == most:
             return
 
 
-def _view(
-    lines: str, luma: np.ndarray, tissue: np.ndarray, sharpness: np.ndarray, stains: np.ndarray
-) -> _View:
-    along = slice(MARGIN, -MARGIN)
-    both = tissue & np.roll(tissue, 1, axis=1)
+def _view(lines: str, at: int, *planes: np.ndarray) -> _View:
+    luma, tissue, sharpness, stains = (plane[MARGIN:-MARGIN] for plane in planes)
+    both = (tissue & np.roll(tissue, 1, axis=1)).astype(np.float32)
     gradient = np.abs(np.diff(luma, axis=1, prepend=luma[:, :1]))
-    return _View(
-        lines, gradient[along], both[along].astype(np.float32), sharpness[along], stains[along]
-    )
+    return _View(lines, at, gradient, both, sharpness, stains)
 
 
 # What is measured in a cell. A table (shifts, n) holds for each shift of the cell the numbers that
@@ -304,7 +303,7 @@ def _waves(view: _View, grid: Grid, length: int) -> Table:
 
 
 def _coherence(sums: np.ndarray) -> np.ndarray:
-    """Power at harmonics against that round them: 1 on average without a grid."""
+    """Power at harmonics against that round them: 1 on average where cells are unlike."""
     real, imaginary, power = np.split(sums, 3, axis=-1)
     return ((real**2 + imaginary**2) / power).mean(axis=-1)
 
@@ -371,24 +370,28 @@ def _tables(view: _View, grid: Grid) -> dict[str, tuple[Statistic, Table]]:
 
 def _finding(name: str, cells: list, rng: np.random.Generator) -> Finding:
     """The finding of one name of the tables; whether it is a seam is not decided yet."""
-    statistic = next(cell[name][0] for cell in cells if name in cell)
-    tables = np.stack([cell[name][1] for cell in cells if name in cell])
-    if tables.ndim == 3:
-        value, null = statistic(tables[:, 0].sum(axis=0)), statistic(_chance(tables, rng))
+    statistic = next(tables[name][0] for _, tables in cells if name in tables)
+    table = np.stack([tables[name][1] for _, tables in cells if name in tables])
+    lines = [line for line, tables in cells if name in tables]
+    if table.ndim == 3:
+        value, null = statistic(table[:, 0].sum(axis=0)), statistic(_chance(table, lines, rng))
         low, high = np.quantile(null, [0.025, 0.975])
         return Finding(name, float(value), float(low), float(high), _rarity(value, null))
-    # A ratio may be too low as well as too high, and there are segments to draw.
-    whole = tables.sum(axis=1)
-    value, null = statistic(whole[:, 0].sum(axis=0)), statistic(_chance(whole, rng))
-    low, high = _interval(tables[:, :, 0], statistic, rng)
+    # A ratio may be too low as well as too high, and there are segments to draw. It compares what
+    # lies close by, so that each cell may shift alone: small slides have few lines.
+    whole = table.sum(axis=1)
+    alone = list(range(len(whole)))
+    value, null = statistic(whole[:, 0].sum(axis=0)), statistic(_chance(whole, alone, rng))
+    low, high = _interval(table[:, :, 0], statistic, rng)
     p = _rarity(np.abs(np.log(value)), np.abs(np.log(null)))
     return Finding(name, float(value), float(low), float(high), p)
 
 
-def _chance(tables: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Sums (DRAWS, n) of tables (cells, shifts, n) when each cell is shifted by chance."""
+def _chance(tables: np.ndarray, lines: list, rng: np.random.Generator) -> np.ndarray:
+    """Sums (DRAWS, n) of tables (cells, shifts, n) when each line is shifted by chance."""
     total = np.zeros((DRAWS, tables.shape[2]))
-    for table in tables:
+    for line in sorted(set(lines)):
+        table = tables[[other == line for other in lines]].sum(axis=0)
         total += table[rng.integers(len(table), size=DRAWS)]
     return total
 

@@ -58,15 +58,15 @@ def tinted_tiles():
     return pasted((1900, 1900), 512, tint)
 
 
-def uniform_averaging():
+def uniform_averaging(size=(1440, 1440)):
     """Windows of a tapered plan, painted apart and averaged where they overlap."""
-    plan = Plan(size=SIZE, phases=((0, 1),), **TAPERED)
-    total, count = np.zeros((*SIZE, 3)), np.zeros((*SIZE, 1))
+    plan = Plan(size=size, phases=((0, 1),), **TAPERED)
+    total, count = np.zeros((*size, 3)), np.zeros((*size, 1))
     for seed, core in enumerate(core for b in plan.all_blocks() for core in plan.cores(b)):
         y0, x0, y1, x1 = plan.window(core)
         window = texture((y1 - y0, x1 - x0), seed=seed)
         y0, x0, cut = max(y0, 0), max(x0, 0), (slice(max(-y0, 0), None), slice(max(-x0, 0), None))
-        inner = window[cut][: SIZE[0] - y0, : SIZE[1] - x0]
+        inner = window[cut][: size[0] - y0, : size[1] - x0]
         total[y0 : y0 + len(inner), x0 : x0 + len(inner[0])] += inner
         count[y0 : y0 + len(inner), x0 : x0 + len(inner[0])] += 1
     return np.rint(total / count).astype(np.uint8)
