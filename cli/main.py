@@ -14,6 +14,7 @@ from .export import export
 from .info import info
 from .prepare import prepare
 from .render import render
+from .seams import seams
 from .train import train
 
 
@@ -42,5 +43,5 @@ def main(verbose: bool) -> None:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
-for command in (render, info, export, prepare, train, convert, evaluate):
+for command in (render, info, seams, export, prepare, train, convert, evaluate):
     main.add_command(command)

@@ -114,6 +114,7 @@ class Job:
             "seed": self.seed,
             "canvas": list(self.plan.size),
             "region": list(self.region),
+            "plan": {k: getattr(self.plan, k) for k in ("stride", "margin", "taper", "windows")},
             "nuclei": _fingerprint(self.nuclei),
             **self.painter.facts,
         }

@@ -40,6 +40,7 @@ class Slide:
     format: what the reader calls it, such as ``aperio``; ``image`` for ordinary images.
     bounds: (y, x) at level 0 where the scanned part begins; QuPath counts from there.
     shown: (h, w) at level 0 of the scanned part, which is all that QuPath shows.
+    description: what the file says of itself; of our own slides, how they were rendered.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -59,6 +60,7 @@ class Slide:
                 int(_property(self._reader, f"bounds-{side}") or whole - start)
                 for side, whole, start in sides
             )
+            self.description = str(_property(self._reader, "comment") or "")
         self._downsamples = tuple(map(_whole_if_close, self._reader.level_downsamples))
 
     def __enter__(self) -> Slide:

@@ -82,7 +82,7 @@ def test_all_readers_agree_on_levels_and_resolution(slide):
             assert float(reader.properties[f"{name}.mpp-x"]) == pytest.approx(0.5)
         text = c.pages[0].description
         assert 'PhysicalSizeX="0.5"' in text and "not for diagnosis" in text
-        facts = json.loads(text[text.index("{") : text.index("}") + 1])
+        facts = json.loads(text[text.index("{") : text.rindex("}") + 1])
         assert facts["seed"] == 11 and facts["steps"] == 3 and "tiny" in facts["weights"]
 
 
@@ -284,4 +284,4 @@ def test_another_configuration_in_the_run_folder_is_refused(nuclei, weights, tmp
 def _description(path):
     with tifffile.TiffFile(path) as tiff:
         text = tiff.pages[0].description
-    return text[text.index("{") : text.index("}") + 1]
+    return text[text.index("{") : text.rindex("}") + 1]
