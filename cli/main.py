@@ -14,6 +14,7 @@ from .info import info
 from .prepare import prepare
 from .render import render
 from .train import train
+from .view import view
 
 
 class Commands(click.Group):
@@ -41,5 +42,5 @@ def main(verbose: bool) -> None:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
-for command in (render, info, prepare, train, convert, evaluate):
+for command in (render, info, prepare, train, convert, evaluate, view):
     main.add_command(command)
