@@ -34,7 +34,7 @@ from .rendering import WARNING, labels_path, read_annotations
 from .slides import open_slide
 
 TILE = 512  # pixels a side of a tile, at its level
-CELL = 4  # pixels a side of a cell in which nuclei are counted, at its level
+CELL = 2  # pixels a side of a cell in which nuclei are counted, at its level
 OUTLINED = 2  # levels below the top at which outlines are drawn; below, nuclei are counted
 REDUCED = 3  # levels that may be made from the slide's smallest: a tile is read in bounded memory
 LOOPBACK = "127.0.0.1"

@@ -185,14 +185,14 @@ def test_outlines_of_a_tile_are_those_of_the_nuclei_there(client, nuclei):
 
 
 def test_counts_of_all_tiles_are_the_nuclei_each_in_its_cell(client, nuclei):
-    expected = np.zeros((6, 384, 384), int)
+    expected = np.zeros((6, 768, 768), int)
     x0, y0, x1, y1 = shapely.bounds(nuclei.polygons()).T
     middle = ((y0 + y1) / 2, (x0 + x1) / 2)
-    np.add.at(expected, (nuclei.types - 1, *(np.array(middle) // 4).astype(int)), 1)
+    np.add.at(expected, (nuclei.types - 1, *(np.array(middle) // 2).astype(int)), 1)
     for y in range(3):
         for x in range(3):
             data = client.get(f"/0/counts/{TOP}/{x}/{y}").data
-            part = expected[:, 128 * y : 128 * y + 128, 128 * x : 128 * x + 128]
+            part = expected[:, 256 * y : 256 * y + 256, 256 * x : 256 * x + 256]
             np.testing.assert_array_equal(np.frombuffer(data, "<u2").reshape(part.shape), part)
 
 

@@ -4,7 +4,7 @@
 "use strict";
 
 const ASKED_AT_ONCE = 4; // tiles of an overlay
-const KEPT = 300; // tiles of an overlay
+const KEPT = 120; // tiles of an overlay
 const LINE = 1.6; // screen pixels
 const MAP = 120; // screen pixels of the longer side of the small map
 const NUCLEUS = 200; // slide pixels that an ordinary nucleus covers
@@ -154,13 +154,14 @@ class Overlay {
     const corner = viewport.pixelFromPoint(new OpenSeadragon.Point(0, 0), true);
     const scale = (viewport.getZoom(true) * viewport.getContainerSize().x) / pane.width;
     const level = this.levelFor(scale);
-    const window_ = [-corner.x, -corner.y, width - corner.x, height - corner.y].map((n) => n / scale);
-    const missing = this.missing(level, window_);
+    const seen = [-corner.x, -corner.y, width - corner.x, height - corner.y].map((n) => n / scale);
+    const missing = this.missing(level, seen);
     missing.forEach((key) => this.ask(key));
     if (!missing.length) this.level = level;
     // Until a new level is there the old one stays, as the slide's tiles do.
     const context = canvas.getContext("2d");
-    for (const [key, x, y, side] of this.visible(this.level ?? level, window_)) {
+    context.imageSmoothingEnabled = false; // it would stop at the borders of tiles
+    for (const [key, x, y, side] of this.visible(this.level ?? level, seen)) {
       const tile = this.tiles.get(key);
       if (!tile) continue;
       const zoom = scale * ratio;
@@ -188,8 +189,8 @@ class Overlay {
     return found;
   }
 
-  missing(level, window_) {
-    return this.visible(level, window_).map(([key]) => key).filter((key) => !this.tiles.has(key));
+  missing(level, seen) {
+    return this.visible(level, seen).map(([key]) => key).filter((key) => !this.tiles.has(key));
   }
 
   // Few at once, so that what has left the screen meanwhile is never asked for.
@@ -198,10 +199,11 @@ class Overlay {
     this.asked.add(key);
     const [level, x, y] = key.split("/").map(Number);
     const near = level >= this.pane.outlined;
-    const answer = await fetch(this.pane.url(near ? "outlines" : "counts", level, x, y));
-    const content = await answer.arrayBuffer();
-    this.tiles.set(key, near ? { paths: readPaths(content) } : { counts: new Uint16Array(content) });
+    const answer = await fetch(this.pane.url(near ? "outlines" : "counts", level, x, y)).catch(() => {});
+    const content = answer?.ok && (await answer.arrayBuffer());
     this.asked.delete(key);
+    if (!content) return; // the server has ended
+    this.tiles.set(key, near ? { paths: readPaths(content) } : { counts: new Uint16Array(content) });
     if (this.tiles.size > KEPT) this.tiles.delete(this.tiles.keys().next().value);
     redraw();
   }
@@ -221,7 +223,7 @@ class Overlay {
         if (count > most) [most, which] = [count, k];
       });
       image.data.set(types[which].rgb, 4 * cell);
-      image.data[4 * cell + 3] = all && 255 * (1 - Math.exp(-4 * all * share));
+      image.data[4 * cell + 3] = all && 215 * (1 - Math.exp(-3 * all * share));
     }
     tile.picture = element("canvas", { width: cells, height: cells });
     tile.picture.getContext("2d").putImageData(image, 0, 0);
@@ -484,6 +486,8 @@ async function start() {
   }
   const unit = about.slides.every((slide) => slide.mpp);
   about.slides.forEach((slide, k) => panes.push(new Pane(slide, k, unit)));
+  const columns = panes.length < 4 ? panes.length : Math.ceil(Math.sqrt(panes.length));
+  $("panes").style.setProperty("--columns", columns);
   if (window.innerWidth > 760) switchPanel();
   lead(panes[0]);
   $("step").hidden = panes.length < 2;
