@@ -27,13 +27,14 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from werkzeug.wrappers import Response
 
 from .errors import NasdmError, OutputError, PortError
-from .geometry import Box, intersect, shape
+from .geometry import Box, grow, intersect, shape
 from .nuclei import PALETTE, TYPES
 from .overlay import Overlay
 from .rendering import WARNING, labels_path, read_annotations
 from .slides import open_slide
 
 TILE = 512  # pixels a side of a tile, at its level
+OVERLAP = 1  # pixels that a tile shows of its neighbours, so that no seam is seen
 CELL = 2  # pixels a side of a cell in which nuclei are counted, at its level
 OUTLINED = 2  # levels below the top at which outlines are drawn; below, nuclei are counted
 REDUCED = 3  # levels that may be made from the slide's smallest: a tile is read in bounded memory
@@ -170,6 +171,7 @@ class _Shown:
             "height": height,
             "mpp": self.mpp,
             "tile": TILE,
+            "overlap": OVERLAP,
             "cell": CELL,
             "levels": [self.bottom, self.top],
             "outlined": self.top - OUTLINED,
@@ -180,11 +182,13 @@ class _Shown:
         }
 
     def tile(self, level: int, x: int, y: int) -> bytes:
-        """A tile as JPEG; at the right and the lower edge it is smaller."""
+        """A tile as JPEG, with ``OVERLAP``; at the edges of the slide it is smaller."""
         box, down = self._box(level, x, y)
-        y0, x0, y1, x1 = (math.ceil(n / down) for n in intersect(box, (0, 0, *self.slide.size)))
+        y0, x0, y1, x1 = (n // down for n in box)
+        height, width = (math.ceil(n / down) for n in self.slide.size)
+        seen = intersect(grow((y0, x0, y1, x1), OVERLAP), (0, 0, height, width))
         with self._turn:
-            pixels = self.slide.read((y0, x0, y1, x1), mpp=self._unit * down)
+            pixels = self.slide.read(seen, mpp=self._unit * down)
         encoded = io.BytesIO()
         Image.fromarray(pixels).save(encoded, "JPEG", quality=90, subsampling=0)
         return encoded.getvalue()

@@ -109,6 +109,12 @@ def assert_shows(tile, expected):
     assert away.mean() < 1.5 and away.max() <= 16
 
 
+def part(pixels, x, y):
+    """What a tile shows: one pixel of its neighbours comes with it."""
+    rows, columns = (slice(max(512 * n - 1, 0), 512 * n + 513) for n in (y, x))
+    return pixels[rows, columns]
+
+
 def rings(data, corner):
     """The (ring, type number) of an answer, in slide pixels."""
     (count,) = np.frombuffer(data, "<u4", 1)
@@ -131,10 +137,9 @@ def raw(port, request):
 def test_tiles_show_the_pixels_of_the_slide(client, pixels, slide):
     for y in range(3):
         for x in range(3):
-            part = pixels[512 * y : 512 * y + 512, 512 * x : 512 * x + 512]
-            assert_shows(picture(client, f"/{slide}/tile/{TOP}/{x}/{y}"), part)
+            assert_shows(picture(client, f"/{slide}/tile/{TOP}/{x}/{y}"), part(pixels, x, y))
     halves = pixels.reshape(550, 2, 750, 2, 3).mean((1, 3))
-    assert_shows(picture(client, f"/{slide}/tile/{TOP - 1}/1/0"), halves[:512, 512:])
+    assert_shows(picture(client, f"/{slide}/tile/{TOP - 1}/1/0"), part(halves, 1, 0))
     assert picture(client, f"/{slide}/tile/{TOP - 2}/0/0").shape == (275, 375, 3)
 
 
@@ -157,7 +162,7 @@ def test_threads_may_ask_at_once_of_a_reader_that_is_not_made_for_it(tmp_path, p
             lambda place: picture(client, "/0/tile/11/{}/{}".format(*place)), places
         )
         for (x, y), tile in zip(places, tiles, strict=True):
-            assert_shows(tile, pixels[512 * y : 512 * y + 512, 512 * x : 512 * x + 512])
+            assert_shows(tile, part(pixels, x, y))
 
 
 # Nuclei
@@ -192,8 +197,8 @@ def test_counts_of_all_tiles_are_the_nuclei_each_in_its_cell(client, nuclei):
     for y in range(3):
         for x in range(3):
             data = client.get(f"/0/counts/{TOP}/{x}/{y}").data
-            part = expected[:, 256 * y : 256 * y + 256, 256 * x : 256 * x + 256]
-            np.testing.assert_array_equal(np.frombuffer(data, "<u2").reshape(part.shape), part)
+            there = expected[:, 256 * y : 256 * y + 256, 256 * x : 256 * x + 256]
+            np.testing.assert_array_equal(np.frombuffer(data, "<u2").reshape(there.shape), there)
 
 
 def test_legend_counts_and_colours(client, nuclei):
