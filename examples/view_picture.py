@@ -12,6 +12,7 @@ from threading import Thread
 
 from PIL import Image
 from selenium import webdriver
+from selenium.webdriver.support.wait import WebDriverWait
 
 from nasdm_wsi.view import Viewer, serve
 
@@ -31,12 +32,11 @@ def save_picture(address: str, out: Path, *, size: tuple[int, int]) -> None:
         screen = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False}
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         driver.get(address)
-        while not driver.execute_script(SETTLED):
-            time.sleep(0.1)
+        WebDriverWait(driver, 120).until(lambda _: driver.execute_script(SETTLED))
         time.sleep(1)  # the small maps come last
         with tempfile.NamedTemporaryFile(suffix=".png") as file:
             driver.save_screenshot(file.name)
-            Image.open(file.name).convert("RGB").save(out, quality=82)
+            Image.open(file.name).convert("RGB").save(out, quality=72)
     finally:
         driver.quit()
 

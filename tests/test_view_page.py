@@ -3,7 +3,10 @@
 import io
 import re
 import shutil
+import subprocess
+import sys
 import time
+from pathlib import Path
 from threading import Thread
 
 import numpy as np
@@ -39,8 +42,8 @@ DRAWN = """return panes.every(
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    """A server of two slides of the same place: with nuclei at 0.5 mpp, without at 1."""
+def slides(tmp_path_factory):
+    """Two slides of the same place: with nuclei at 0.5 mpp, without at 1."""
     folder = tmp_path_factory.mktemp("slides")
     pixels = np.full((*SIZE, 3), (230, 200, 220), np.uint8)
     for x0, y0, x1, y1 in NUCLEI:
@@ -52,6 +55,12 @@ def address(tmp_path_factory):
     squares = shapely.box(*NUCLEI.T.astype(float))
     types = [TYPES.index(kind) for kind in KINDS]
     write_geojson(folder / "synthetic.geojson", Nuclei.from_polygons(squares, types, mpp=0.5))
+    return slides
+
+
+@pytest.fixture(scope="module")
+def address(slides):
+    """Where a server shows them."""
     with Viewer(slides) as viewer, serve(viewer) as server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -267,3 +276,11 @@ def test_a_narrow_window_stacks_the_panes(page, chromium):
         np.testing.assert_allclose(*views(driver))
     finally:
         chromium.set_window_size(size["width"], size["height"])
+
+
+def test_the_picture_of_the_docs_is_made_by_its_script(slides, tmp_path):
+    script = Path(__file__).parents[1] / "examples" / "view_picture.py"
+    command = [sys.executable, script, *slides, "-o", tmp_path / "page.png", "--size", "900", "500"]
+    subprocess.run([str(part) for part in [*command, "--at", "at=335,212,0.5"]], check=True)
+    shown = np.asarray(Image.open(tmp_path / "page.png"), int)
+    assert shown.shape == (500, 900, 3) and coloured(shown, "plasma").sum() > 100
