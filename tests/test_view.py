@@ -150,7 +150,7 @@ def test_tiles_beside_the_slide_are_not_there(client):
     assert client.get(f"/0/tile/{TOP}/{10**40}/0").status_code == 404
 
 
-def test_threads_may_ask_at_once_of_a_reader_that_is_not_made_for_it(tmp_path, pixels):
+def test_threads_may_ask_at_once_where_only_tiffslide_sees_the_levels(tmp_path, pixels):
     options = {"tile": (128, 128), "photometric": "rgb", "compression": "zlib"}
     with TiffWriter(tmp_path / "a.ome.tif") as tiff:
         tiff.write(pixels, subifds=1, **options)

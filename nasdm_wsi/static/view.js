@@ -7,6 +7,7 @@ const ASKED_AT_ONCE = 4; // tiles of an overlay
 const KEPT = 120; // tiles of an overlay
 const LINE = 1.6; // screen pixels
 const MAP = 120; // screen pixels of the longer side of the small map
+const RIMMED = 0.4; // screen pixels of a slide pixel from which outlines have a rim
 const NUCLEUS = 200; // slide pixels that an ordinary nucleus covers
 
 const panes = [];
@@ -45,8 +46,9 @@ class Pane {
     return `${this.number}/${what}/${level}/${x}/${y}?${this.changed.join("-")}`;
   }
 
-  // To be called when the page is laid out: OpenSeadragon measures its place.
-  open() {
+  // To be called when the page is laid out: OpenSeadragon measures its place. All panes can show
+  // the widest slide.
+  open(widest) {
     const [minLevel, maxLevel] = this.levels;
     const longest = Math.max(this.width, this.height);
     this.viewer = OpenSeadragon({
@@ -76,7 +78,7 @@ class Pane {
       springStiffness: 9,
       zoomPerScroll: 1.35,
       visibilityRatio: 0.2,
-      minZoomImageRatio: 0.4,
+      minZoomImageRatio: (0.4 * this.width * this.unit) / widest,
       maxZoomPixelRatio: 16,
       preserveImageSizeOnResize: true,
       gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
@@ -89,7 +91,7 @@ class Pane {
       if ("rRfF0".includes(event.originalEvent.key)) event.preventDefaultAction = true;
     });
     for (const kind of ["pointerdown", "wheel", "keydown"]) {
-      this.element.addEventListener(kind, () => lead(this), { capture: true });
+      this.element.addEventListener(kind, () => (state.leader = this), { capture: true });
     }
     this.viewer.addHandler("viewport-change", () => this === state.leader && moved());
     this.viewer.addHandler("update-viewport", () => this.draw());
@@ -146,31 +148,40 @@ class Overlay {
 
   // Draws at the place where the slide is drawn in this very frame.
   draw() {
-    const { canvas, pane } = this;
+    const { pane } = this;
     const { viewport } = pane.viewer;
-    const ratio = window.devicePixelRatio;
-    const [width, height] = [canvas.clientWidth, canvas.clientHeight];
-    canvas.width = Math.round(width * ratio);
-    canvas.height = Math.round(height * ratio);
+    const context = this.cleared();
     if (!state.outlines || !this.ready || !viewport) return;
     const corner = viewport.pixelFromPoint(new OpenSeadragon.Point(0, 0), true);
-    const scale = (viewport.getZoom(true) * viewport.getContainerSize().x) / pane.width;
-    const level = this.levelFor(scale);
+    const { x: width, y: height } = viewport.getContainerSize();
+    const scale = (viewport.getZoom(true) * width) / pane.width;
     const seen = [-corner.x, -corner.y, width - corner.x, height - corner.y].map((n) => n / scale);
-    const missing = this.missing(level, seen);
-    missing.forEach((key) => this.ask(key));
-    if (!missing.length) this.level = level;
     // Until a new level is there the old one stays, as the slide's tiles do.
-    const context = canvas.getContext("2d");
-    context.imageSmoothingEnabled = false; // it would stop at the borders of tiles
-    for (const [key, x, y, side] of this.visible(this.level ?? level, seen)) {
-      const tile = this.tiles.get(key);
-      if (!tile) continue;
-      const zoom = scale * ratio;
-      context.setTransform(zoom, 0, 0, zoom, corner.x * ratio + x * side * zoom, corner.y * ratio + y * side * zoom);
+    const level = this.levelFor(scale);
+    if (this.ask(level, seen)) this.level = level;
+    const zoom = scale * window.devicePixelRatio;
+    for (const tile of this.tiles.values()) {
+      const [x, y] = [tile.x * tile.side, tile.y * tile.side];
+      const outside = x > seen[2] || y > seen[3] || x + tile.side < seen[0] || y + tile.side < seen[1];
+      if (outside || tile.level !== (this.level ?? level)) continue;
+      context.setTransform(zoom, 0, 0, zoom, (x - seen[0]) * zoom, (y - seen[1]) * zoom);
       if (tile.paths) drawOutlines(context, tile.paths, scale);
-      else context.drawImage(this.picture(tile, side), 0, 0, side, side);
+      else context.drawImage(this.picture(tile), 0, 0, tile.side, tile.side);
     }
+  }
+
+  // The context of the canvas, empty and as large as the pane.
+  cleared() {
+    const { canvas } = this;
+    const [width, height] = [canvas.clientWidth, canvas.clientHeight].map((n) =>
+      Math.round(n * window.devicePixelRatio),
+    );
+    const context = canvas.getContext("2d");
+    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+    context.resetTransform();
+    context.clearRect(0, 0, width, height);
+    context.imageSmoothingEnabled = false; // it would stop at the borders of tiles
+    return context;
   }
 
   levelFor(scale) {
@@ -178,56 +189,61 @@ class Overlay {
     return Math.min(top, Math.max(bottom, top + Math.round(Math.log2(scale))));
   }
 
-  // [key, x, y, side in slide pixels] of the tiles of a level in a window of the slide.
-  visible(level, [x0, y0, x1, y1]) {
+  // Asks for the tiles of a level in a window of the slide; true if all are there.
+  ask(level, [x0, y0, x1, y1]) {
     const { width, height, tile, levels } = this.pane;
     const side = tile * 2 ** (levels[1] - level);
-    const found = [];
+    let complete = true;
     for (let y = Math.max(0, Math.floor(y0 / side)); y * side < Math.min(y1, height); y++) {
       for (let x = Math.max(0, Math.floor(x0 / side)); x * side < Math.min(x1, width); x++) {
-        found.push([`${level}/${x}/${y}`, x, y, side]);
+        if (this.tiles.has(`${level}/${x}/${y}`)) continue;
+        complete = false;
+        this.fetch({ level, x, y, side });
       }
     }
-    return found;
-  }
-
-  missing(level, seen) {
-    return this.visible(level, seen).map(([key]) => key).filter((key) => !this.tiles.has(key));
+    return complete;
   }
 
   // Few at once, so that what has left the screen meanwhile is never asked for.
-  async ask(key) {
+  async fetch(tile) {
+    const key = `${tile.level}/${tile.x}/${tile.y}`;
     if (this.asked.has(key) || this.asked.size >= ASKED_AT_ONCE) return;
     this.asked.add(key);
-    const [level, x, y] = key.split("/").map(Number);
-    const near = level >= this.pane.outlined;
-    const answer = await fetch(this.pane.url(near ? "outlines" : "counts", level, x, y)).catch(() => {});
+    const near = tile.level >= this.pane.outlined;
+    const url = this.pane.url(near ? "outlines" : "counts", tile.level, tile.x, tile.y);
+    const answer = await fetch(url).catch(() => {});
     const content = answer?.ok && (await answer.arrayBuffer());
     this.asked.delete(key);
     if (!content) return; // the server has ended
-    this.tiles.set(key, near ? { paths: readPaths(content) } : { counts: new Uint16Array(content) });
+    const found = near ? { paths: readPaths(content) } : { counts: new Uint16Array(content) };
+    this.tiles.set(key, { ...tile, ...found });
     if (this.tiles.size > KEPT) this.tiles.delete(this.tiles.keys().next().value);
     redraw();
   }
 
   // Each cell in the colour of its most frequent type, the denser the fuller.
-  picture(tile, side) {
+  picture(tile) {
     const shown = types.map((type) => type.shown).join();
     if (tile.shown === shown) return tile.picture;
-    const cells = this.pane.tile / this.pane.cell;
-    const image = new ImageData(cells, cells);
-    const share = NUCLEUS / (side / cells) ** 2;
-    for (let cell = 0; cell < cells ** 2; cell++) {
-      let [all, most, which] = [0, 0, 0];
-      types.forEach((type, k) => {
-        const count = type.shown ? tile.counts[k * cells ** 2 + cell] : 0;
-        all += count;
-        if (count > most) [most, which] = [count, k];
-      });
-      image.data.set(types[which].rgb, 4 * cell);
-      image.data[4 * cell + 3] = all && 215 * (1 - Math.exp(-3 * all * share));
-    }
-    tile.picture = element("canvas", { width: cells, height: cells });
+    const side = this.pane.tile / this.pane.cell;
+    const cells = side ** 2;
+    const image = new ImageData(side, side);
+    const [all, most] = [new Uint32Array(cells), new Uint16Array(cells)];
+    types.forEach((type, k) => {
+      if (!type.shown) return;
+      for (let cell = 0; cell < cells; cell++) {
+        const count = tile.counts[k * cells + cell];
+        all[cell] += count;
+        if (count <= most[cell]) continue;
+        most[cell] = count;
+        image.data.set(type.rgb, 4 * cell);
+      }
+    });
+    const share = NUCLEUS / (tile.side / side) ** 2;
+    all.forEach((count, cell) => {
+      if (count) image.data[4 * cell + 3] = 215 * (1 - Math.exp(-3 * count * share));
+    });
+    tile.picture = element("canvas", { width: side, height: side });
     tile.picture.getContext("2d").putImageData(image, 0, 0);
     tile.shown = shown;
     return tile.picture;
@@ -257,13 +273,14 @@ function drawOutlines(context, paths, scale) {
   context.lineJoin = "round";
   paths.forEach((path, k) => {
     if (!types[k].shown) return;
-    // A pale rim keeps red and blue apart from stained chromatin.
-    for (const [color, width] of [["#ffffffb0", scale < 0.4 ? 0 : 2.2 * LINE], [types[k].color, LINE]]) {
-      if (!width) continue;
+    const stroke = (color, width) => {
       context.strokeStyle = color;
       context.lineWidth = width / scale;
       context.stroke(path);
-    }
+    };
+    // A pale rim keeps red and blue apart from stained chromatin, where there is room for it.
+    if (scale > RIMMED) stroke("#ffffffb0", 2.2 * LINE);
+    stroke(types[k].color, LINE);
   });
 }
 
@@ -276,10 +293,6 @@ function redraw() {
 }
 
 // Panes in step
-
-function lead(pane) {
-  state.leader = pane;
-}
 
 function moved() {
   const { leader } = state;
@@ -310,15 +323,14 @@ function home(immediately = false) {
     panes.forEach((pane, k) => pane.show(fit(pane, ...sizes[k]), immediately));
     return;
   }
-  lead(panes[0]);
+  state.leader = panes[0];
   panes.forEach((pane) => (pane.offset = [0, 0]));
   const most = [0, 1].map((k) => Math.max(...sizes.map((size) => size[k])));
   panes[0].show(fit(panes[0], ...most), immediately);
 }
 
 function zoom(factor) {
-  for (const pane of state.inStep ? [panes[0]] : panes) {
-    lead(pane);
+  for (const pane of state.inStep ? [state.leader] : panes) {
     pane.viewer.viewport.zoomBy(factor).applyConstraints();
   }
 }
@@ -326,7 +338,9 @@ function zoom(factor) {
 // The link to a view
 
 function fragment() {
-  const views = panes.map(({ view }) => `${view.x.toFixed(2)},${view.y.toFixed(2)},${view.scale.toPrecision(6)}`);
+  const views = panes.map(({ view: { x, y, scale } }) =>
+    [x.toFixed(2), y.toFixed(2), scale.toPrecision(6)].join(),
+  );
   const parts = [`at=${new Set(views).size === 1 ? views[0] : views.join(";")}`];
   if (!state.inStep) parts.push("apart");
   if (!state.outlines) parts.push("outlines=off");
@@ -386,7 +400,7 @@ function switchType(type) {
 function switchStep() {
   state.inStep = !state.inStep;
   if (state.inStep) {
-    const { scale } = (state.leader ?? panes[0]).view;
+    const { scale } = state.leader.view;
     panes.forEach((pane) => pane.show({ ...pane.view, scale }));
     keepOffsets();
   }
@@ -412,7 +426,7 @@ async function copyLink() {
 
 function addLegend() {
   const labelled = panes.filter((pane) => pane.labels);
-  if (!labelled.length) $("told").textContent = "No annotations beside the slide.";
+  if (!labelled.length) $("told").append(element("p", { textContent: "No annotations beside the slide." }));
   if (labelled.length > 1) {
     const names = labelled.map((pane) => element("th", { textContent: pane.name, title: pane.name }));
     $("legend").tHead.append(element("tr", {}, element("th"), ...names));
@@ -430,11 +444,12 @@ function addLegend() {
 }
 
 async function addCounts(pane, total) {
-  $("told").textContent = `Reading ${pane.labels} …`;
+  const told = element("p", { textContent: `Reading ${pane.labels} …` });
+  $("told").append(told);
   const answer = await fetch(`${pane.number}/nuclei`);
   if (!answer.ok) {
-    $("told").textContent = await answer.text();
-    $("told").className = "wrong";
+    told.textContent = await answer.text();
+    told.className = "wrong";
     return;
   }
   const counts = await answer.json();
@@ -442,7 +457,7 @@ async function addCounts(pane, total) {
     (row.querySelector(`.n${pane.number}`).textContent = count.toLocaleString("en"));
   for (const type of types) write(type.row, counts[type.name]);
   write(total, Object.values(counts).reduce((a, b) => a + b));
-  if ($("told").className !== "wrong") $("told").textContent = "";
+  told.remove();
   pane.overlay.ready = true;
   redraw();
 }
@@ -479,6 +494,21 @@ function onKey(event) {
   else actions[event.key]?.();
 }
 
+function listen() {
+  const clicks = {
+    outlines: switchOutlines,
+    step: switchStep,
+    link: copyLink,
+    home: () => home(),
+    closer: () => zoom(1.5),
+    farther: () => zoom(1 / 1.5),
+    "panel-switch": switchPanel,
+  };
+  for (const [id, action] of Object.entries(clicks)) $(id).addEventListener("click", action);
+  document.addEventListener("keydown", onKey);
+  window.addEventListener("hashchange", follow);
+}
+
 async function start() {
   const about = await (await fetch("about")).json();
   document.title = `${about.slides.map((slide) => slide.name).join(" · ")} – nasdm-wsi`;
@@ -491,17 +521,14 @@ async function start() {
   const columns = panes.length < 4 ? panes.length : Math.ceil(Math.sqrt(panes.length));
   $("panes").style.setProperty("--columns", columns);
   if (window.innerWidth > 760) switchPanel();
-  lead(panes[0]);
+  state.leader = panes[0];
   $("step").hidden = panes.length < 2;
   addLegend();
   panes.forEach(addFacts);
-  const clicks = { outlines: switchOutlines, step: switchStep, link: copyLink, home: () => home(),
-    closer: () => zoom(1.5), farther: () => zoom(1 / 1.5), "panel-switch": switchPanel };
-  for (const [id, action] of Object.entries(clicks)) $(id).addEventListener("click", action);
-  document.addEventListener("keydown", onKey);
-  window.addEventListener("hashchange", follow);
-  await Promise.all(panes.map((pane) => pane.open()));
+  const widest = Math.max(...panes.map((pane) => Math.max(pane.width, pane.height) * pane.unit));
+  await Promise.all(panes.map((pane) => pane.open(widest)));
   follow();
+  listen();
 }
 
 start();
