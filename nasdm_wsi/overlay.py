@@ -35,13 +35,15 @@ class Overlay:
         y0, x0, y1, x1 = box
         meets = (self._y0 < y1) & (self._x0 < x1) & (self._y1 > y0) & (self._x1 > x0)
         shown = self.nuclei.take(np.flatnonzero(meets))
-        if down > 1:
-            simple = shapely.simplify(shown.polygons(), SIMPLIFIED * down)
-            shown = Nuclei.from_polygons(simple, shown.types, mpp=shown.mpp)
-        lengths = np.diff(shown.ring_offsets)
+        coords, offsets = shown.coords, shown.ring_offsets
+        if down > 1 and len(shown):
+            rings = shapely.from_ragged_array(shapely.GeometryType.LINESTRING, coords, (offsets,))
+            simple = shapely.simplify(rings, SIMPLIFIED * down, preserve_topology=False)
+            _, coords, (offsets,) = shapely.to_ragged_array(simple)
+        lengths = np.diff(offsets)
         types = np.repeat(shown.types, np.diff(shown.polygon_offsets))
         head = np.concatenate([[len(lengths)], lengths, types]).astype("<u4")
-        return head.tobytes() + (shown.coords - (x0, y0)).astype("<f4").tobytes()
+        return head.tobytes() + (coords - (x0, y0)).astype("<f4").tobytes()
 
     def counts(self, box: Box, *, cell: int) -> np.ndarray:
         """How many nuclei of each type have their middle in each cell: uint16 (6, h, w).

@@ -21,6 +21,7 @@ from werkzeug.test import Client
 
 from nasdm_wsi.cli.main import main
 from nasdm_wsi.nuclei import PALETTE, TYPES, Nuclei
+from nasdm_wsi.overlay import Overlay
 from nasdm_wsi.pyramid import write_pyramid
 from nasdm_wsi.qupath import write_geojson
 from nasdm_wsi.rendering import WARNING
@@ -187,6 +188,11 @@ def test_outlines_of_a_tile_are_those_of_the_nuclei_there(client, nuclei):
         for (ring, _), (whole, _) in zip(found, expected, strict=True):
             away = shapely.hausdorff_distance(shapely.LineString(ring), shapely.LineString(whole))
             assert away <= (0.01 if down == 1 else 0.36 * down)
+
+
+def test_where_no_nucleus_is_there_is_no_outline(nuclei):
+    for down in (1, 4):
+        assert Overlay(nuclei).outlines((0, 9000, 512, 9512), down=down) == bytes(4)
 
 
 def test_counts_of_all_tiles_are_the_nuclei_each_in_its_cell(client, nuclei):

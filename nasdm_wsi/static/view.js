@@ -4,7 +4,7 @@
 "use strict";
 
 const ASKED_AT_ONCE = 4; // tiles of an overlay
-const KEPT = 120; // tiles of an overlay
+const KEPT = 90; // tiles of an overlay
 const LINE = 1.6; // screen pixels
 const MAP = 120; // screen pixels of the longer side of the small map
 const RIMMED = 0.4; // screen pixels of a slide pixel from which outlines have a rim
@@ -165,7 +165,9 @@ class Overlay {
       const outside = x > seen[2] || y > seen[3] || x + tile.side < seen[0] || y + tile.side < seen[1];
       if (outside || tile.level !== (this.level ?? level)) continue;
       context.setTransform(zoom, 0, 0, zoom, (x - seen[0]) * zoom, (y - seen[1]) * zoom);
-      if (tile.paths) drawOutlines(context, tile.paths, scale);
+      // Of the few nuclei near by, lines stay fine when they are enlarged; of many, a picture is
+      // quicker to move.
+      if (tile.level === pane.levels[1]) drawOutlines(context, tile.paths, scale);
       else context.drawImage(this.picture(tile), 0, 0, tile.side, tile.side);
     }
   }
@@ -180,7 +182,7 @@ class Overlay {
     if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
     context.resetTransform();
     context.clearRect(0, 0, width, height);
-    context.imageSmoothingEnabled = false; // it would stop at the borders of tiles
+    context.imageSmoothingEnabled = this.level >= this.pane.outlined; // it parts cells at borders
     return context;
   }
 
@@ -221,10 +223,25 @@ class Overlay {
     redraw();
   }
 
-  // Each cell in the colour of its most frequent type, the denser the fuller.
+  // A tile as it is seen from some distance, of the types that are shown.
   picture(tile) {
     const shown = types.map((type) => type.shown).join();
-    if (tile.shown === shown) return tile.picture;
+    if (tile.shown !== shown) tile.picture = tile.paths ? this.outlined(tile) : this.counted(tile);
+    tile.shown = shown;
+    return tile.picture;
+  }
+
+  outlined(tile) {
+    const side = this.pane.tile * window.devicePixelRatio;
+    const picture = element("canvas", { width: side, height: side });
+    const context = picture.getContext("2d");
+    context.scale(side / tile.side, side / tile.side);
+    drawOutlines(context, tile.paths, this.pane.tile / tile.side);
+    return picture;
+  }
+
+  // Each cell in the colour of its most frequent type, the denser the fuller.
+  counted(tile) {
     const side = this.pane.tile / this.pane.cell;
     const cells = side ** 2;
     const image = new ImageData(side, side);
@@ -243,10 +260,9 @@ class Overlay {
     all.forEach((count, cell) => {
       if (count) image.data[4 * cell + 3] = 215 * (1 - Math.exp(-3 * count * share));
     });
-    tile.picture = element("canvas", { width: side, height: side });
-    tile.picture.getContext("2d").putImageData(image, 0, 0);
-    tile.shown = shown;
-    return tile.picture;
+    const picture = element("canvas", { width: side, height: side });
+    picture.getContext("2d").putImageData(image, 0, 0);
+    return picture;
   }
 }
 
