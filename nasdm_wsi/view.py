@@ -43,6 +43,7 @@ HOSTS = (LOOPBACK, "localhost")
 PAGE = {
     "": "text/html",
     "view.css": "text/css",
+    "overlay.js": "text/javascript",
     "view.js": "text/javascript",
     "openseadragon.min.js": "text/javascript",
 }

@@ -308,7 +308,7 @@ def test_it_listens_on_one_address_of_loopback_only(server):
 def test_the_page_asks_for_its_own_files_only(client):
     page = client.get("/")
     wanted = re.findall(r'(?:src|href)="((?!data:)[^"]+)"', page.text)
-    assert sorted(wanted) == ["openseadragon.min.js", "view.css", "view.js"]
+    assert sorted(wanted) == ["openseadragon.min.js", "overlay.js", "view.css", "view.js"]
     for name in wanted:
         answer = client.get(f"/{name}")
         assert answer.status_code == 200 and "http-equiv" not in answer.text
