@@ -13,10 +13,9 @@ import json
 import math
 import socket
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from importlib.resources import files
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Semaphore
 from typing import Any
 
 from PIL import Image
@@ -38,6 +37,7 @@ OVERLAP = 1  # pixels that a tile shows of its neighbours, so that no seam is se
 CELL = 2  # pixels a side of a cell in which nuclei are counted, at its level
 OUTLINED = 2  # levels below the top at which outlines are drawn; below, nuclei are counted
 REDUCED = 3  # levels that may be made from the slide's smallest: a tile is read in bounded memory
+READERS = 8  # threads that read a slide at once
 LOOPBACK = "127.0.0.1"
 HOSTS = (LOOPBACK, "localhost")
 PAGE = {
@@ -98,7 +98,7 @@ class Viewer:
 
     def __exit__(self, *_: object) -> None:
         for shown in self._slides:
-            shown.slide.__exit__()
+            shown.close()
 
     def __call__(self, environ: dict, start_response: Callable) -> Iterable[bytes]:
         try:
@@ -158,9 +158,16 @@ class _Shown:
         self.top = math.ceil(math.log2(longest))
         below = max(math.log2(longest / TILE), 0), math.log2(longest / smallest) + REDUCED
         self.bottom = self.top - math.ceil(min(below))
-        self._turn: AbstractContextManager = nullcontext() if self.slide.thread_safe else Lock()
+        self._readers = READERS if self.slide.thread_safe else 1
+        self._turn = Semaphore(self._readers)
         self._loading = Lock()
         self._overlay: Overlay | None = None
+
+    def close(self) -> None:
+        """Close the slide when no thread is reading it; none will again."""
+        for _ in range(self._readers):
+            self._turn.acquire()
+        self.slide.__exit__()
 
     def about(self) -> dict[str, Any]:
         """What the page needs to know at once."""
