@@ -155,7 +155,7 @@ def test_outlines_lie_on_the_nuclei_of_the_slide(page, scale):
         expected = middle + (nucleus * 0.5 - at * 2) / scale
         # The line has its middle on the border, so it reaches 0.8 pixels further.
         found = extent(coloured(shown, kind)) + (0.8, 0.8, -0.8, -0.8)
-        assert np.abs(found - expected).max() <= 0.75
+        assert np.abs(found - expected).max() <= 0.9
         # And the slide itself is dark up to there.
         x0, y0, x1, y1 = np.rint(expected).astype(int)
         assert shown[y0 + 4 : y1 - 4, x0 + 4 : x1 - 4].max() < 60

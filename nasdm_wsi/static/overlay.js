@@ -6,6 +6,7 @@ const ASKED_AT_ONCE = 4; // tiles of an overlay
 const KEPT = 90; // tiles of an overlay
 const LINE = 1.6; // screen pixels
 const RIMMED = 0.4; // screen pixels of a slide pixel from which outlines have a rim
+const ENLARGED = 1.5; // screen pixels of a slide pixel from which lines are drawn each by itself
 const NUCLEUS = 200; // slide pixels that an ordinary nucleus covers
 
 class Overlay {
@@ -38,10 +39,9 @@ class Overlay {
       const outside = x > seen[2] || y > seen[3] || x + tile.side < seen[0] || y + tile.side < seen[1];
       if (outside || tile.level !== (this.level ?? level)) continue;
       context.setTransform(zoom, 0, 0, zoom, (x - seen[0]) * zoom, (y - seen[1]) * zoom);
-      // Of the few nuclei near by, lines stay fine when they are enlarged; of many, a picture is
-      // quicker to move.
       context.imageSmoothingEnabled = Boolean(tile.paths); // it would part cells at borders
-      if (tile.level === pane.levels[1]) drawOutlines(context, tile.paths, scale);
+      // Few nuclei are enlarged with fine lines; of many, a picture is quicker to move.
+      if (tile.paths && scale > ENLARGED) drawOutlines(context, tile.paths, scale);
       else context.drawImage(this.picture(tile), 0, 0, tile.side, tile.side);
     }
   }
