@@ -60,6 +60,7 @@ class Pane {
       drawer: "canvas",
       smoothTileEdgesMinZoom: Infinity,
       imageLoaderLimit: 6,
+      maxTilesPerFrame: 8,
       placeholderFillStyle: "#efeaf0",
       showNavigationControl: false,
       showNavigator: true,
