@@ -12,7 +12,7 @@ const NUCLEUS = 200; // slide pixels that an ordinary nucleus covers
 class Overlay {
   constructor(pane) {
     this.pane = pane;
-    this.tiles = new Map(); // "level/x/y" -> paths by type, or counts and their picture
+    this.tiles = new Map(); // "level/x/y" -> {level, x, y, side, paths by type or counts, picture}
     this.asked = new Set();
     this.level = null; // the last that was complete
     this.ready = false;
@@ -90,8 +90,10 @@ class Overlay {
     const content = answer?.ok && (await answer.arrayBuffer());
     this.asked.delete(key);
     if (!content) return; // the server has ended
-    const found = near ? { paths: readPaths(content) } : { counts: new Uint16Array(content) };
-    this.tiles.set(key, { ...tile, ...found });
+    if (near) tile.paths = readPaths(content);
+    else tile.counts = new Uint16Array(content);
+    this.picture(tile); // made now: all at once, when the level is complete, takes too long a frame
+    this.tiles.set(key, tile);
     if (this.tiles.size > KEPT) this.tiles.delete(this.tiles.keys().next().value);
     redraw();
   }
