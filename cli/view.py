@@ -23,6 +23,7 @@ def view(slides: tuple[Path, ...], port: int, no_browser: bool, **given) -> None
     NAME.geojson beside a slide holds its nuclei. The page is for this machine only; Ctrl-C ends.
     """
     import webbrowser
+    from threading import Thread
 
     from ..view import Viewer, serve
 
@@ -30,5 +31,6 @@ def view(slides: tuple[Path, ...], port: int, no_browser: bool, **given) -> None
         address = f"http://{server.host}:{server.port}/"
         click.echo(f"{address} shows {', '.join(path.name for path in slides)}; Ctrl-C ends")
         if not no_browser:
-            webbrowser.open(address)
+            # A browser in the terminal ends only when its user does.
+            Thread(target=webbrowser.open, args=(address,), daemon=True).start()
         server.serve_forever()

@@ -273,7 +273,9 @@ async function copyLink() {
 
 function addLegend() {
   const labelled = panes.filter((pane) => pane.labels);
-  if (!labelled.length) $("told").append(element("p", { textContent: "No annotations beside the slide." }));
+  if (!labelled.length) {
+    $("told").append(element("p", { textContent: "No annotations beside the slide." }));
+  }
   if (labelled.length > 1) {
     const names = labelled.map((pane) => element("th", { textContent: pane.name, title: pane.name }));
     $("legend").tHead.append(element("tr", {}, element("th"), ...names));
