@@ -294,6 +294,8 @@ def _provenance(description: str) -> tuple[bool, list[tuple[str, str]]]:
 
 
 def _legible(value: Any) -> str:
+    if isinstance(value, dict):
+        value = [f"{name} {part}" for name, part in value.items()]
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
