@@ -29,8 +29,8 @@ def describe(path: Path, **reading: Any) -> Rows:
         NasdmError: the file cannot be read as what it seems to be.
     """
     path = Path(path)
-    if path.is_dir() and not is_ome_zarr(path):
-        return _dataset(path)
+    if path.is_dir():
+        return _slide(path) if is_ome_zarr(path) else _dataset(path)
     if path.suffix == ".safetensors":
         return _checkpoint(path)
     if is_annotation(path):
