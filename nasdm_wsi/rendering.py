@@ -92,6 +92,11 @@ class Job:
     region: Box
     seed: int
 
+    def __repr__(self) -> str:
+        h, w = shape(self.region)
+        what = f"{w} x {h} pixels at {self.painter.mpp} mpp, {len(self.nuclei):,} nuclei"
+        return f"<Job: {what}, seed {self.seed}>"
+
     @property
     def blocks(self) -> list[Block]:
         """The blocks to paint."""
