@@ -38,12 +38,11 @@ def versions(context: click.Context, _option: click.Parameter, wanted: bool) -> 
     """Say which software this is: what a bug report should tell. Nothing is imported for it."""
     if not wanted or context.resilient_parsing:
         return
-    needs = [
-        re.split(r"[^\w.-]", need)[0] for need in requires("nasdm-wsi") or () if ";" not in need
-    ]
+    needs = [need for need in requires("nasdm-wsi") or () if ";" not in need]  # without extras
+    names = sorted(re.split(r"[^\w.-]", need)[0] for need in needs)
     click.echo(f"nasdm-wsi {version('nasdm-wsi')}")
     click.echo(f"Python {platform.python_version()} on {platform.platform()}")
-    for name in (*sorted(needs), *ACCELERATORS):
+    for name in (*names, *ACCELERATORS):
         with suppress(PackageNotFoundError):
             click.echo(f"{name} {version(name)}")
     context.exit()

@@ -42,23 +42,15 @@ def _command(context: click.Context) -> Iterator[str]:
     yield from ("| option | what it does |", "|---|---|")
     for option in command.get_params(context):
         if isinstance(option, click.Option) and (record := option.get_help_record(context)):
-            names, text = (part.replace("|", "\\|") for part in record)
+            names, text = (part.replace("|", ", ") for part in record)
             yield f"| `{names}` | {text.replace('*', '&#42;').replace('[', '&#91;')} |"
     yield ""
 
 
 def class_names() -> str:
     """Which class names are read as which type."""
-    lines = [
-        NOTE,
-        "",
-        "# Class names",
-        "",
-        INTRODUCTION,
-        "",
-        "| read as | class names |",
-        "|---|---|",
-    ]
+    lines = [NOTE, "", "# Class names", "", INTRODUCTION, ""]
+    lines += ["| read as | class names |", "|---|---|"]
     lines += [f"| {kind} | {', '.join(names)} |" for kind, names in known_names().items()]
     return "\n".join([*lines, "", REST, ""])
 

@@ -144,13 +144,15 @@ def check_mpp(mpp: float | None, source: object) -> float:
 class Nuclei:
     """Nuclei as columns: a million of them take some 0.4 GB, as shapely objects 2 GB.
 
-    coords: float64 (v, 2), x and y of the vertices of all rings, each ring closed.
-    ring_offsets: int64 (r + 1,) into coords; the layout of `shapely.to_ragged_array`.
-    polygon_offsets: int64 (n + 1,) into rings; a nucleus' first ring is its outline, then holes.
-    types: uint8 (n,), 1 to 6.
-    mpp: micrometres per pixel of the coordinates.
-    ids: a name for each nucleus, "" where it has none; None if none has.
-    tissue: where there is tissue; None if unknown, which counts as everywhere.
+    Attributes:
+        coords: float64 (v, 2), x and y of the vertices of all rings, each ring closed.
+        ring_offsets: int64 (r + 1,) into coords; the layout of `shapely.to_ragged_array`.
+        polygon_offsets: int64 (n + 1,) into rings; a nucleus' first ring is its outline, then
+            holes.
+        types: uint8 (n,), 1 to 6.
+        mpp: micrometres per pixel of the coordinates.
+        ids: a name for each nucleus, "" where it has none; None if none has.
+        tissue: where there is tissue; None if unknown, which counts as everywhere.
     """
 
     coords: np.ndarray

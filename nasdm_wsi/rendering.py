@@ -82,8 +82,9 @@ class Painter(Protocol):
 class Job:
     """A render, planned: everything is known and nothing has happened yet.
 
-    nuclei: in canvas pixels at the painter's mpp.
-    region: the part of the canvas that the slide will show.
+    Attributes:
+        nuclei: in canvas pixels at the painter's mpp.
+        region: the part of the canvas that the slide will show.
     """
 
     nuclei: Nuclei

@@ -36,13 +36,14 @@ class Slide:
 
     Threads may share one that OpenSlide reads; open one for each thread to be safe.
 
-    size: (h, w) at level 0.
-    mpp: of level 0, or None where the file does not say; may be set by who knows better.
-    levels: (h, w) of each level.
-    format: what the reader calls it, such as ``aperio``; ``image`` for ordinary images.
-    bounds: (y, x) at level 0 where the scanned part begins; QuPath counts from there.
-    shown: (h, w) at level 0 of the scanned part, which is all that QuPath shows.
-    description: what the file says of itself; of our own slides, how they were rendered.
+    Attributes:
+        size: (h, w) at level 0.
+        mpp: of level 0, or None where the file does not say; may be set by who knows better.
+        levels: (h, w) of each level.
+        format: what the reader calls it, such as ``aperio``; ``image`` for ordinary images.
+        bounds: (y, x) at level 0 where the scanned part begins; QuPath counts from there.
+        shown: (h, w) at level 0 of the scanned part, which is all that QuPath shows.
+        description: what the file says of itself; of our own slides, how they were rendered.
     """
 
     def __init__(self, path: str | Path) -> None:

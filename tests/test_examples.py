@@ -90,9 +90,8 @@ def test_drawn_nuclei_become_a_slide_and_pairs_of_pictures_and_masks(weights, tm
     assert drawn.counts()["epithelial"] == 32 and drawn.counts()["connective"] > 20
     run("training_set.py", pairs, slide, "--tile", 200)
     names = [f"crypt_x{x}_y{y}" for x in (0, 192) for y in (0, 192)]
-    assert {p.name for p in pairs.iterdir()} == {
-        f"{n}{s}.png" for n in names for s in ("", "_masks")
-    }
+    both = {f"{name}{end}.png" for name in names for end in ("", "_masks")}
+    assert {p.name for p in pairs.iterdir()} == both
     for name in names:
         x, y = (int(n) for n in re.findall(r"\d+", name))
         image, mask = (np.array(Image.open(pairs / f"{name}{s}.png")) for s in ("", "_masks"))
@@ -105,9 +104,8 @@ def test_drawn_nuclei_become_a_slide_and_pairs_of_pictures_and_masks(weights, tm
 def test_lizard_becomes_a_model_that_paints(lizard_source, tmp_path):
     run("lizard_to_model.py", lizard_source, tmp_path, "--preset", "tiny", "--images", 32)
     with open_slide(tmp_path / "slide.ome.tif") as slide:
-        assert (
-            f"weights.safetensors {checksum(tmp_path / 'weights.safetensors')}" in slide.description
-        )
+        made_by = f"weights.safetensors {checksum(tmp_path / 'weights.safetensors')}"
+        assert made_by in slide.description
     labels = read_annotations(lizard_source / "labels" / "a.mat", mpp=0.5)
     assert read_annotations(tmp_path / "slide.geojson", mpp=0.5).counts() == labels.counts()
 
@@ -117,19 +115,8 @@ def test_the_pictures_are_the_slide_and_a_part_of_it(tmp_path):
     image = np.stack([x % 256, y % 256, (x + y) % 256], axis=2).astype(np.uint8)
     write_pyramid(tmp_path / "s.tif", image, mpp=0.5, description="", lossless=True)
     pictures = tmp_path / "whole.png", tmp_path / "part.png"
-    run(
-        "thumbnails.py",
-        tmp_path / "s.tif",
-        *pictures,
-        "--at",
-        9,
-        50,
-        "--size",
-        40,
-        30,
-        "--side",
-        99,
-    )
+    where = ("--at", 9, 50, "--size", 40, 30, "--side", 99)
+    run("thumbnails.py", tmp_path / "s.tif", *pictures, *where)
     whole, part = (np.array(Image.open(path)) for path in pictures)
     assert whole.shape == (74, 99, 3)
     np.testing.assert_array_equal(part, image[50:80, 9:49])
