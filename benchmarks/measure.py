@@ -8,7 +8,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -28,25 +28,31 @@ def peaks(seconds: float = 0.05) -> Iterator[dict[str, int]]:
 
     The processes are looked at every so many ``seconds``.
     """
-    found, stop = {"client": 0, "worker": 0}, threading.Event()
+    found, me = {"client": 0, "worker": 0}, psutil.Process()
+
+    def look() -> None:
+        for name, processes in (("client", [me]), ("worker", me.children(recursive=True))):
+            for process in processes:
+                with suppress(FileNotFoundError, ProcessLookupError):
+                    found[name] = max(found[name], anonymous(process.pid))
+
+    with watched(look, seconds):
+        yield found
+
+
+@contextmanager
+def watched(look: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Call ``look`` every so many ``seconds`` from a thread of its own."""
+    stop = threading.Event()
 
     def watch() -> None:
-        me = psutil.Process()
         while not stop.wait(seconds):
-            for name, pids in (
-                ("client", [me.pid]),
-                ("worker", [child.pid for child in me.children(recursive=True)]),
-            ):
-                for pid in pids:
-                    try:
-                        found[name] = max(found[name], anonymous(pid))
-                    except (FileNotFoundError, ProcessLookupError):
-                        pass
+            look()
 
     thread = threading.Thread(target=watch)
     thread.start()
     try:
-        yield found
+        yield
     finally:
         stop.set()
         thread.join()

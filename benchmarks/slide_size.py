@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from measure import machine, peaks, table
+from measure import machine, peaks, table, watched
 
 from nasdm_wsi.cluster import local
 from nasdm_wsi.geometry import Plan
@@ -52,31 +50,14 @@ class StandIn:
         raise NotImplementedError
 
 
-@contextmanager
-def folder_peak(folder: Path) -> Iterator[list[int]]:
-    """The largest size of a folder, looked at every second."""
-    found, stop = [0], threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(1.0):
-            sizes = (
-                entry.stat(follow_symlinks=False).st_blocks * 512
-                for root, _, names in os.walk(folder)
-                for name in names
-                if (entry := Path(root, name)).exists()
-            )
-            try:
-                found[0] = max(found[0], sum(sizes))
-            except FileNotFoundError:
-                pass
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield found
-    finally:
-        stop.set()
-        thread.join()
+def size_of(folder: Path) -> int:
+    """Bytes on disk below a folder while others write there."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += Path(root, name).stat().st_blocks * 512
+    return total
 
 
 def main() -> None:
@@ -89,12 +70,15 @@ def main() -> None:
     for side in options.sides:
         job = plan_render(nothing, StandIn(), size=(side, side))
         with TemporaryDirectory(dir=".") as folder, local(WORKERS) as client:
-            out, tasks = Path(folder, "slide.ome.tif"), [0]
+            out, tasks, disk = Path(folder, "slide.ome.tif"), [0], [0]
 
             def progress(what: str, done: int, total: int, tasks: list[int] = tasks) -> None:
                 tasks[0] = total if what == "painting" else tasks[0]
 
-            with folder_peak(Path(folder)) as disk, peaks(0.2) as memory:
+            def look(folder: Path = Path(folder), disk: list[int] = disk) -> None:
+                disk[0] = max(disk[0], size_of(folder))
+
+            with watched(look, 1.0), peaks(0.2) as memory:
                 begin = time.perf_counter()
                 render(job, out, client=client, progress=progress)
                 seconds = time.perf_counter() - begin

@@ -20,6 +20,7 @@ from .prepare import prepare
 from .render import render
 from .seams import seams
 from .train import train
+from .view import view
 
 ACCELERATORS = ("dask-cuda", "triton")  # needed on GPUs only
 
@@ -70,5 +71,5 @@ def main(verbose: bool) -> None:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
-for command in (render, info, seams, export, prepare, train, convert, evaluate):
+for command in (render, view, info, seams, export, prepare, train, convert, evaluate):
     main.add_command(command)

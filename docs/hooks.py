@@ -13,15 +13,19 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
-ALONG = ("*.md", "LICENSE", "CITATION.cff", "model/weights/[!_]*", "examples/**/*", "benchmarks/*")
-TOO_LARGE = (".safetensors", ".geojson", ".pyc")
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "model/weights/small.md")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
-    """Add the files of the repository that stand outside docs/."""
-    for path in (path for pattern in ALONG for path in ROOT.glob(pattern)):
-        name = path.relative_to(ROOT).as_posix()
-        if path.is_file() and path.suffix not in TOO_LARGE:
+    """Add the pages that stand outside docs/, and the files that any page links to."""
+    pages = [ROOT / page for page in PAGES]
+    found = {*pages}
+    for page in (*pages, *ROOT.glob("docs/*.md")):
+        links = re.findall(r"\]\(([^)#:]+)", page.read_text())
+        found.update((page.parent / link).resolve() for link in links)
+    for path in sorted(found):
+        if path.is_file() and not path.is_relative_to(config.docs_dir):
+            name = path.relative_to(ROOT).as_posix()
             name = "index.md" if name == "README.md" else name
             files.append(File.generated(config, name, abs_src_path=str(path)))
 

@@ -82,9 +82,7 @@ def local(workers: int, *, gpus: bool = False) -> Iterator[Client]:
 
 
 @contextmanager
-def hands(
-    client: Client, folder: Path, make: Callable[[], Callable[[Task], None]]
-) -> Iterator[Any]:
+def hands(client: Client, folder: Path, make: Callable[[], Do]) -> Iterator[dict[str, Any]]:
     """Arguments for `Mosaic.paint` that have tasks done by the workers of ``client``.
 
     ``make`` is sent to each worker and called there once, when it joins; what it returns does the
@@ -112,6 +110,8 @@ def hands(
     except NasdmError:
         raise
     except (CancelledError, OSError) as error:
+        if getattr(error, "errno", None) and not isinstance(error, ConnectionError):
+            raise  # of a file
         raise OutputError(
             "the dask cluster was lost: start one and give the same command again to go on"
         ) from error

@@ -6,7 +6,8 @@ NasdmError
 ├── DatasetError (ValueError)      training data
 ├── CheckpointError (ValueError)   weights and training checkpoints
 ├── PlanError (ValueError)         a canvas, region or setting that cannot be rendered
-└── OutputError (OSError)          outputs that exist, run folders in use, full disks
+├── OutputError (OSError)          outputs that exist, run folders in use, full disks
+└── PortError (OSError)            ports that cannot be listened on
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ class PlanError(NasdmError, ValueError):
 
 class OutputError(NasdmError, OSError):
     """An output that cannot be written."""
+
+
+class PortError(NasdmError, OSError):
+    """A port that cannot be listened on."""
 
 
 @contextmanager

@@ -187,7 +187,8 @@ class Plan:
             i0, j0, i1, j1 = cells = self.sources(box)
             rectangles.insert(0, cells)
             seen = *self.view((i0, j0))[:2], *self.view((i1 - 1, j1 - 1))[2:]
-            box = seen if self.reach is None else intersect(grow(box, self.reach), seen)
+            whole = self.taper or self.reach is None
+            box = seen if whole else intersect(grow(box, self.reach or 0), seen)
         return rectangles
 
 

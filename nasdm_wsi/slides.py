@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 from openslide import ImageSlide, OpenSlide, OpenSlideUnsupportedFormatError
@@ -34,8 +35,6 @@ LEAST_TISSUE = 0.05  # of a tile, for a slide to have tissue at all
 class Slide:
     """An open slide; a context manager.
 
-    Threads may share one that OpenSlide reads; open one for each thread to be safe.
-
     Attributes:
         size: (h, w) at level 0.
         mpp: of level 0, or None where the file does not say; may be set by who knows better.
@@ -43,7 +42,8 @@ class Slide:
         format: what the reader calls it, such as ``aperio``; ``image`` for ordinary images.
         bounds: (y, x) at level 0 where the scanned part begins; QuPath counts from there.
         shown: (h, w) at level 0 of the scanned part, which is all that QuPath shows.
-        description: what the file says of itself; of our own slides, how they were rendered.
+        description: what the file says of itself in free text, or "".
+        thread_safe: whether threads may read at the same time (where OpenSlide does).
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -63,7 +63,8 @@ class Slide:
                 int(_property(self._reader, f"bounds-{side}") or whole - start)
                 for side, whole, start in sides
             )
-            self.description = str(_property(self._reader, "comment") or "")
+            self.description = _description(str(_property(self._reader, "comment") or ""))
+            self.thread_safe = isinstance(self._reader, OpenSlide)
         self._downsamples = tuple(map(_whole_if_close, self._reader.level_downsamples))
 
     def __enter__(self) -> Slide:
@@ -87,10 +88,8 @@ class Slide:
         ratio = scale / self._downsamples[level]
         y0, x0, y1, x1 = (n * ratio for n in box)
         # The filters reach two pixels of the coarser side, so that boxes meet without a seam.
-        frame = grow(
-            (math.floor(y0), math.floor(x0), math.ceil(y1), math.ceil(x1)),
-            math.ceil(2 * max(ratio, 1)),
-        )
+        reach = 0 if ratio == 1 else math.ceil(2 * max(ratio, 1))
+        frame = grow((math.floor(y0), math.floor(x0), math.ceil(y1), math.ceil(x1)), reach)
         height, width = shape(box)
         resampled = self._read_level(level, frame).resize(
             (width, height),
@@ -252,6 +251,16 @@ def _property(reader: Any, name: str) -> Any:
     """A property under the name of either library, or None."""
     values = (reader.properties.get(f"{library}.{name}") for library in ("openslide", "tiffslide"))
     return next((value for value in values if value is not None), None)
+
+
+def _description(comment: str) -> str:
+    """The description in an OME-XML; any other comment as it is."""
+    if "<OME" not in comment:
+        return comment
+    try:
+        return ElementTree.fromstring(comment.encode()).findtext("{*}Image/{*}Description") or ""
+    except ElementTree.ParseError:
+        return comment
 
 
 def _mpp(reader: Any) -> float | None:

@@ -10,7 +10,7 @@ from skimage.color import rgb_from_hed
 
 from nasdm_wsi.cli.main import main
 from nasdm_wsi.errors import SlideError
-from nasdm_wsi.geometry import Plan
+from nasdm_wsi.geometry import Plan, cells_in
 from nasdm_wsi.pyramid import write_pyramid
 from nasdm_wsi.rendering import WARNING, plan_render, read_annotations
 from nasdm_wsi.seams import Grid, measure_seams, rendered_grid
@@ -62,7 +62,9 @@ def uniform_averaging(size=(1440, 1440)):
     """Windows of a tapered plan, painted apart and averaged where they overlap."""
     plan = Plan(size=size, phases=((0, 1),), **TAPERED)
     total, count = np.zeros((*size, 3)), np.zeros((*size, 1))
-    for seed, core in enumerate(core for b in plan.all_blocks() for core in plan.cores(b)):
+    for seed, core in enumerate(
+        core for b in cells_in((0, 0, *plan.blocks)) for core in plan.cores(b)
+    ):
         y0, x0, y1, x1 = plan.window(core)
         window = texture((y1 - y0, x1 - x0), seed=seed)
         y0, x0, cut = max(y0, 0), max(x0, 0), (slice(max(-y0, 0), None), slice(max(-x0, 0), None))

@@ -1,0 +1,101 @@
+"""The ledger against a slow and obvious account of what is to be done."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nasdm_wsi.schedule import Ledger, Stage, run
+
+
+@st.composite
+def stages(draw):
+    """Two to four grids; rows and columns read some neighbours, never falling."""
+    found = [Stage((range(0),) * draw(st.integers(1, 4)), (range(0),) * draw(st.integers(1, 4)))]
+    for _ in range(draw(st.integers(1, 3))):
+        axes = []
+        for count in found[-1].shape:
+            length = draw(st.integers(1, 4))
+            starts = sorted(draw(st.integers(0, count - 1)) for _ in range(length))
+            stops = sorted(draw(st.integers(1, count)) for _ in range(length))
+            axes.append(tuple(range(a, max(a + 1, b)) for a, b in zip(starts, stops, strict=True)))
+        found.append(Stage(*axes))
+    return found
+
+
+def sources(stages, task):
+    s, i, j = task
+    return [(s - 1, a, b) for a in stages[s].rows[i] for b in stages[s].columns[j]] if s else []
+
+
+def wanted(stages, present, finished):
+    """From the last stage back, task by task."""
+    found = set()
+    for s in reversed(range(len(stages))):
+        for i, j in np.ndindex(stages[s].shape):
+            readers = [t for t in found if (s, i, j) in sources(stages, t)]
+            if not finished[s][i, j] or (readers and not present[s][i, j]):
+                found.add((s, i, j))
+    return found
+
+
+@given(stages(), st.randoms(use_true_random=False))
+def test_each_wanted_task_is_done_once_after_what_it_reads(stages, rng):
+    def some(share):
+        return [
+            np.reshape([rng.random() < share for _ in range(s.shape[0] * s.shape[1])], s.shape)
+            for s in stages
+        ]
+
+    present, finished = some(0.4), some(0.5)
+    expected = wanted(stages, present, finished)
+    ledger = Ledger(stages, [a.copy() for a in present], [a.copy() for a in finished])
+    assert ledger.left == len(expected)
+    there = {
+        (s, *place) for s, array in enumerate(present) for place in np.argwhere(array).tolist()
+    }
+    done, ready, forgotten = set(), [], set()
+    while ledger.left:
+        while (task := ledger.next()) is not None:
+            ready.append(task)
+        task = ready.pop(rng.randrange(len(ready)))
+        assert task in expected - done
+        for source in sources(stages, task):
+            assert source not in forgotten and source not in expected - done
+            assert source in there | done
+        done.add(task)
+        forgotten |= set(ledger.finish(task))
+    assert done == expected and ledger.next() is None
+    read = {source for task in expected for source in sources(stages, task)}
+    assert forgotten == read
+
+
+def test_no_more_tasks_are_out_than_allowed_and_an_error_ends_the_run():
+    line = Stage((range(0),), (range(0),) * 20)
+    nothing = [np.zeros((1, 20), bool)]
+    out, most, seen = set(), [], []
+
+    def submit(task):
+        out.add(task)
+        most.append(len(out))
+        future = Future()
+        future.set_result(None)
+        return future
+
+    def finished(task, idle):
+        out.discard(task)
+        seen.append(task)
+
+    run(Ledger([line], nothing, nothing), submit, in_flight=lambda: 3, finished=finished)
+    assert max(most) == 3 and sorted(seen) == [(0, 0, j) for j in range(20)]
+
+    with ThreadPoolExecutor(1) as pool, pytest.raises(ZeroDivisionError):
+        run(
+            Ledger([line], nothing, nothing),
+            lambda task: pool.submit(lambda: 1 / (task[2] - 5)),
+            in_flight=lambda: 2,
+            finished=finished,
+        )
+    assert len(seen) == 25
