@@ -54,7 +54,7 @@ class Painter:
 
     def __init__(
         self,
-        weights: Path = SHIPPED,
+        weights: str | Path = SHIPPED,
         *,
         steps: int | None = None,
         guidance: float = GUIDANCE,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-if TYPE_CHECKING:
-    from .nuclei import Nuclei
+from .conditioning import Conditioning
+from .nuclei import PALETTE, Nuclei
 
 SIDE = 512  # pixels of a picture's longer side
 
@@ -23,9 +22,6 @@ def png(pixels: np.ndarray) -> bytes:
 
 def drawing(nuclei: Nuclei) -> np.ndarray:
     """Nuclei in the colours of their types on white, uint8 (h, w, 3); there must be some."""
-    from .conditioning import Conditioning
-    from .nuclei import PALETTE
-
     y0, x0, y1, x1 = nuclei.extent()
     scale = max(y1 - y0, x1 - x0) / SIDE
     fitted = nuclei.shifted(-y0, -x0).scaled(nuclei.mpp * scale)

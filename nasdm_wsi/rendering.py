@@ -247,7 +247,7 @@ def plan_render(
 
 def render(
     job: Job,
-    out: Path,
+    out: str | Path,
     *,
     workers: int | None = None,
     client: Client | None = None,

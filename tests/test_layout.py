@@ -37,6 +37,7 @@ def test_public_names():
         "size_like",
     ]
     assert all(hasattr(nasdm_wsi, name) for name in nasdm_wsi.__all__)
+    assert all(getattr(nasdm_wsi, name).__doc__ for name in nasdm_wsi.__all__)
     assert not hasattr(nasdm_wsi, "nothing")
 
 
