@@ -26,7 +26,7 @@ from .notebook import SIDE, png
 from .ome_zarr import OmeZarrSlide, is_ome_zarr
 from .stain import STYLES, style_vector, tissue_mask
 
-MOST_FOR_A_LOOK = 50_000_000  # pixels of the coarsest level, for a thumbnail in a notebook
+MOST_FOR_A_LOOK = 50_000_000  # pixels to read, for a thumbnail in a notebook
 COARSEST_MPP = 10.0  # what is coarser was meant for a printer, such as 72 dots per inch
 TISSUE_SHARE = 0.5  # of a tile, to count as a tile of tissue
 LEAST_TISSUE = 0.05  # of a tile, for a slide to have tissue at all
@@ -118,7 +118,7 @@ class Slide:
 
     def _repr_png_(self) -> bytes | None:
         """A thumbnail for notebooks; None of a slide that is closed or would take long to read."""
-        if math.prod(self.levels[-1]) > MOST_FOR_A_LOOK:
+        if math.prod(self.levels[self._level(max(self.size) / SIDE)]) > MOST_FOR_A_LOOK:
             return None
         try:
             return png(self.thumbnail())
