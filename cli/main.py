@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import platform
+import re
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
 import click
@@ -18,6 +22,8 @@ from .seams import seams
 from .train import train
 from .view import view
 
+ACCELERATORS = ("dask-cuda", "triton")  # needed on GPUs only
+
 
 class Commands(click.Group):
     """A group whose commands end a user's mistake in one line and exit code 1."""
@@ -29,8 +35,29 @@ class Commands(click.Group):
             raise click.ClickException(" ".join(str(error).split())) from error
 
 
+def versions(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    """Say which software this is: what a bug report should tell. Nothing is imported for it."""
+    if not wanted or context.resilient_parsing:
+        return
+    needs = [need for need in requires("nasdm-wsi") or () if ";" not in need]  # without extras
+    names = sorted(re.split(r"[^\w.-]", need)[0] for need in needs)
+    click.echo(f"nasdm-wsi {version('nasdm-wsi')}")
+    click.echo(f"Python {platform.python_version()} on {platform.platform()}")
+    for name in (*names, *ACCELERATORS):
+        with suppress(PackageNotFoundError):
+            click.echo(f"{name} {version(name)}")
+    context.exit()
+
+
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="nasdm-wsi")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=versions,
+    help="Show the versions that a bug report should tell, and exit.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Say more about what is done.")
 def main(verbose: bool) -> None:
     """Synthetic H&E whole-slide images from nuclei annotations.

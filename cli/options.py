@@ -15,7 +15,13 @@ NEW = click.Path(path_type=Path)
 device = click.option(
     "--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ... or auto."
 )
-seed = click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+seed = click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Of all that is left to chance.",
+)
 
 
 def reading(command: Callable) -> Callable:

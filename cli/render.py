@@ -47,7 +47,9 @@ from . import options
     help="Processes, each with a GPU where there are some; default: a thread for each core.",
 )
 @click.option("--scheduler", metavar="ADDRESS", help="A dask cluster, or its scheduler file.")
-@click.option("--quality", type=click.IntRange(1, 100), default=85, show_default=True)
+@click.option(
+    "--quality", type=click.IntRange(1, 100), default=85, show_default=True, help="Of the JPEG."
+)
 @click.option("--lossless", is_flag=True, help="Deflate in place of JPEG.")
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")

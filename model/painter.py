@@ -33,12 +33,14 @@ class Painter:
     thread paints a window: workers, not threads, share the cores, and the bytes do not depend on
     their number.
 
-    weights: a file of weights. steps: of the solver; by default 10 (`local`) or 18 (`semantic`).
-    guidance: s of equation 7 (Shrivastava and Fletcher, 2023); 0 turns it off.
-    style: the style vector (6,) of the slide; by default the mean of the training data.
-    device: ``auto`` is the first GPU if there is one, else the CPU.
-    precision: of the arithmetic, like ``bfloat16``; by default what `place` says of the device.
-    If it is given the device need not be here: another process will paint.
+    Args:
+        weights: a file of weights.
+        steps: of the solver; by default 10 (`local`) or 18 (`semantic`).
+        guidance: s of equation 7 (Shrivastava and Fletcher, 2023); 0 turns it off.
+        style: the style vector (6,) of the slide; by default the mean of the training data.
+        device: ``auto`` is the first GPU if there is one, else the CPU.
+        precision: of the arithmetic, like ``bfloat16``; by default what `place` says of the device.
+            If it is given the device need not be here: another process will paint.
 
     A painter can be sent to another process: it carries its settings, and weights other than those
     in the package are read there from the same path.
@@ -52,7 +54,7 @@ class Painter:
 
     def __init__(
         self,
-        weights: Path = SHIPPED,
+        weights: str | Path = SHIPPED,
         *,
         steps: int | None = None,
         guidance: float = GUIDANCE,

@@ -10,11 +10,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .errors import NasdmError
     from .nuclei import Nuclei
-    from .rendering import plan_render, read_annotations, render, render_region
+    from .rendering import Job, plan_render, read_annotations, render, render_region, size_like
+    from .slides import Slide, find_style, open_slide
 
-__all__ = ["NasdmError", "Nuclei", "plan_render", "read_annotations", "render", "render_region"]
+__all__ = [
+    "Job",
+    "NasdmError",
+    "Nuclei",
+    "Slide",
+    "find_style",
+    "open_slide",
+    "plan_render",
+    "read_annotations",
+    "render",
+    "render_region",
+    "size_like",
+]
 
-_HOME = {"NasdmError": "errors", "Nuclei": "nuclei"} | dict.fromkeys(__all__[2:], "rendering")
+_HOME = {
+    **dict.fromkeys(__all__, "rendering"),
+    **dict.fromkeys(("Slide", "find_style", "open_slide"), "slides"),
+    "NasdmError": "errors",
+    "Nuclei": "nuclei",
+}
 
 
 def __getattr__(name: str) -> Any:

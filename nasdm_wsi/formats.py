@@ -58,8 +58,11 @@ def read_contents(
         path: the file; GeoJSON and JSON may be packed by gzip, GeoJSON by zip as well.
         mpp: of the coordinates; may be left out where the format tells.
         slide_mpp: in its place, that of the slide on which the annotations were made.
-        class_map, ignore_classes, tissue_classes, contours: as in `qupath.read_geojson`; "auto"
-            is "cv2" for HoVer-Net and HoVerNeXt.
+        class_map: class name to nucleus type; goes before the known names.
+        ignore_classes: classes to leave out, likewise.
+        tissue_classes: patterns of the classes that outline tissue.
+        contours: "auto", "corner" or "cv2" as in `qupath.read_geojson`; "auto" is "cv2" for
+            HoVer-Net and HoVerNeXt.
 
     Raises:
         AnnotationError: a file that is damaged or holds no annotations; ``mpp`` missing or absurd.

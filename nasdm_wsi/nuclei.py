@@ -53,6 +53,7 @@ _ALIASES = {
 # Classes of many cell kinds, read as the most frequent of them where nothing better is said.
 _VAGUE = ("inflammatory", "inflam", "overall inflammatory", "immune")
 LEAST_MPP, MOST_MPP = 0.01, 100.0
+MOST_TO_DRAW = 200_000  # in a notebook
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,14 @@ _TYPE_OF: dict[str, int | None] = {
 _VAGUE_TYPE_OF: dict[str, int | None] = {
     plain_name(name): TYPES.index("lymphocyte") for name in _VAGUE
 }
+
+
+def known_names() -> dict[str, list[str]]:
+    """Class names by what they are read as."""
+    names = {kind: [kind, *_ALIASES[kind].split(", ")] for kind in TYPES[1:]}
+    names["lymphocyte, with a warning"] = list(_VAGUE)
+    names["nothing: left out"] = [name for name, number in _TYPE_OF.items() if number is None]
+    return names
 
 
 def own_classes(class_map: Mapping[str, str], ignore: Iterable[str] = ()) -> dict[str, int | None]:
@@ -135,13 +144,15 @@ def check_mpp(mpp: float | None, source: object) -> float:
 class Nuclei:
     """Nuclei as columns: a million of them take some 0.4 GB, as shapely objects 2 GB.
 
-    coords: float64 (v, 2), x and y of the vertices of all rings, each ring closed.
-    ring_offsets: int64 (r + 1,) into coords; the layout of `shapely.to_ragged_array`.
-    polygon_offsets: int64 (n + 1,) into rings; a nucleus' first ring is its outline, then holes.
-    types: uint8 (n,), 1 to 6.
-    mpp: micrometres per pixel of the coordinates.
-    ids: a name for each nucleus, "" where it has none; None if none has.
-    tissue: where there is tissue; None if unknown, which counts as everywhere.
+    Attributes:
+        coords: float64 (v, 2), x and y of the vertices of all rings, each ring closed.
+        ring_offsets: int64 (r + 1,) into coords; the layout of `shapely.to_ragged_array`.
+        polygon_offsets: int64 (n + 1,) into rings; a nucleus' first ring is its outline, then
+            holes.
+        types: uint8 (n,), 1 to 6.
+        mpp: micrometres per pixel of the coordinates.
+        ids: a name for each nucleus, "" where it has none; None if none has.
+        tissue: where there is tissue; None if unknown, which counts as everywhere.
     """
 
     coords: np.ndarray
@@ -241,6 +252,16 @@ class Nuclei:
 
     def __len__(self) -> int:
         return len(self.types)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{n:,} {name}" for name, n in self.counts().items() if n)
+        return f"<Nuclei: {len(self):,} at {self.mpp:g} mpp{counts and ': '}{counts}>"
+
+    def _repr_png_(self) -> bytes | None:
+        """A drawing for notebooks; None where there are none, or too many to draw in a moment."""
+        from .notebook import drawing, png
+
+        return png(drawing(self)) if 0 < len(self) <= MOST_TO_DRAW else None
 
     def polygons(self) -> np.ndarray:
         """Shapely polygons (n,)."""

@@ -82,8 +82,9 @@ class Painter(Protocol):
 class Job:
     """A render, planned: everything is known and nothing has happened yet.
 
-    nuclei: in canvas pixels at the painter's mpp.
-    region: the part of the canvas that the slide will show.
+    Attributes:
+        nuclei: in canvas pixels at the painter's mpp.
+        region: the part of the canvas that the slide will show.
     """
 
     nuclei: Nuclei
@@ -91,6 +92,11 @@ class Job:
     plan: Plan
     region: Box
     seed: int
+
+    def __repr__(self) -> str:
+        h, w = shape(self.region)
+        what = f"{w} x {h} pixels at {self.painter.mpp} mpp, {len(self.nuclei):,} nuclei"
+        return f"<Job: {what}, seed {self.seed}>"
 
     @property
     def blocks(self) -> list[Block]:
@@ -241,7 +247,7 @@ def plan_render(
 
 def render(
     job: Job,
-    out: Path,
+    out: str | Path,
     *,
     workers: int | None = None,
     client: Client | None = None,

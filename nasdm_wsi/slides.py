@@ -22,9 +22,11 @@ from tiffslide import TiffSlide
 
 from .errors import SlideError
 from .geometry import Box, grow, intersect, shape
+from .notebook import SIDE, png
 from .ome_zarr import OmeZarrSlide, is_ome_zarr
 from .stain import STYLES, style_vector, tissue_mask
 
+MOST_FOR_A_LOOK = 50_000_000  # pixels to read, for a thumbnail in a notebook
 COARSEST_MPP = 10.0  # what is coarser was meant for a printer, such as 72 dots per inch
 TISSUE_SHARE = 0.5  # of a tile, to count as a tile of tissue
 LEAST_TISSUE = 0.05  # of a tile, for a slide to have tissue at all
@@ -33,14 +35,15 @@ LEAST_TISSUE = 0.05  # of a tile, for a slide to have tissue at all
 class Slide:
     """An open slide; a context manager.
 
-    size: (h, w) at level 0.
-    mpp: of level 0, or None where the file does not say; may be set by who knows better.
-    levels: (h, w) of each level.
-    format: what the reader calls it, such as ``aperio``; ``image`` for ordinary images.
-    bounds: (y, x) at level 0 where the scanned part begins; QuPath counts from there.
-    shown: (h, w) at level 0 of the scanned part, which is all that QuPath shows.
-    description: what the file says of itself in free text, or "".
-    thread_safe: whether threads may read at the same time (where OpenSlide does).
+    Attributes:
+        size: (h, w) at level 0.
+        mpp: of level 0, or None where the file does not say; may be set by who knows better.
+        levels: (h, w) of each level.
+        format: what the reader calls it, such as ``aperio``; ``image`` for ordinary images.
+        bounds: (y, x) at level 0 where the scanned part begins; QuPath counts from there.
+        shown: (h, w) at level 0 of the scanned part, which is all that QuPath shows.
+        description: what the file says of itself in free text, or "".
+        thread_safe: whether threads may read at the same time (where OpenSlide does).
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -81,7 +84,7 @@ class Slide:
             SlideError: the file is damaged there.
         """
         scale = mpp / (self.mpp or mpp)
-        level = max(0, sum(down <= scale * 1.01 for down in self._downsamples) - 1)
+        level = self._level(scale)
         ratio = scale / self._downsamples[level]
         y0, x0, y1, x1 = (n * ratio for n in box)
         # The filters reach two pixels of the coarser side, so that boxes meet without a seam.
@@ -95,17 +98,48 @@ class Slide:
         )
         return np.asarray(resampled)
 
+    def thumbnail(self, side: int = SIDE) -> np.ndarray:
+        """The whole slide, uint8 (h, w, 3), ``side`` pixels on its longer side at most.
+
+        Raises:
+            SlideError: the file is damaged.
+        """
+        scale = max(1.0, max(self.size) / side)
+        height, width = (max(1, round(n / scale)) for n in self.size)
+        level = self._level(scale)
+        whole = self._read_level(level, (0, 0, *self.levels[level]))
+        return np.asarray(whole.resize((width, height), Image.Resampling.HAMMING))
+
+    def __repr__(self) -> str:
+        h, w = self.size
+        mpp = f"{self.mpp:g} mpp" if self.mpp else "unknown mpp"
+        levels = f"{len(self.levels)} level{'s' if len(self.levels) > 1 else ''}"
+        return f"<Slide {self.path}: {w} x {h} pixels at {mpp}, {levels}, {self.format}>"
+
+    def _repr_png_(self) -> bytes | None:
+        """A thumbnail for notebooks; None of a slide that is closed or would take long to read."""
+        if math.prod(self.levels[self._level(max(self.size) / SIDE)]) > MOST_FOR_A_LOOK:
+            return None
+        try:
+            return png(self.thumbnail())
+        except SlideError:
+            return None
+
+    def _level(self, scale: float) -> int:
+        """The coarsest level whose pixels are not wider than ``scale`` of level 0."""
+        return max(0, sum(down <= scale * 1.01 for down in self._downsamples) - 1)
+
     def _read_level(self, level: int, frame: Box) -> Image.Image:
         """RGB of ``frame``, in pixels of ``level``, on white."""
         canvas = Image.new("RGB", shape(frame)[::-1], "white")
         seen = intersect(frame, (0, 0, *self.levels[level]))
         height, width = shape(seen)
         if height and width:
-            down = self._reader.level_downsamples[level]
             # OpenSlide goes to the fraction of a pixel, tiffslide drops the fraction.
             whole = math.ceil if isinstance(self._reader, TiffSlide) else round
-            corner = whole(seen[1] * down), whole(seen[0] * down)
             with _readable(self.path):
+                down = self._reader.level_downsamples[level]
+                corner = whole(seen[1] * down), whole(seen[0] * down)
                 part = self._reader.read_region(corner, level, (width, height)).convert("RGBA")
             canvas.paste(part, (seen[1] - frame[1], seen[0] - frame[0]), mask=part)
         return canvas

@@ -10,10 +10,13 @@ import numpy as np
 import shapely
 from PIL import Image
 
-from nasdm_wsi.model.checkpoint import network_of, save_weights
+from nasdm_wsi.conditioning import Conditioning
+from nasdm_wsi.model.checkpoint import checksum, network_of, save_weights
 from nasdm_wsi.model.config import PRESETS
 from nasdm_wsi.nuclei import PALETTE, TYPES
+from nasdm_wsi.pyramid import write_pyramid
 from nasdm_wsi.rendering import read_annotations
+from nasdm_wsi.slides import open_slide
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -78,6 +81,45 @@ def test_slides_are_rendered_by_processes_and_by_slurm_jobs(annotations, weights
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
     run("slurm/render.py", annotations, names[2], *common, "--device", "cpu", PATH=path)
     assert names[2].read_bytes() == names[0].read_bytes() != names[1].read_bytes()
+
+
+def test_drawn_nuclei_become_a_slide_and_pairs_of_pictures_and_masks(weights, tmp_path):
+    slide, pairs = tmp_path / "crypt.ome.tif", tmp_path / "set"
+    run("draw_and_render.py", "-o", slide, "--weights", weights)
+    drawn = read_annotations(tmp_path / "crypt.geojson", mpp=0.5)
+    assert drawn.counts()["epithelial"] == 32 and drawn.counts()["connective"] > 20
+    run("training_set.py", pairs, slide, "--tile", 200)
+    names = [f"crypt_x{x}_y{y}" for x in (0, 192) for y in (0, 192)]
+    both = {f"{name}{end}.png" for name in names for end in ("", "_masks")}
+    assert {p.name for p in pairs.iterdir()} == both
+    for name in names:
+        x, y = (int(n) for n in re.findall(r"\d+", name))
+        image, mask = (np.array(Image.open(pairs / f"{name}{s}.png")) for s in ("", "_masks"))
+        with open_slide(slide) as opened:
+            np.testing.assert_array_equal(image, opened.read((y, x, y + 192, x + 192), mpp=0.5))
+        there = Conditioning(drawn, (384, 384)).labels((y, x, y + 192, x + 192))[0]
+        np.testing.assert_array_equal(mask > 0, there > 0)
+
+
+def test_lizard_becomes_a_model_that_paints(lizard_source, tmp_path):
+    run("lizard_to_model.py", lizard_source, tmp_path, "--preset", "tiny", "--images", 32)
+    with open_slide(tmp_path / "slide.ome.tif") as slide:
+        made_by = f"weights.safetensors {checksum(tmp_path / 'weights.safetensors')}"
+        assert made_by in slide.description
+    labels = read_annotations(lizard_source / "labels" / "a.mat", mpp=0.5)
+    assert read_annotations(tmp_path / "slide.geojson", mpp=0.5).counts() == labels.counts()
+
+
+def test_the_pictures_are_the_slide_and_a_part_of_it(tmp_path):
+    y, x = np.mgrid[:300, :400]
+    image = np.stack([x % 256, y % 256, (x + y) % 256], axis=2).astype(np.uint8)
+    write_pyramid(tmp_path / "s.tif", image, mpp=0.5, description="", lossless=True)
+    pictures = tmp_path / "whole.png", tmp_path / "part.png"
+    where = ("--at", 9, 50, "--size", 40, 30, "--side", 99)
+    run("thumbnails.py", tmp_path / "s.tif", *pictures, *where)
+    whole, part = (np.array(Image.open(path)) for path in pictures)
+    assert whole.shape == (74, 99, 3)
+    np.testing.assert_array_equal(part, image[50:80, 9:49])
 
 
 def test_the_qupath_script_has_our_types_in_our_colours():

@@ -24,14 +24,20 @@ def test_every_package_is_listed_and_every_link_points_where_package_dir_says():
 
 def test_public_names():
     assert nasdm_wsi.__all__ == [
+        "Job",
         "NasdmError",
         "Nuclei",
+        "Slide",
+        "find_style",
+        "open_slide",
         "plan_render",
         "read_annotations",
         "render",
         "render_region",
+        "size_like",
     ]
     assert all(hasattr(nasdm_wsi, name) for name in nasdm_wsi.__all__)
+    assert all(getattr(nasdm_wsi, name).__doc__ for name in nasdm_wsi.__all__)
     assert not hasattr(nasdm_wsi, "nothing")
 
 
