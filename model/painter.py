@@ -89,6 +89,7 @@ class Painter:
             "guidance": guidance,
             "device": self.device.type,
             "precision": precision,
+            "torch": torch.__version__,
         }
         self._set_style(mean if style is None else style)
 
