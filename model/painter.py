@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import CheckpointError, PlanError
 from ..geometry import Plan
@@ -65,7 +65,7 @@ class Painter:
         device, precision = (device, precision) if precision else place(device)
         self.device, self.dtype = torch.device(device), getattr(torch, precision)
         self.weights = Path(weights)
-        network, header = load_weights(self.weights)
+        network, header = self._load()
         if isinstance(network, LocalUNet):
             cut: _LocalCut | _SemanticCut = _LocalCut(network, header, self.device)
             mean = network.style_mean.numpy()
@@ -100,9 +100,15 @@ class Painter:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.weights = self.weights or SHIPPED
-        self.network, _ = load_weights(self.weights)
+        self.network, _ = self._load()
         if not self.facts["weights"].endswith(checksum(self.weights)):
             raise CheckpointError(f"{self.weights} is another file on this worker: copy it there")
+
+    def _load(self) -> tuple[nn.Module, dict[str, Any]]:
+        if self.device.type == "cpu":
+            # Here, before there are threads that paint: they take over what is set.
+            torch.set_num_threads(1)
+        return load_weights(self.weights)
 
     @cached_property
     def denoise(self) -> Callable[[Tensor, Tensor, Condition], Tensor]:
@@ -113,8 +119,6 @@ class Painter:
         """
         if self.dtype != torch.float32 and place(str(self.device))[1] == "float32":
             raise PlanError("a worker has no bfloat16 arithmetic: use workers of one kind")
-        if self.device.type == "cpu":
-            torch.set_num_threads(1)
         denoiser = denoiser_of(self.network).to(self.device)
         return guided(denoiser, self.guidance, interval=GUIDANCE_INTERVAL)
 
