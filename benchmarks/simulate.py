@@ -3,7 +3,8 @@
     python benchmarks/simulate.py [--side 100000]
 
 Tasks go through `schedule.Ledger` as in a render; workers, the scheduler and the storage are
-queues with service times. Prints the time, how busy workers are, and what is the limit.
+queues with service times. What client and scheduler take for a task is measured here, with tasks
+that do nothing. Prints the time, how busy workers are, and what is the limit.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from measure import machine, table
 
+from nasdm_wsi import schedule
+from nasdm_wsi.cluster import local
 from nasdm_wsi.geometry import Plan
 from nasdm_wsi.mosaic import Mosaic, Work
 from nasdm_wsi.pyramid import Pyramid
+from nasdm_wsi.schedule import Ledger, Stage
 from nasdm_wsi.store import RunStore
 
 HALO, STEPS = 72, 10
-PER_TASK = 0.8e-3  # seconds of the scheduler and the client for a task
 IN_FLIGHT = 2
 
 
@@ -49,7 +52,28 @@ class Model:
         return 24 * (window + self.block**2) if phase else 27 * self.block**2
 
 
-def run(model: Model, side: int) -> tuple[float, float, float, float, float]:
+def nothing(task: tuple[int, int, int]) -> None:
+    """A task."""
+
+
+def seconds_per_task(tasks: int = 3_000) -> float:
+    """Of client, scheduler and two workers on this machine, for a task that does nothing."""
+    line = Stage((range(0),), (range(0),) * tasks)
+    with local(2) as client:
+        executor = client.get_executor()
+        for count in (100, tasks):
+            done = [np.arange(tasks)[None] >= count]
+            begin = time.perf_counter()
+            schedule.run(
+                Ledger([line], done, done),
+                lambda task: executor.submit(nothing, task),
+                in_flight=lambda: 200,  # so that no turn is waited for
+                finished=lambda task, idle: None,
+            )
+    return (time.perf_counter() - begin) / tasks
+
+
+def run(model: Model, side: int, per_task: float) -> tuple[float, float, float, float, float]:
     """Simulated seconds; shares of them that workers, scheduler and storage are busy; real ones."""
     plan = Plan(
         (side, side),
@@ -79,13 +103,13 @@ def run(model: Model, side: int) -> tuple[float, float, float, float, float]:
     while True:
         while len(running) < IN_FLIGHT * model.workers and (task := ledger.next()):
             phase = task[0] < STEPS
-            scheduler = max(scheduler, now) + PER_TASK
+            scheduler = max(scheduler, now) + per_task
             start = max(scheduler, heapq.heappop(free))
             moving = model.bytes(phase) / model.bytes_per_second
             storage = max(storage, start) + moving
             end = max(start + model.seconds(phase), storage)
             busy["workers"] += model.seconds(phase)
-            busy["scheduler"] += PER_TASK
+            busy["scheduler"] += per_task
             busy["storage"] += moving
             heapq.heappush(free, end)
             heapq.heappush(running, (end, task))
@@ -107,7 +131,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--side", type=int, default=100_000)
     options = parser.parse_args()
-    print(machine("numpy"), flush=True)
+    print(machine("numpy", "distributed"), flush=True)
+    per_task = seconds_per_task()
+    print(f"{1e3 * per_task:.2f} ms of client and scheduler for a task", flush=True)
     # 280,000 window pixels a second and step: the shipped network on one core, guided steps
     # counted twice. 50,000,000: what a large GPU may do with it; not measured.
     models = [
@@ -119,7 +145,7 @@ def main() -> None:
     ]
     rows = []
     for model in models:
-        seconds, workers, scheduler, storage, real = run(model, options.side)
+        seconds, workers, scheduler, storage, real = run(model, options.side, per_task)
         busy = {"workers": workers, "scheduler": scheduler, "storage": storage}
         rows.append(
             (
