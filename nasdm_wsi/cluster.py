@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -77,8 +77,14 @@ def local(workers: int, *, gpus: bool = False) -> Iterator[Client]:
             dashboard_address="127.0.0.1:0",  # a free port
             silence_logs=logging.ERROR,
         )
-    with cluster, Client(cluster, set_as_default=False) as client:
+    client = Client(cluster, set_as_default=False)
+    try:
         yield client
+    finally:
+        # What dask raises when a worker is just being restarted must not hide what was raised here.
+        for one in (client, cluster):
+            with suppress(Exception):
+                one.close()
 
 
 @contextmanager
