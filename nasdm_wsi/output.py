@@ -26,14 +26,16 @@ def whole_or_nothing(path: Path) -> Iterator[Path]:
             part = Path(folder, "part")
             yield part
             _flush(part)
-            if path.is_dir():  # a file is replaced in one step
+            # A file is replaced in one step, and never takes the place of a folder.
+            if part.is_dir() and path.is_dir():
                 os.replace(path, Path(folder, "older"))
             os.replace(part, path)
     except OutputError:
         raise
     except OSError as error:
+        reason = error.strerror or error
         raise OutputError(
-            f"{path}: cannot be written ({error}): make room or choose another place"
+            f"{path}: cannot be written ({reason}): make room or choose another place"
         ) from error
 
 

@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 from xml.sax.saxutils import escape
 
@@ -27,8 +24,8 @@ import numpy as np
 from PIL import Image
 from tifffile import TiffFile, TiffWriter
 
-from .errors import NasdmError, OutputError
 from .geometry import Block, Box, intersect
+from .output import whole_or_nothing
 
 BIGTIFF_BYTES = 2**31  # of pixels: half of what a classic TIFF can address
 
@@ -147,37 +144,8 @@ def write_tiff(
         ValueError: mpp is not positive.
         OutputError: the file cannot be written.
     """
-    path = Path(path)
-    if not mpp > 0:
-        raise ValueError("mpp must be positive")
-    text = _ome_xml(pyramid, mpp=mpp, description=description)
-    tags: dict[str, Any] = dict(
-        tile=(pyramid.tile, pyramid.tile),
-        dtype=pyramid.dtype,
-        resolution=(1e4 / mpp, 1e4 / mpp),
-        resolutionunit="CENTIMETER",
-        metadata=None,
-        software=False,
-        **pyramid.tags(),
-    )
-    shapes, done = pyramid.shapes, itertools.count(1)
-
-    def counted(level: int) -> Iterator[bytes]:
-        for tile in tiles(level):
-            if progress:
-                progress(next(done), pyramid.tiles)
-            yield tile
-
-    with _beside(path, pyramid) as folder:
-        whole = folder / "whole.tif"
-        with TiffWriter(whole, bigtiff=pyramid.nbytes >= BIGTIFF_BYTES, byteorder="<") as tiff:
-            for level, shape in enumerate(shapes):
-                place: dict[str, Any] = {"subfiletype": 1}
-                if not level:
-                    place = {"subifds": len(shapes) - 1, "description": text}
-                tiff.write(counted(level), shape=shape, **place, **tags)
-        _link_levels(whole)
-        os.replace(whole, path)
+    with whole_or_nothing(Path(path)) as whole:
+        _write(whole, pyramid, tiles, mpp=mpp, description=description, progress=progress)
 
 
 def write_pyramid(
@@ -201,32 +169,57 @@ def write_pyramid(
         OutputError: the file cannot be written.
     """
     pyramid = Pyramid(tuple(pixels.shape), str(pixels.dtype), **encoding)
-    with _beside(Path(path), pyramid) as folder:
+    with whole_or_nothing(Path(path)) as whole:
 
         def tiles(level: int) -> Iterator[bytes]:
             source = pixels
             if level:
-                source = _Stored(folder / f"{level}", pyramid.shapes[level], pixels.dtype)
-            with (folder / f"{level + 1}").open("wb") as sink, ThreadPoolExecutor() as pool:
+                stored = whole.with_name(f"level-{level}")
+                source = _Stored(stored, pyramid.shapes[level], pixels.dtype)
+            following = whole.with_name(f"level-{level + 1}")
+            with following.open("wb") as sink, ThreadPoolExecutor() as pool:
                 for row in _rows(source, side=pyramid.tile, sink=sink):
                     yield from pool.map(pyramid.encode, row)
 
-        write_tiff(path, pyramid, tiles, mpp=mpp, description=description, progress=progress)
+        _write(whole, pyramid, tiles, mpp=mpp, description=description, progress=progress)
 
 
-@contextmanager
-def _beside(path: Path, pyramid: Pyramid) -> Iterator[Path]:
-    """A folder for what is not whole yet, gone in the end."""
-    try:
-        with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            yield Path(folder)
-    except NasdmError:
-        raise
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error}); it takes up to {pyramid.nbytes} bytes of free "
-            "disk: make room and give the same command again"
-        ) from error
+def _write(
+    whole: Path,
+    pyramid: Pyramid,
+    tiles: Callable[[int], Iterable[bytes]],
+    *,
+    mpp: float,
+    description: str,
+    progress: Progress | None,
+) -> None:
+    if not mpp > 0:
+        raise ValueError("mpp must be positive")
+    text = _ome_xml(pyramid, mpp=mpp, description=description)
+    tags: dict[str, Any] = dict(
+        tile=(pyramid.tile, pyramid.tile),
+        dtype=pyramid.dtype,
+        resolution=(1e4 / mpp, 1e4 / mpp),
+        resolutionunit="CENTIMETER",
+        metadata=None,
+        software=False,
+        **pyramid.tags(),
+    )
+    shapes, done = pyramid.shapes, itertools.count(1)
+
+    def counted(level: int) -> Iterator[bytes]:
+        for tile in tiles(level):
+            if progress:
+                progress(next(done), pyramid.tiles)
+            yield tile
+
+    with TiffWriter(whole, bigtiff=pyramid.nbytes >= BIGTIFF_BYTES, byteorder="<") as tiff:
+        for level, shape in enumerate(shapes):
+            place: dict[str, Any] = {"subfiletype": 1}
+            if not level:
+                place = {"subifds": len(shapes) - 1, "description": text}
+            tiff.write(counted(level), shape=shape, **place, **tags)
+    _link_levels(whole)
 
 
 @dataclass(frozen=True)
@@ -256,7 +249,7 @@ def halved(pixels: np.ndarray) -> np.ndarray:
 
 
 def _link_levels(path: Path) -> None:
-    """Put the SubIFDs into the main chain of pages, and the file safely on disk.
+    """Put the SubIFDs into the main chain of pages.
 
     Each page ends with the offset of the next. Bio-Formats takes levels from SubIFDs only,
     OpenSlide from the chain only, and both take a file in which the two are the same pages.
@@ -270,8 +263,6 @@ def _link_levels(path: Path) -> None:
             (tags,) = struct.unpack(form.tagnoformat, file.read(form.tagnosize))
             file.seek(here + form.tagnosize + tags * form.tagsize)
             file.write(struct.pack(form.offsetformat, following))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _ome_xml(pyramid: Pyramid, *, mpp: float, description: str) -> bytes:

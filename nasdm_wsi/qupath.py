@@ -11,7 +11,6 @@ import gzip
 import json
 import logging
 import math
-import os
 import re
 import uuid
 import zipfile
@@ -32,8 +31,9 @@ import shapely
 
 from .classes import TISSUE, TISSUE_CLASSES, ClassTable, Contents
 from .contours import made_whole, traced_pixel
-from .errors import AnnotationError, OutputError
+from .errors import AnnotationError
 from .nuclei import PALETTE, TYPES, Nuclei, check_mpp, offsets
+from .output import whole_or_nothing
 
 CHUNK = 1 << 18  # bytes read at a time
 BATCH = 4096  # outlines packed at a time
@@ -122,19 +122,12 @@ def write_geojson(path: str | Path, nuclei: Nuclei) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    try:
-        with open(part, "wb") as file:
-            file.write(b'{"type":"FeatureCollection","features":[')
-            for k, line in enumerate(_lines(nuclei)):
-                file.write(b",\n" if k else b"\n")
-                file.write(line)
-            file.write(b"\n]}\n")
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OutputError(f"{path}: {error.strerror}: make room or choose another place") from error
+    with whole_or_nothing(Path(path)) as part, open(part, "wb") as file:
+        file.write(b'{"type":"FeatureCollection","features":[')
+        for k, line in enumerate(_lines(nuclei)):
+            file.write(b",\n" if k else b"\n")
+            file.write(line)
+        file.write(b"\n]}\n")
 
 
 def _lines(nuclei: Nuclei) -> Iterator[bytes]:
