@@ -21,8 +21,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from nasdm_wsi.model.checkpoint import network_of
 from nasdm_wsi.model.config import PRESETS
 from nasdm_wsi.model.diffusion import Condition, denoiser_of
+from nasdm_wsi.model.guidance import INTERVAL
 from nasdm_wsi.model.local_unet import STYLE_SIZE, LocalUNet
-from nasdm_wsi.model.painter import GUIDANCE_INTERVAL, place
+from nasdm_wsi.model.painter import place
 from nasdm_wsi.model.samplers import karras_sigmas
 
 SECONDS = 3.0  # of each timing, at least
@@ -86,7 +87,7 @@ def evaluation(
 
 def evaluations(steps: int, sigma_max: float) -> int:
     """Of the network, for so many solver steps guided inside the interval."""
-    low, high = GUIDANCE_INTERVAL
+    low, high = INTERVAL
     sigmas = karras_sigmas(steps, sigma_max=sigma_max)[:-1]
     return steps + sum(low <= sigma <= high for sigma in sigmas)
 

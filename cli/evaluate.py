@@ -18,7 +18,9 @@ from . import options
     type=options.EXISTING,
     help="inception-2015-12-05.pt, for Inception distances; default: EfficientNet-Lite0.",
 )
-@click.option("--ablate", type=click.Choice(["guidance", "magnification"]), help="Vary this.")
+@click.option(
+    "--ablate", type=click.Choice(["guidance", "steps", "magnification"]), help="Vary this."
+)
 @click.option("--steps", type=click.IntRange(1, 1000), help="Solver steps.")
 @click.option("--guidance", type=click.FloatRange(0, 20), help="Strength of guidance.")
 @options.seed
@@ -46,7 +48,7 @@ def evaluate(
         ):
             rows.append(row)
     for name in rows[0]:
-        if name != "patches":
+        if name not in measures.NO_FIGURES:
             click.echo("  ".join([f"{name:<72}", *(f"{row[name]:>9.4g}" for row in rows)]))
     if out is not None:
         measures.write_report(out, rows)

@@ -6,6 +6,7 @@ shrunk: x is x0 plus noise of standard deviation sigma, as in EDM (Karras and ot
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,9 @@ class Condition:
         return Condition(self.mask * ~which[:, None, None, None], self.style)
 
 
+Denoise = Callable[[Tensor, Tensor, Condition], Tensor]
+
+
 class Denoiser(nn.Module):
     """The `local` family: ``D(x; sigma) = c_skip x + c_out F(c_in x; c_noise)``.
 
@@ -46,7 +50,7 @@ class Denoiser(nn.Module):
     deviation `P_STD`.
     """
 
-    P_MEAN, P_STD = -0.6, 1.4
+    P_MEAN, P_STD = -0.9, 1.2
 
     def __init__(self, network: LocalUNet):
         super().__init__()
@@ -60,13 +64,25 @@ class Denoiser(nn.Module):
         out = self.network(x / total, sigma.log() / 4, condition.mask, condition.style)
         return d**2 / total**2 * x + s * d / total * out.float()
 
-    def loss(self, x0: Tensor, condition: Condition, level: Tensor, noise: Tensor) -> Tensor:
+    def loss(
+        self,
+        x0: Tensor,
+        condition: Condition,
+        level: Tensor,
+        noise: Tensor,
+        teacher: Denoise | None = None,
+    ) -> Tensor:
         """EDM's weighted squared error of each sample, (n,); about one before training.
 
         level: (n,) in (0, 1), the quantile of the noise level; noise: (n, 3, h, w), unit Gaussian.
+        With a ``teacher`` the error is that against its estimates, not against the pixels.
         """
         sigma, d = torch.exp(self.P_MEAN + self.P_STD * torch.special.ndtri(level)), self.sigma_data
-        error = self(x0 + noise * sigma[:, None, None, None], sigma, condition) - x0
+        x = x0 + noise * sigma[:, None, None, None]
+        if teacher:
+            with torch.no_grad():
+                x0 = teacher(x, sigma, condition)
+        error = self(x, sigma, condition) - x0
         return (sigma**2 + d**2) / (sigma * d) ** 2 * error.square().mean(dim=(1, 2, 3))
 
 

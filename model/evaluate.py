@@ -36,6 +36,8 @@ SIDE = 128  # pixels of a patch
 STRIDE = 32  # between patches of a held-out rectangle
 LEAST_PATCHES = 8
 BATCH = 64
+COLUMNS = 8  # of pictures in a report
+NO_FIGURES = ("patches", "worst")  # of a row
 LEAST_AREA = 20  # pixels of a dark spot to pass for a nucleus
 
 log = logging.getLogger(__name__)
@@ -113,13 +115,15 @@ def evaluate(
     """Paint every held-out rectangle from its mask and compare it with what is really there.
 
     At `magnification` 10 twice the side is painted and halved. ``painting`` goes to `Painter`.
-    Returns a row of figures by name, and under "patches" pairs of real and painted patches.
+    Returns a row of figures by name, under "patches" pairs of real and painted patches, and under
+    "worst" the painted patch of each rectangle that is least like any real one, worst first.
 
     Raises:
         DatasetError: held-out rectangles have room for next to no patches.
     """
     step = {20: 1, 10: 2}[magnification]
     pairs: list[tuple[np.ndarray, np.ndarray]] = []
+    owners: list[int] = []
     agreement = {"real": Agreement(), "painted": Agreement()}
     places = [
         (region, np.s_[y0:y1, x0:x1])
@@ -142,7 +146,9 @@ def evaluate(
                 agreement[name].add(picture, region.instances[cut], types)
             hidden = _patches(np.uint8(255) * (types == UNPUBLISHED), step)
             both = zip(_patches(real, step), _patches(painted, step), hidden, strict=True)
-            pairs += [(a, b) for a, b, unknown in both if not unknown.any()]
+            shown = [(a, b) for a, b, unknown in both if not unknown.any()]
+            pairs += shown
+            owners += [done] * len(shown)
             if progress:
                 progress(done + 1, len(places))
     if len(pairs) < LEAST_PATCHES:
@@ -150,10 +156,19 @@ def evaluate(
             f"{dataset}: room for {len(pairs)} patches of {SIDE * step} pixels in held-out "
             f"rectangles, {LEAST_PATCHES} are needed: prepare more pictures or a larger share"
         )
-    row = compare(*(np.stack(side) for side in zip(*pairs, strict=True)), features=features)
+    sides = (np.stack(side) for side in zip(*pairs, strict=True))
+    (a, _), (b, probabilities) = (_measured(side, features) for side in sides)
+    row = compare(a, b, probabilities, name=features.name)
     for name, counted in agreement.items():
         row |= {f"{key} ({name})": value for key, value in counted.figures().items()}
-    return {"patches": pairs, "count": len(pairs), **row}
+    by_strangeness = np.argsort(-_distances(b, a).min(axis=1))
+    _, first = np.unique(np.array(owners)[by_strangeness], return_index=True)
+    return {
+        "patches": pairs,
+        "worst": by_strangeness[np.sort(first)].tolist(),
+        "count": len(pairs),
+        **row,
+    }
 
 
 def paint(region: Region, cut: Any, painter: Painter, *, seed: int = 0) -> np.ndarray:
@@ -165,21 +180,24 @@ def paint(region: Region, cut: Any, painter: Painter, *, seed: int = 0) -> np.nd
     return render_region(plan_render(nuclei, painter, size=types.shape, seed=seed))
 
 
-def compare(real: np.ndarray, painted: np.ndarray, *, features: Features) -> dict[str, float]:
-    """All distances between two sets of pictures, uint8 (n, h, w, 3) each."""
-    a, _ = _measured(real, features)
-    b, probabilities = _measured(painted, features)
+def compare(
+    a: np.ndarray, b: np.ndarray, probabilities: np.ndarray, *, name: str
+) -> dict[str, float]:
+    """All distances between real and painted features (n, d), by the name of what measured them.
+
+    probabilities: (n, c), of the classes of the painted pictures.
+    """
     half = np.random.default_rng(0).permutation(len(a))
     precision, recall = precision_recall(a, b)
     return {
-        f"Fréchet distance ({features.name})": frechet_distance(a, b),
-        f"Fréchet distance of two halves of the real ({features.name})": frechet_distance(
+        f"Fréchet distance ({name})": frechet_distance(a, b),
+        f"Fréchet distance of two halves of the real ({name})": frechet_distance(
             a[half[: len(a) // 2]], a[half[len(a) // 2 :]]
         ),
-        f"kernel distance ({features.name})": kernel_distance(a, b),
-        f"score ({features.name})": inception_score(probabilities),
-        f"precision ({features.name})": precision,
-        f"recall ({features.name})": recall,
+        f"kernel distance ({name})": kernel_distance(a, b),
+        f"score ({name})": inception_score(probabilities),
+        f"precision ({name})": precision,
+        f"recall ({name})": recall,
     }
 
 
@@ -281,6 +299,7 @@ class Agreement:
 
 ABLATIONS: dict[str, list[dict[str, Any]]] = {
     "guidance": [{"guidance": s} for s in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)],  # paper, Figure 2
+    "steps": [{"steps": n} for n in (4, 6, 8, 10, 16, 50)],
     "magnification": [{"magnification": m} for m in (20, 10)],  # an ablation of the paper
 }
 
@@ -294,33 +313,42 @@ def ablate(
         yield {**changed, **evaluate(dataset, **options, **changed)}
 
 
-def picture_grid(rows: list[dict[str, Any]], *, columns: int = 8, gap: int = 4) -> np.ndarray:
-    """Real patches above, below them those painted with each row's settings, uint8 (h, w, 3)."""
+def picture_grid(
+    rows: list[dict[str, Any]], *, chosen: list[int] | None = None, gap: int = 4
+) -> np.ndarray:
+    """Real patches above, below them those painted with each row's settings, uint8 (h, w, 3).
+
+    ``chosen`` are their numbers; by default `COLUMNS` of them, evenly spread.
+    """
     pairs = [row["patches"] for row in rows]
-    chosen = np.linspace(0, len(pairs[0]) - 1, columns).astype(int)
+    if chosen is None:
+        chosen = np.linspace(0, len(pairs[0]) - 1, COLUMNS).astype(int).tolist()
     pictures = [[pairs[0][i][0] for i in chosen]]
     pictures += [[painted[i][1] for i in chosen] for painted in pairs]
     framed = [
         np.pad(p, ((0, gap), (0, gap), (0, 0)), constant_values=255) for p in sum(pictures, [])
     ]
     side = SIDE + gap
-    grid = np.stack(framed).reshape(len(pictures), columns, side, side, 3)
-    return grid.transpose(0, 2, 1, 3, 4).reshape(len(pictures) * side, columns * side, 3)
+    count, columns = 1 + len(pairs), len(chosen)
+    grid = np.stack(framed).reshape(count, columns, side, side, 3)
+    return grid.transpose(0, 2, 1, 3, 4).reshape(count * side, columns * side, 3)
 
 
 def write_report(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Write table.csv and grid.png, and for several rows plot.png of what changed along them.
+    """Write table.csv, grid.png and worst.png, for several rows plot.png of what changed.
 
     Raises:
         NasdmError: the plot needs matplotlib, of the extra ``evaluate``.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    names = [name for name in rows[0] if name != "patches"]
+    names = [name for name in rows[0] if name not in NO_FIGURES]
     with open(folder / "table.csv", "w", newline="") as file:
         table = csv.DictWriter(file, names, extrasaction="ignore")
         table.writeheader()
         table.writerows(rows)
     Image.fromarray(picture_grid(rows)).save(folder / "grid.png")
+    worst = picture_grid(rows[:1], chosen=rows[0]["worst"][:COLUMNS])
+    Image.fromarray(worst).save(folder / "worst.png")
     if len(rows) == 1:
         return
     try:

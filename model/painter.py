@@ -20,7 +20,6 @@ from .local_unet import STYLE_SIZE, LocalUNet
 from .samplers import dpmpp_2m_step, karras_sigmas
 
 GUIDANCE = 1.0
-GUIDANCE_INTERVAL = (0.15, 4.0)
 GLASS = 0.92  # pixels of the empty slide, in [-1, 1]: 245 of 255
 
 
@@ -78,7 +77,8 @@ class Painter:
         if style is not None and not self.styled:
             raise PlanError("networks of the semantic family have no style: leave it out")
         self.cut, self.sigmas = cut, karras_sigmas(steps, sigma_max=cut.sigma_max)
-        self.guidance, self.phases = guidance, cut.phases(steps)
+        self.guidance, self.learnt = guidance, header.get("training", {}).get("guidance", 0.0)
+        self.phases = cut.phases(steps)
         self.batch = 1 if self.device.type == "cpu" else cut.batch
         self.bytes_per_pixel = cut.bytes_per_pixel * self.batch
         self.resident_bytes = 400_000_000 + sum(p.nbytes for p in network.parameters())
@@ -120,7 +120,7 @@ class Painter:
         if self.dtype != torch.float32 and place(str(self.device))[1] == "float32":
             raise PlanError("a worker has no bfloat16 arithmetic: use workers of one kind")
         denoiser = denoiser_of(self.network).to(self.device)
-        return guided(denoiser, self.guidance, interval=GUIDANCE_INTERVAL)
+        return guided(denoiser, self.guidance, learnt=self.learnt)
 
     def restyled(self, style: np.ndarray) -> Painter:
         """The same painter with another style vector (6,); the network is shared."""

@@ -26,7 +26,8 @@ from ..errors import CheckpointError
 from .checkpoint import load, load_weights, network_of, save, save_weights, shape_of
 from .config import PRESETS, Preset, TrainingConfig
 from .data import Crops, Patches, draws
-from .diffusion import Condition, Denoiser, NoisePredictor, denoiser_of
+from .diffusion import Condition, Denoise, Denoiser, NoisePredictor, denoiser_of
+from .guidance import guided
 from .local_unet import LocalUNet, measured_halo
 from .processes import Warned, no_sync, processes, rank, world
 from .samplers import sample
@@ -108,9 +109,15 @@ def _train(
         styles = torch.from_numpy(samples.styles())
         network.style_mean.copy_(styles.mean(0))
         network.style_std.copy_(styles.std(0))
+    teacher = None
     if init is not None:
         network.load_state_dict(_weights_like(network, Path(init)))
-    trainer = Trainer(network, settings, seed=seed, device=place)
+    if settings.guidance:
+        if init is None:
+            raise CheckpointError(f"preset {header['preset']!r} learns from weights: give --init")
+        own = copy.deepcopy(network).to(place).eval().requires_grad_(False)
+        teacher = guided(denoiser_of(own), settings.guidance)
+    trainer = Trainer(network, settings, seed=seed, device=place, teacher=teacher)
 
     out.mkdir(parents=True, exist_ok=True)
     last, weights = out / "last.safetensors", out / "weights.safetensors"
@@ -155,16 +162,17 @@ def _train(
 class Objective(nn.Module):
     """The loss as a module, which is what DistributedDataParallel wraps."""
 
-    def __init__(self, denoiser: Denoiser | NoisePredictor):
+    def __init__(self, denoiser: Denoiser | NoisePredictor, teacher: Denoise | None = None):
         super().__init__()
         self.denoiser = denoiser
+        self.options = {"teacher": teacher} if teacher else {}
 
     def forward(
         self, x0: Tensor, mask: Tensor, style: Tensor, level: Tensor, drop: Tensor, noise: Tensor
     ) -> Tensor:
         """Mean loss of a batch; the mask is forgotten where ``drop`` (n,) is true."""
         condition = Condition(mask, style).drop(drop)
-        return self.denoiser.loss(x0, condition, level, noise).mean()
+        return self.denoiser.loss(x0, condition, level, noise, **self.options).mean()
 
 
 class Trainer:
@@ -175,14 +183,20 @@ class Trainer:
     """
 
     def __init__(
-        self, network: nn.Module, settings: TrainingConfig, *, seed: int, device: torch.device
+        self,
+        network: nn.Module,
+        settings: TrainingConfig,
+        *,
+        seed: int,
+        device: torch.device,
+        teacher: Denoise | None = None,
     ):
         self.settings, self.seed, self.device = settings, seed, device
         self.network = network.to(device)
         if isinstance(network, SemanticUNet):
             network.checkpointing = settings.checkpointing
         self.average = copy.deepcopy(network).eval().requires_grad_(False)
-        self.objective: nn.Module = Objective(denoiser_of(network))
+        self.objective: nn.Module = Objective(denoiser_of(network), teacher)
         if dist.is_initialized():
             self.objective = DistributedDataParallel(self.objective)
         self.matrices, self.optimizers = _optimizers(network, settings)

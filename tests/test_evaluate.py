@@ -132,6 +132,25 @@ def test_real_and_painted_patches_are_of_the_same_places(large, weights, monkeyp
     assert row["precision (colours)"] == row["recall (colours)"] == 1
 
 
+def test_worst_is_first_the_rectangle_that_is_least_like_any_real_one(
+    tmp_path, weights, monkeypatch
+):
+    for name, seed in (("a", 3), ("b", 4), ("c", 5)):
+        image, _, types = stained((400, 400), seed=seed)
+        imsave(tmp_path / f"{name}.png", image)
+        imsave(tmp_path / f"{name}_classes.png", types, check_contrast=False)
+    prepare([tmp_path], tmp_path / "data", held_out=0.2)
+
+    def paint(region, cut, painter, **_):
+        return region.image[cut] // 2 if region.name == "b" else region.image[cut]
+
+    monkeypatch.setattr(measures, "paint", paint)
+    row = evaluate(tmp_path / "data", features=COLOURS, weights=weights)
+    assert len(row["worst"]) == 3
+    alike = [np.array_equal(*row["patches"][k]) for k in row["worst"]]
+    assert alike == [False, True, True]
+
+
 def test_ablation_end_to_end_writes_table_plot_and_pictures(large, weights, tmp_path):
     pytest.importorskip("matplotlib")
     settings = [{"guidance": 0.0}, {"guidance": 2.0}]
@@ -154,7 +173,11 @@ def test_the_command_prints_the_figures_and_writes_the_report(large, weights, tm
     result = CliRunner().invoke(main, [*map(str, command), "--steps", "2", "--device", "cpu"])
     assert result.exit_code == 0, result.output
     assert "Fréchet distance (EfficientNet-Lite0)" in result.output
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["grid.png", "table.csv"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "grid.png",
+        "table.csv",
+        "worst.png",
+    ]
     command[-2:] = ["--inception", weights]
     result = CliRunner().invoke(main, [*map(str, command)])
     assert result.exit_code == 1 and "no TorchScript file of Inception" in result.output

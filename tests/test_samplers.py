@@ -67,3 +67,20 @@ def test_guidance_is_equation_7_inside_its_interval_and_free_outside():
     assert strong(x, torch.tensor([3.0]), condition).unique().tolist() == [1.0]
     assert len(calls) == 3
     assert guided(denoise, 0, interval=(0.5, 2.0)) is denoise
+    levels = torch.tensor([1.0, 3.0])
+    both = Condition(condition.mask.expand(2, -1, -1, -1), condition.style.expand(2, -1))
+    assert strong(x.expand(2, -1, -1, -1), levels, both)[:, 0, 0, 0].tolist() == [2.5, 1.0]
+
+
+def test_a_network_that_guides_itself_is_called_once_and_any_other_scale_is_the_same_picture():
+    def denoise(x, sigma, condition):
+        return x * 0 + 0.25 + 0.5 * condition.mask.mean()
+
+    condition, x = Condition(torch.ones(1, 8, 4, 4), torch.zeros(1, 6)), torch.zeros(1, 3, 4, 4)
+    learnt = guided(denoise, 1.5)
+    assert guided(learnt, 1.5, learnt=1.5) is learnt
+    for scale in (0.0, 0.7, 3.0):
+        wanted = guided(denoise, scale)(x, torch.ones(1), condition)
+        assert torch.allclose(
+            guided(learnt, scale, learnt=1.5)(x, torch.ones(1), condition), wanted
+        )

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from nasdm_wsi.model.checkpoint import (
 from nasdm_wsi.model.config import PRESETS
 from nasdm_wsi.model.data import Crops
 from nasdm_wsi.model.diffusion import Condition, Denoiser
+from nasdm_wsi.model.guidance import guided
 from nasdm_wsi.model.local_unet import LocalUNet
 from nasdm_wsi.model.samplers import sample
 from nasdm_wsi.model.train import train
@@ -159,6 +161,31 @@ def test_the_second_stage_starts_from_the_weights_of_the_first(dataset, tmp_path
         assert (begun[f"network.{name}"] - tensor).abs().max() < 1e-3
     with pytest.raises(CheckpointError, match="another network"):
         train(dataset, tmp_path / "x", preset="tiny", images=4, init=tmp_path / "first.safetensors")
+
+
+def test_a_network_learns_to_guide_itself(dataset, tmp_path, monkeypatch):
+    """What it paints comes nearer to what its teacher paints when that is guided."""
+    tiny = PRESETS["tiny"]
+    how = replace(tiny.training, guidance=2.0, learning_rate=5e-3, warmup=0)
+    monkeypatch.setitem(PRESETS, "tiny-guided", replace(tiny, training=how))
+    teacher = train(dataset, tmp_path / "teacher", preset="tiny", images=1_000)
+    with pytest.raises(CheckpointError, match="give --init"):
+        train(dataset, tmp_path / "x", preset="tiny-guided", images=4)
+    student = train(dataset, tmp_path / "run", preset="tiny-guided", images=1_000, init=teacher)
+    crops = Crops(dataset, crop=32, seed=99)
+    x0, mask, style = (torch.stack(p) for p in zip(*(crops[i] for i in range(8)), strict=True))
+    noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
+    condition, sigma = Condition(mask, style), torch.full((8,), 0.7)
+
+    def estimate(path, scale):
+        return guided(Denoiser(load_network(path)), scale)(x0 + 0.7 * noise, sigma, condition)
+
+    wanted = estimate(teacher, 2.0)
+    before, after = (
+        (e - wanted).square().mean() for e in (estimate(teacher, 0), estimate(student, 0))
+    )
+    assert after < 0.5 * before
+    assert load_weights(student)[1]["training"]["guidance"] == 2.0
 
 
 @pytest.mark.slow
