@@ -50,7 +50,7 @@ class Denoiser(nn.Module):
     deviation `P_STD`.
     """
 
-    P_MEAN, P_STD = -0.9, 1.2
+    P_MEAN, P_STD = -0.6, 1.4
 
     def __init__(self, network: LocalUNet):
         super().__init__()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.measure import label
 
-from ..dataset import MPP, UNPUBLISHED, Region, read_regions
+from ..dataset import MPP, UNPUBLISHED, Region, read_regions, window_sums
 from ..errors import CheckpointError, DatasetError, NasdmError
 from ..lizard import from_labels
 from ..nuclei import TYPES
@@ -132,6 +133,7 @@ def evaluate(
         if min(y1 - y0, x1 - x0) >= SIDE * step
     ]
 
+    elsewhere = [patch for place in places for patch in _elsewhere(*place, step)]
     painter = Painter(weights, **painting)
 
     def painted_at(place: tuple[Region, Any]) -> np.ndarray:
@@ -144,9 +146,9 @@ def evaluate(
             real, types = region.image[cut], region.types[cut]
             for name, picture in (("real", real), ("painted", painted)):
                 agreement[name].add(picture, region.instances[cut], types)
-            hidden = _patches(np.uint8(255) * (types == UNPUBLISHED), step)
-            both = zip(_patches(real, step), _patches(painted, step), hidden, strict=True)
-            shown = [(a, b) for a, b, unknown in both if not unknown.any()]
+            known = types != UNPUBLISHED
+            both = (_known_patches(picture, known, step) for picture in (real, painted))
+            shown = list(zip(*both, strict=True))
             pairs += shown
             owners += [done] * len(shown)
             if progress:
@@ -158,7 +160,8 @@ def evaluate(
         )
     sides = (np.stack(side) for side in zip(*pairs, strict=True))
     (a, _), (b, probabilities) = (_measured(side, features) for side in sides)
-    row = compare(a, b, probabilities, name=features.name)
+    c = _measured(np.stack(elsewhere), features)[0] if elsewhere else a[:0]
+    row = compare(a, b, c, probabilities, name=features.name)
     for name, counted in agreement.items():
         row |= {f"{key} ({name})": value for key, value in counted.figures().items()}
     by_strangeness = np.argsort(-_distances(b, a).min(axis=1))
@@ -181,20 +184,24 @@ def paint(region: Region, cut: Any, painter: Painter, *, seed: int = 0) -> np.nd
 
 
 def compare(
-    a: np.ndarray, b: np.ndarray, probabilities: np.ndarray, *, name: str
+    a: np.ndarray, b: np.ndarray, c: np.ndarray, probabilities: np.ndarray, *, name: str
 ) -> dict[str, float]:
-    """All distances between real and painted features (n, d), by the name of what measured them.
+    """All distances between features (n, d) of real and painted pictures, and what measured them.
 
-    probabilities: (n, c), of the classes of the painted pictures.
+    a: real, b: painted, c: real ones of elsewhere in the same pictures, a scale for the distances.
+    probabilities: (n, classes), of the painted pictures.
     """
     half = np.random.default_rng(0).permutation(len(a))
     precision, recall = precision_recall(a, b)
+    others = (frechet_distance(a, c), kernel_distance(a, c)) if len(c) > 1 else (np.nan, np.nan)
     return {
         f"Fréchet distance ({name})": frechet_distance(a, b),
         f"Fréchet distance of two halves of the real ({name})": frechet_distance(
             a[half[: len(a) // 2]], a[half[len(a) // 2 :]]
         ),
+        f"Fréchet distance of the real to others ({name})": others[0],
         f"kernel distance ({name})": kernel_distance(a, b),
+        f"kernel distance of the real to others ({name})": others[1],
         f"score ({name})": inception_score(probabilities),
         f"precision ({name})": precision,
         f"recall ({name})": recall,
@@ -299,7 +306,7 @@ class Agreement:
 
 ABLATIONS: dict[str, list[dict[str, Any]]] = {
     "guidance": [{"guidance": s} for s in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)],  # paper, Figure 2
-    "steps": [{"steps": n} for n in (4, 6, 8, 10, 16, 50)],
+    "steps": [{"steps": n} for n in (4, 6, 8, 10, 20, 50)],
     "magnification": [{"magnification": m} for m in (20, 10)],  # an ablation of the paper
 }
 
@@ -375,6 +382,23 @@ def _patches(picture: np.ndarray, step: int) -> list[np.ndarray]:
         for n in small.shape[:2]
     ]
     return [small[y : y + SIDE, x : x + SIDE] for y in starts[0] for x in starts[1]]
+
+
+def _known_patches(picture: np.ndarray, known: np.ndarray, step: int) -> list[np.ndarray]:
+    """The `_patches` without a pixel that is not ``known``, bool (h, w)."""
+    hidden = _patches(np.uint8(255) * ~known, step)
+    return [a for a, h in zip(_patches(picture, step), hidden, strict=True) if not h.any()]
+
+
+def _elsewhere(region: Region, cut: Any, step: int) -> list[np.ndarray]:
+    """Real patches of a rectangle as large, at a random place that is not held out."""
+    usable = region.usable
+    size = usable[cut].shape
+    sums = window_sums(usable, size)
+    rng = np.random.default_rng(zlib.crc32(region.name.encode()))
+    y, x = np.unravel_index(rng.choice(np.flatnonzero(sums == sums.max())), sums.shape)
+    other = np.s_[y : y + size[0], x : x + size[1]]
+    return _known_patches(region.image[other], usable[other], step)
 
 
 @torch.inference_mode()

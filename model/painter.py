@@ -17,7 +17,7 @@ from .checkpoint import SHIPPED, checksum, load_weights
 from .diffusion import Condition, denoiser_of
 from .guidance import guided
 from .local_unet import STYLE_SIZE, LocalUNet
-from .samplers import dpmpp_2m_step, karras_sigmas
+from .samplers import cubic_sigmas, dpmpp_2m_step, karras_sigmas
 
 GUIDANCE = 1.0
 GLASS = 0.92  # pixels of the empty slide, in [-1, 1]: 245 of 255
@@ -34,8 +34,9 @@ class Painter:
 
     Args:
         weights: a file of weights.
-        steps: of the solver; by default 10 (`local`) or 18 (`semantic`).
-        guidance: s of equation 7 (Shrivastava and Fletcher, 2023); 0 turns it off.
+        steps: of the solver; by default 8 (`local`) or 18 (`semantic`).
+        guidance: s of equation 7 (Shrivastava and Fletcher, 2023); 0 turns it off. A step takes two
+            evaluations of the network, or one where s is what the network has learnt to give.
         style: the style vector (6,) of the slide; by default the mean of the training data.
         device: ``auto`` is the first GPU if there is one, else the CPU.
         precision: of the arithmetic, like ``bfloat16``; by default what `place` says of the device.
@@ -76,7 +77,7 @@ class Painter:
             raise PlanError(f"{steps} steps: choose 1 to 1000")
         if style is not None and not self.styled:
             raise PlanError("networks of the semantic family have no style: leave it out")
-        self.cut, self.sigmas = cut, karras_sigmas(steps, sigma_max=cut.sigma_max)
+        self.cut, self.sigmas = cut, cut.sigmas(steps)
         self.guidance, self.learnt = guidance, header.get("training", {}).get("guidance", 0.0)
         self.phases = cut.phases(steps)
         self.batch = 1 if self.device.type == "cpu" else cut.batch
@@ -197,7 +198,7 @@ class _LocalCut:
     Blocks are larger on a GPU, which a small one does not fill.
     """
 
-    steps, sigma_max, batch = 10, 40.0, 1
+    steps, batch = 8, 1
     bytes_per_pixel = 1_100  # at the peak of one evaluation of the shipped network, measured
 
     def __init__(self, network: LocalUNet, header: dict[str, Any], device: torch.device):
@@ -206,6 +207,9 @@ class _LocalCut:
         self.geometry = dict(stride=stride, margin=halo, taper=0, windows=1)
         self.geometry |= dict(grid=network.grid, reach=network.halo)
 
+    def sigmas(self, steps: int) -> list[float]:
+        return cubic_sigmas(steps)
+
     def phases(self, steps: int) -> tuple[tuple[int, int], ...]:
         return tuple((k, k + 1) for k in range(steps))
 
@@ -213,10 +217,13 @@ class _LocalCut:
 class _SemanticCut:
     """Windows of 128 pixels every 96, ramps of 32 between them, fused two times on the way."""
 
-    steps, sigma_max = 18, 157.0  # of the last step of the linear schedule
+    steps = 18
     batch = 16  # windows at a time on a GPU: those of a block
     bytes_per_pixel = 12_500  # of the paper's own network, measured
     geometry = dict(stride=96, margin=16, taper=16, windows=4)
+
+    def sigmas(self, steps: int) -> list[float]:
+        return karras_sigmas(steps, sigma_max=157.0)  # of the last step of the linear schedule
 
     def phases(self, steps: int) -> tuple[tuple[int, int], ...]:
         # As few steps as four move too far to go on apart.

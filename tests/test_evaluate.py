@@ -130,6 +130,7 @@ def test_real_and_painted_patches_are_of_the_same_places(large, weights, monkeyp
     row = evaluate(large, features=COLOURS, weights=weights)
     assert row["Fréchet distance (colours)"] == pytest.approx(0, abs=1e-6)
     assert row["precision (colours)"] == row["recall (colours)"] == 1
+    assert 0 < row["Fréchet distance of the real to others (colours)"] < 100
 
 
 def test_worst_is_first_the_rectangle_that_is_least_like_any_real_one(

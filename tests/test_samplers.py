@@ -5,7 +5,14 @@ import torch
 
 from nasdm_wsi.model.diffusion import Condition
 from nasdm_wsi.model.guidance import guided
-from nasdm_wsi.model.samplers import SIGMA_MAX, SIGMA_MIN, dpmpp_2m_step, karras_sigmas, sample
+from nasdm_wsi.model.samplers import (
+    SIGMA_MAX,
+    SIGMA_MIN,
+    cubic_sigmas,
+    dpmpp_2m_step,
+    karras_sigmas,
+    sample,
+)
 
 MEAN, SPREAD = 0.3, 0.4
 NOTHING = Condition(torch.zeros(1, 8, 1, 1), torch.zeros(1, 6))
@@ -31,6 +38,15 @@ def test_schedule_falls_from_the_highest_noise_to_none():
     root = SIGMA_MAX ** (1 / 7) + 3 / 11 * (SIGMA_MIN ** (1 / 7) - SIGMA_MAX ** (1 / 7))
     assert sigmas[3] == pytest.approx(root**7)
     assert karras_sigmas(1) == [pytest.approx(SIGMA_MAX), 0]
+    assert cubic_sigmas(1) == [pytest.approx(SIGMA_MAX), 0]
+
+
+def test_cubic_schedule_has_the_same_ends_and_its_smallest_steps_in_the_middle():
+    sigmas = cubic_sigmas(8)
+    assert sigmas[0] == pytest.approx(SIGMA_MAX) and sigmas[-2] == pytest.approx(SIGMA_MIN)
+    falls = [math.log(a / b) for a, b in zip(sigmas[:-2], sigmas[1:-1], strict=True)]
+    assert falls[:4] == sorted(falls[:4], reverse=True) and falls[3:] == sorted(falls[3:])
+    assert sigmas[-1] == 0 and falls[3] > 0
 
 
 def test_sampler_approaches_the_exact_solution_at_second_order():

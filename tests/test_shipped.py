@@ -39,6 +39,13 @@ def test_nuclei_stand_where_the_annotations_say_and_hardly_elsewhere(nuclei):
     assert elsewhere.figures()["nuclei found"] < 0.6
 
 
+def test_each_step_is_one_evaluation_whatever_guidance_was_learnt(nuclei):
+    painter, calls = Painter(device="cpu"), []
+    painter.network.register_forward_hook(lambda *_: calls.append(1))
+    render_region(plan_render(nuclei, painter, size=SIZE))
+    assert len(calls) == painter.facts["steps"] == 8
+
+
 def test_another_seed_is_another_picture_of_the_same_nuclei(nuclei):
     a, b = (painted(nuclei, seed=seed, steps=4) for seed in (1, 2))
     assert np.abs(a.astype(int) - b).mean() > 5
