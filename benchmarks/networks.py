@@ -142,7 +142,7 @@ def main() -> None:
     print()
     table(
         ("procedure", "pixels/s of the network alone", "times as long as ours"),
-        [(name, f"{1 / cost:,.4g}", f"{cost / ours:,.0f}") for name, cost in procedures],
+        [(name, f"{1 / cost:,.4g}", f"{cost / ours:,.3g}") for name, cost in procedures],
     )
 
 

@@ -401,9 +401,11 @@ def _elsewhere(region: Region, cut: Any, step: int) -> list[np.ndarray]:
     return _known_patches(region.image[other], usable[other], step)
 
 
-@torch.inference_mode()
 def _measured(pictures: np.ndarray, features: Features) -> tuple[np.ndarray, np.ndarray]:
-    batches = [features.measure(pictures[i : i + BATCH]) for i in range(0, len(pictures), BATCH)]
+    measure = torch.inference_mode()(features.measure)
+    with ThreadPoolExecutor(default_workers()) as pool:  # a painter leaves torch one thread
+        parts = (pictures[i : i + BATCH] for i in range(0, len(pictures), BATCH))
+        batches = list(pool.map(measure, parts))
     measured, probabilities = (np.concatenate(part) for part in zip(*batches, strict=True))
     return measured, probabilities
 
