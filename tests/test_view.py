@@ -337,7 +337,12 @@ def test_the_command_prints_the_address_and_ends_quietly(folder):
     command = [sys.executable, "-m", "nasdm_wsi.cli", "view", folder / "slide.ome.tif"]
     command = [*map(str, command), "--no-browser"]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs the tests in the background has its children ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         address = process.stdout.readline().split()[0]
         with urllib.request.urlopen(address, timeout=30) as answer:
