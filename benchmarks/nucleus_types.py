@@ -40,7 +40,11 @@ def views(picture: np.ndarray, region: Region, cut: tuple) -> Iterator[tuple[np.
             continue
         y, x = ((s.start + s.stop - SIDE) // 2 for s in found)
         window = np.s_[y : y + SIDE, x : x + SIDE]
-        if min(y, x) < 0 or types[window].shape != (SIDE, SIDE) or (types[window] == 255).any():
+        if (
+            min(y, x) < 0
+            or types[window].shape != (SIDE, SIDE)
+            or (types[window] == UNPUBLISHED).any()
+        ):
             continue
         own = instances[window] == k
         planes = np.concatenate([picture[window], np.uint8(255) * own[..., None]], axis=-1)
@@ -53,7 +57,7 @@ def nuclei_of(pairs: list[tuple[np.ndarray, int]]) -> tuple[torch.Tensor, np.nda
     return planes.float() / 127.5 - 1, np.array([kind for _, kind in pairs])
 
 
-def trained(views: torch.Tensor, kinds: np.ndarray, *, steps: int) -> nn.Module:
+def trained(seen: torch.Tensor, kinds: np.ndarray, *, steps: int) -> nn.Module:
     """A classifier of nuclei, from as many of each type, turned and flipped, in changed light."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
@@ -68,7 +72,7 @@ def trained(views: torch.Tensor, kinds: np.ndarray, *, steps: int) -> nn.Module:
     of_type = [np.flatnonzero(kinds == k) for k in range(1, len(TYPES))]
     for _ in range(steps):
         chosen = np.concatenate([rng.choice(those, BATCH // 6) for those in of_type])
-        x = torch.rot90(views[chosen], int(rng.integers(4)), (2, 3))
+        x = torch.rot90(seen[chosen], int(rng.integers(4)), (2, 3))
         x = x.flip(3) if rng.integers(2) else x
         light = 1 + 0.15 * torch.randn(len(x), 3, 1, 1)
         x = torch.cat([1 - (1 - x[:, :3]) * light, x[:, 3:]], dim=1)
@@ -81,9 +85,9 @@ def trained(views: torch.Tensor, kinds: np.ndarray, *, steps: int) -> nn.Module:
 
 
 @torch.inference_mode()
-def confusion(network: nn.Module, views: torch.Tensor, kinds: np.ndarray) -> np.ndarray:
+def confusion(network: nn.Module, seen: torch.Tensor, kinds: np.ndarray) -> np.ndarray:
     """Counts (6, 6): rows are the types of the mask, columns what was read."""
-    read = np.concatenate([network(part).argmax(1).numpy() for part in views.split(512)])
+    read = np.concatenate([network(part).argmax(1).numpy() for part in seen.split(512)])
     counts = np.zeros((6, 6), int)
     np.add.at(counts, (kinds - 1, read), 1)
     return counts
@@ -99,9 +103,8 @@ def main() -> None:
     painter = Painter(options.weights)
     known, real, painted = [], [], []
     for region in read_regions(options.dataset):
-        whole = np.s_[: region.types.shape[0], : region.types.shape[1]]
         hidden = replace(region, types=np.where(region.usable, region.types, UNPUBLISHED))
-        known += views(region.image, hidden, whole)
+        known += views(region.image, hidden, np.s_[:, :])
         for y0, x0, y1, x1 in region.held_out:
             cut = np.s_[y0:y1, x0:x1]
             real += views(region.image[cut], region, cut)

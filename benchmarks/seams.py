@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("annotations", type=Path, help="at 0.5 micrometres per pixel")
     parser.add_argument("--size", type=int, default=4096, help="pixels a side")
     parser.add_argument("--controls", type=int, default=2048, help="pixels a side of controls")
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("-o", "--output", type=Path, default=Path("seams"), help="a folder")
     parser.add_argument("--real", type=Path, help="a scanned slide")
     options = parser.parse_args()

@@ -24,13 +24,20 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.measure import label
 
-from ..dataset import MPP, UNPUBLISHED, Region, read_regions, window_sums
+from ..dataset import MPP, UNPUBLISHED, Region, random_box, read_regions
 from ..errors import CheckpointError, DatasetError, NasdmError
 from ..lizard import from_labels
 from ..nuclei import TYPES
 from ..rendering import default_workers, plan_render, render_region
 from ..stain import haematoxylin
 from .checkpoint import SHIPPED
+from .distances import (
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    precision_recall,
+    squared_distances,
+)
 from .painter import Painter
 
 SIDE = 128  # pixels of a patch
@@ -53,6 +60,14 @@ class Features:
 
     name: str
     measure: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+    def of(self, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What `measure` says of any number of pictures, on all cores."""
+        measure = torch.inference_mode()(self.measure)
+        with ThreadPoolExecutor(default_workers()) as pool:  # a painter leaves torch one thread
+            parts = (pictures[i : i + BATCH] for i in range(0, len(pictures), BATCH))
+            measured, probabilities = zip(*pool.map(measure, parts), strict=True)
+        return np.concatenate(measured), np.concatenate(probabilities)
 
 
 def efficientnet() -> Features:
@@ -126,13 +141,7 @@ def evaluate(
     pairs: list[tuple[np.ndarray, np.ndarray]] = []
     owners: list[int] = []
     agreement = {"real": Agreement(), "painted": Agreement()}
-    places = [
-        (region, np.s_[y0:y1, x0:x1])
-        for region in read_regions(dataset)
-        for y0, x0, y1, x1 in region.held_out
-        if min(y1 - y0, x1 - x0) >= SIDE * step
-    ]
-
+    places = list(held_out(dataset, least=SIDE * step))
     elsewhere = [patch for place in places for patch in _elsewhere(*place, step)]
     painter = Painter(weights, **painting)
 
@@ -147,7 +156,7 @@ def evaluate(
             for name, picture in (("real", real), ("painted", painted)):
                 agreement[name].add(picture, region.instances[cut], types)
             known = types != UNPUBLISHED
-            both = (_known_patches(picture, known, step) for picture in (real, painted))
+            both = (known_patches(picture, known, step) for picture in (real, painted))
             shown = list(zip(*both, strict=True))
             pairs += shown
             owners += [done] * len(shown)
@@ -159,12 +168,12 @@ def evaluate(
             f"rectangles, {LEAST_PATCHES} are needed: prepare more pictures or a larger share"
         )
     sides = (np.stack(side) for side in zip(*pairs, strict=True))
-    (a, _), (b, probabilities) = (_measured(side, features) for side in sides)
-    c = _measured(np.stack(elsewhere), features)[0] if elsewhere else a[:0]
+    (a, _), (b, probabilities) = (features.of(side) for side in sides)
+    c = features.of(np.stack(elsewhere))[0] if elsewhere else a[:0]
     row = compare(a, b, c, probabilities, name=features.name)
     for name, counted in agreement.items():
         row |= {f"{key} ({name})": value for key, value in counted.figures().items()}
-    by_strangeness = np.argsort(-_distances(b, a).min(axis=1))
+    by_strangeness = np.argsort(-squared_distances(b, a).min(axis=1))
     _, first = np.unique(np.array(owners)[by_strangeness], return_index=True)
     return {
         "patches": pairs,
@@ -172,6 +181,14 @@ def evaluate(
         "count": len(pairs),
         **row,
     }
+
+
+def held_out(dataset: Path, *, least: int = SIDE) -> Iterator[tuple[Region, Any]]:
+    """Regions with the slices (y, x) of their held-out rectangles of ``least`` pixels a side."""
+    for region in read_regions(dataset):
+        for y0, x0, y1, x1 in region.held_out:
+            if min(y1 - y0, x1 - x0) >= least:
+                yield region, np.s_[y0:y1, x0:x1]
 
 
 def paint(region: Region, cut: Any, painter: Painter, *, seed: int = 0) -> np.ndarray:
@@ -186,7 +203,7 @@ def paint(region: Region, cut: Any, painter: Painter, *, seed: int = 0) -> np.nd
 def compare(
     a: np.ndarray, b: np.ndarray, c: np.ndarray, probabilities: np.ndarray, *, name: str
 ) -> dict[str, float]:
-    """All distances between features (n, d) of real and painted pictures, and what measured them.
+    """All distances between features (n, d), under names that end in what measured them.
 
     a: real, b: painted, c: real ones of elsewhere in the same pictures, a scale for the distances.
     probabilities: (n, classes), of the painted pictures.
@@ -206,50 +223,6 @@ def compare(
         f"precision ({name})": precision,
         f"recall ({name})": recall,
     }
-
-
-# Distances between sets of features (n, d)
-
-
-def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Of the Gaussians fitted to two sets (Heusel and others, 2017, equation 6)."""
-    (mean_a, cov_a), (mean_b, cov_b) = ((x.mean(0), np.cov(x, rowvar=False)) for x in (a, b))
-    # The trace of the root of a product, through a symmetric matrix with the same eigenvalues.
-    values, vectors = np.linalg.eigh(cov_a)
-    root = vectors * np.sqrt(np.clip(values, 0, None)) @ vectors.T
-    product = np.linalg.eigvalsh(root @ cov_b @ root)
-    cross = np.sqrt(np.clip(product, 0, None)).sum()
-    return float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
-
-
-def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Unbiased squared MMD with the cubic kernel (Binkowski and others, 2018)."""
-
-    def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return (x @ y.T / x.shape[1] + 1) ** 3
-
-    def apart(x: np.ndarray) -> float:
-        k = kernel(x, x)
-        return float((k.sum() - np.trace(k)) / (len(x) * (len(x) - 1)))
-
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    return apart(a) + apart(b) - 2 * float(kernel(a, b).mean())
-
-
-def inception_score(probabilities: np.ndarray) -> float:
-    """exp of the mean divergence of class probabilities (n, c) (Salimans and others, 2016)."""
-    p = np.clip(probabilities, 1e-12, None)
-    return float(np.exp((p * (np.log(p) - np.log(p.mean(0)))).sum(1).mean()))
-
-
-def precision_recall(real: np.ndarray, painted: np.ndarray, *, k: int = 3) -> tuple[float, float]:
-    """Shares that lie within the k-th nearest neighbours of the other set (Kynkäänniemi 2019)."""
-
-    def covered(by: np.ndarray, points: np.ndarray) -> float:
-        radius = np.partition(_distances(by, by), k, axis=1)[:, k]  # the nearest is itself
-        return float((_distances(points, by) <= radius).any(axis=1).mean())
-
-    return covered(real, painted), covered(painted, real)
 
 
 # Nuclei
@@ -384,7 +357,7 @@ def _patches(picture: np.ndarray, step: int) -> list[np.ndarray]:
     return [small[y : y + SIDE, x : x + SIDE] for y in starts[0] for x in starts[1]]
 
 
-def _known_patches(picture: np.ndarray, known: np.ndarray, step: int) -> list[np.ndarray]:
+def known_patches(picture: np.ndarray, known: np.ndarray, step: int = 1) -> list[np.ndarray]:
     """The `_patches` without a pixel that is not ``known``, bool (h, w)."""
     hidden = _patches(np.uint8(255) * ~known, step)
     return [a for a, h in zip(_patches(picture, step), hidden, strict=True) if not h.any()]
@@ -393,24 +366,7 @@ def _known_patches(picture: np.ndarray, known: np.ndarray, step: int) -> list[np
 def _elsewhere(region: Region, cut: Any, step: int) -> list[np.ndarray]:
     """Real patches of a rectangle as large, at a random place that is not held out."""
     usable = region.usable
-    size = usable[cut].shape
-    sums = window_sums(usable, size)
     rng = np.random.default_rng(zlib.crc32(region.name.encode()))
-    y, x = np.unravel_index(rng.choice(np.flatnonzero(sums == sums.max())), sums.shape)
-    other = np.s_[y : y + size[0], x : x + size[1]]
-    return _known_patches(region.image[other], usable[other], step)
-
-
-def _measured(pictures: np.ndarray, features: Features) -> tuple[np.ndarray, np.ndarray]:
-    measure = torch.inference_mode()(features.measure)
-    with ThreadPoolExecutor(default_workers()) as pool:  # a painter leaves torch one thread
-        parts = (pictures[i : i + BATCH] for i in range(0, len(pictures), BATCH))
-        batches = list(pool.map(measure, parts))
-    measured, probabilities = (np.concatenate(part) for part in zip(*batches, strict=True))
-    return measured, probabilities
-
-
-def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Squared distances (n, m) between the rows of two sets."""
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    return np.clip((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T, 0, None)
+    y0, x0, y1, x1 = random_box(usable, usable[cut].shape, rng)
+    other = np.s_[y0:y1, x0:x1]
+    return known_patches(region.image[other], usable[other], step)

@@ -64,13 +64,12 @@ def sample(
     noise: Tensor,
     condition: Condition,
     *,
-    steps: int,
+    sigmas: list[float],
     step: Callable[..., Any] = dpmpp_2m_step,
 ) -> Tensor:
     """Pixels (n, 3, h, w) from unit Gaussian ``noise``, by `dpmpp_2m_step` or `ddim_step`."""
-    sigmas = karras_sigmas(steps)
     x, previous = noise * sigmas[0], noise
-    for k in range(steps):
+    for k in range(len(sigmas) - 1):
         x0 = denoise(x, torch.full((len(x),), sigmas[k], device=x.device), condition)
         x, previous = step(x, x0, previous, sigmas=sigmas, k=k), x0
     return x

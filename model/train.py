@@ -23,14 +23,14 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 
 from ..errors import CheckpointError
-from .checkpoint import load, load_weights, network_of, save, save_weights, shape_of
+from .checkpoint import checksum, load, load_weights, network_of, save, save_weights, shape_of
 from .config import PRESETS, Preset, TrainingConfig
 from .data import Crops, Patches, draws
 from .diffusion import Condition, Denoise, Denoiser, NoisePredictor, denoiser_of
 from .guidance import guided
 from .local_unet import LocalUNet, measured_halo
 from .processes import Warned, no_sync, processes, rank, world
-from .samplers import sample
+from .samplers import karras_sigmas, sample
 from .semantic_unet import SemanticUNet
 
 PRECISION = torch.bfloat16  # of the arithmetic; parameters are float32
@@ -117,6 +117,7 @@ def _train(
             raise CheckpointError(f"preset {header['preset']!r} learns from weights: give --init")
         own = copy.deepcopy(network).to(place).eval().requires_grad_(False)
         teacher = guided(denoiser_of(own), settings.guidance)
+        header["teacher"] = checksum(Path(init))
     trainer = Trainer(network, settings, seed=seed, device=place, teacher=teacher)
 
     out.mkdir(parents=True, exist_ok=True)
@@ -320,7 +321,9 @@ def sample_grid(network: nn.Module, samples: Dataset, *, columns: int = 8) -> Te
     noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))
     condition = Condition(mask.to(device), style.to(device))
     with torch.autocast(device.type, torch.bfloat16):
-        drawn = sample(denoiser_of(network), noise.to(device), condition, steps=12).cpu()
+        drawn = sample(
+            denoiser_of(network), noise.to(device), condition, sigmas=karras_sigmas(12)
+        ).cpu()
     rows = torch.cat([pixels, drawn], dim=2).permute(1, 2, 0, 3).flatten(2)
     return ((rows.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
@@ -374,8 +377,8 @@ def _weights_like(network: nn.Module, init: Path) -> dict[str, Tensor]:
 
 
 def _check_same_run(before: dict, header: dict, path: Path) -> None:
-    for key in ("preset", "seed", "network"):
-        if before.get(key) != json_like(header[key]):
+    for key in ("preset", "seed", "network", "teacher"):
+        if before.get(key) != json_like(header.get(key)):
             raise CheckpointError(
                 f"{path} belongs to another run ({key} {before.get(key)}): choose another folder"
             )

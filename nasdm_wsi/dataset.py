@@ -152,6 +152,13 @@ def window_sums(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return table[a:, b:] - table[:-a, b:] - table[a:, :-b] + table[:-a, :-b]
 
 
+def random_box(mask: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> Box:
+    """One of the boxes of ``size`` that hold most of ``mask`` (h, w), each as likely."""
+    sums = window_sums(mask, size)
+    y, x = np.unravel_index(rng.choice(np.flatnonzero(sums == sums.max())), sums.shape)
+    return int(y), int(x), int(y) + size[0], int(x) + size[1]
+
+
 Repaint = Callable[[np.ndarray], np.ndarray]
 
 
@@ -263,8 +270,5 @@ def _held_out_box(published: np.ndarray, share: float, name: str, seed: int) -> 
     """A square of ``share`` of the published area at a random place, published as far as can be."""
     side = max(1, round((share * published.sum()) ** 0.5))
     size = (min(side, published.shape[0]), min(side, published.shape[1]))
-    sums = window_sums(published, size)
-    places = np.flatnonzero(sums == sums.max())
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    y, x = np.unravel_index(rng.choice(places), sums.shape)
-    return [int(y), int(x), int(y) + size[0], int(x) + size[1]]
+    return list(random_box(published, size, rng))

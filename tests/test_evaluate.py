@@ -11,18 +11,16 @@ from conftest import tissue
 from skimage.io import imread, imsave
 
 from nasdm_wsi.cli.main import main
-from nasdm_wsi.dataset import prepare
+from nasdm_wsi.dataset import prepare, read_regions
 from nasdm_wsi.errors import CheckpointError, DatasetError
 from nasdm_wsi.model import evaluate as measures
-from nasdm_wsi.model.evaluate import (
-    Agreement,
-    Features,
-    evaluate,
+from nasdm_wsi.model.distances import (
     frechet_distance,
     inception_score,
     kernel_distance,
     precision_recall,
 )
+from nasdm_wsi.model.evaluate import Agreement, Features, evaluate
 
 
 def sets(n=300, d=12):
@@ -130,7 +128,14 @@ def test_real_and_painted_patches_are_of_the_same_places(large, weights, monkeyp
     row = evaluate(large, features=COLOURS, weights=weights)
     assert row["Fréchet distance (colours)"] == pytest.approx(0, abs=1e-6)
     assert row["precision (colours)"] == row["recall (colours)"] == 1
-    assert 0 < row["Fréchet distance of the real to others (colours)"] < 100
+
+
+def test_others_are_real_patches_that_are_not_held_out(large):
+    region = next(read_regions(large))
+    ((y0, x0, y1, x1),) = region.held_out
+    region.image[y0:y1, x0:x1] = 0
+    others = measures._elsewhere(region, np.s_[y0:y1, x0:x1], 1)
+    assert others and min(patch.min() for patch in others) > 0
 
 
 def test_worst_is_first_the_rectangle_that_is_least_like_any_real_one(

@@ -9,7 +9,7 @@ from nasdm_wsi.model.checkpoint import SHIPPED, load_weights
 from nasdm_wsi.model.config import PRESETS, LocalConfig
 from nasdm_wsi.model.diffusion import Condition, Denoiser
 from nasdm_wsi.model.local_unet import MASK_CHANNELS, LocalUNet, measured_halo
-from nasdm_wsi.model.samplers import sample
+from nasdm_wsi.model.samplers import karras_sigmas, sample
 from nasdm_wsi.rendering import read_annotations
 
 BLOCK = 32
@@ -98,7 +98,7 @@ def test_the_measured_halo_is_shorter_and_long_enough_for_the_shipped_weights():
     known = np.concatenate([planes, np.ones((1, side, side), np.float32)])
     mask, style = torch.from_numpy(known)[None], network.style_mean[None]
     noise = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
-    picture = sample(denoise, noise[:1], Condition(mask, style), steps=4)
+    picture = sample(denoise, noise[:1], Condition(mask, style), sigmas=karras_sigmas(4))
 
     def block(halo, sigma):
         cut = slice(full - halo, side - full + halo)

@@ -52,7 +52,10 @@ def test_cubic_schedule_has_the_same_ends_and_its_smallest_steps_in_the_middle()
 def test_sampler_approaches_the_exact_solution_at_second_order():
     noise = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     errors = [
-        (sample(exact, noise, NOTHING, steps=n) - solution(noise)).abs().max().item()
+        (sample(exact, noise, NOTHING, sigmas=karras_sigmas(n)) - solution(noise))
+        .abs()
+        .max()
+        .item()
         for n in (16, 32, 64)
     ]
     assert errors[2] < 2e-3

@@ -39,7 +39,7 @@ def test_nuclei_stand_where_the_annotations_say_and_hardly_elsewhere(nuclei):
     assert elsewhere.figures()["nuclei found"] < 0.6
 
 
-def test_each_step_is_one_evaluation_whatever_guidance_was_learnt(nuclei):
+def test_each_step_of_the_shipped_model_is_one_evaluation(nuclei):
     painter, calls = Painter(device="cpu"), []
     painter.network.register_forward_hook(lambda *_: calls.append(1))
     render_region(plan_render(nuclei, painter, size=SIZE))

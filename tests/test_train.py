@@ -24,7 +24,7 @@ from nasdm_wsi.model.data import Crops
 from nasdm_wsi.model.diffusion import Condition, Denoiser
 from nasdm_wsi.model.guidance import guided
 from nasdm_wsi.model.local_unet import LocalUNet
-from nasdm_wsi.model.samplers import sample
+from nasdm_wsi.model.samplers import karras_sigmas, sample
 from nasdm_wsi.model.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # tensorboard's own
@@ -172,6 +172,9 @@ def test_a_network_learns_to_guide_itself(dataset, tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="give --init"):
         train(dataset, tmp_path / "x", preset="tiny-guided", images=4)
     student = train(dataset, tmp_path / "run", preset="tiny-guided", images=1_000, init=teacher)
+    other = train(dataset, tmp_path / "other", preset="tiny", images=4)
+    with pytest.raises(CheckpointError, match="another run.*teacher"):
+        train(dataset, tmp_path / "run", preset="tiny-guided", images=1_000, init=other)
     crops = Crops(dataset, crop=32, seed=99)
     x0, mask, style = (torch.stack(p) for p in zip(*(crops[i] for i in range(8)), strict=True))
     noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
@@ -200,10 +203,10 @@ def test_training_learns_where_nuclei_are_and_how_they_are_stained(dataset, tmp_
         torch.stack(parts) for parts in zip(*(crops[i] for i in range(4)), strict=True)
     )
     noise = torch.randn(4, 3, 48, 48, generator=torch.Generator().manual_seed(0))
-    pixels = sample(denoiser, noise, Condition(mask, style), steps=12)
+    pixels = sample(denoiser, noise, Condition(mask, style), sigmas=karras_sigmas(12))
     nucleus = mask[:, :6].sum(1) > 0
     assert pixels[:, 1][nucleus].mean() < pixels[:, 1][~nucleus].mean() - 0.3
-    darker = sample(denoiser, noise, Condition(mask, style * 1.3), steps=12)
+    darker = sample(denoiser, noise, Condition(mask, style * 1.3), sigmas=karras_sigmas(12))
     assert darker.mean() < pixels.mean() - 0.03
 
 
