@@ -11,12 +11,10 @@ import argparse
 from pathlib import Path
 
 import imagecodecs
-import numpy as np
 from measure import machine, table
+from scenes import Scenes
 
-from nasdm_wsi.dataset import UNPUBLISHED
 from nasdm_wsi.model.distances import frechet_distance, kernel_distance
-from nasdm_wsi.model.evaluate import efficientnet, held_out, known_patches
 from nasdm_wsi.pyramid import Pyramid
 
 QUALITIES = (75, 85, 89, 90, 95, 100)
@@ -27,27 +25,20 @@ def main() -> None:
     parser.add_argument("dataset", type=Path)
     options = parser.parse_args()
     print(machine("imagecodecs"))
-    features, places = efficientnet(), list(held_out(options.dataset))
-    pictures = [region.image[cut] for region, cut in places]
-    known = [region.types[cut] != UNPUBLISHED for region, cut in places]
-
-    def features_of(some: list[np.ndarray]) -> np.ndarray:
-        patches = [p for pair in zip(some, known, strict=True) for p in known_patches(*pair)]
-        return features.of(np.stack(patches))[0]
-
-    real, rows = features_of(pictures), []
+    scenes, rows = Scenes(options.dataset, grid=1), []
+    real = scenes.features(scenes.real)
     for quality in QUALITIES:
         pyramid = Pyramid((512, 512, 3), quality=quality)
-        tiles = [pyramid.encode(picture) for picture in pictures]
+        tiles = [pyramid.encode(picture) for picture in scenes.real]
         decoded = [
             imagecodecs.jpeg8_decode(tile)[: picture.shape[0], : picture.shape[1]]
-            for tile, picture in zip(tiles, pictures, strict=True)
+            for tile, picture in zip(tiles, scenes.real, strict=True)
         ]
-        seen = features_of(decoded)
+        seen = scenes.features(decoded)
         megabytes = sum(map(len, tiles)) / 1e6
         distances = frechet_distance(real, seen), kernel_distance(real, seen)
         rows.append((quality, pyramid.subsampling, megabytes, *distances))
-    head = ("quality", "colour halved", "MB", f"Fréchet distance ({features.name})")
+    head = ("quality", "colour halved", "MB", f"Fréchet distance ({scenes.measured_by})")
     table((*head, "kernel distance"), rows)
 
 

@@ -1,0 +1,78 @@
+"""Held-out rectangles for benchmarks of a network: painted whole, in one evaluation a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nasdm_wsi.conditioning import edges, one_hot
+from nasdm_wsi.dataset import UNPUBLISHED, Region
+from nasdm_wsi.model.diffusion import Condition, Denoise
+from nasdm_wsi.model.evaluate import efficientnet, held_out, known_patches
+from nasdm_wsi.model.samplers import sample
+from nasdm_wsi.rendering import default_workers
+
+
+class Scenes:
+    """The held-out rectangles of a dataset, cut to sides that are multiples of ``grid``."""
+
+    def __init__(self, dataset: Path, *, grid: int):
+        self.places = []
+        for region, (y, x) in held_out(dataset):
+            h, w = ((s.stop - s.start) // grid * grid for s in (y, x))
+            self.places.append((region, np.s_[y.start : y.start + h, x.start : x.start + w]))
+        self.real = [region.image[cut] for region, cut in self.places]
+        self._features = efficientnet()
+        self.measured_by = self._features.name
+
+    def features(self, pictures: list[np.ndarray]) -> np.ndarray:
+        """Features (n, d) of the patches of pictures (h, w, 3), one for each rectangle."""
+        known = [region.types[cut] != UNPUBLISHED for region, cut in self.places]
+        patches = [p for pair in zip(pictures, known, strict=True) for p in known_patches(*pair)]
+        return self._features.of(np.stack(patches))[0]
+
+    def painted(
+        self, denoise: Denoise, sigmas: list[float], *, from_real: bool = False
+    ) -> list[np.ndarray]:
+        """Uint8 (h, w, 3) each, from noise or from the real pixels noised to the first level."""
+
+        def picture(clean: Tensor, noise: Tensor, condition: Condition) -> np.ndarray:
+            start = noise + clean / sigmas[0] if from_real else noise
+            x = sample(denoise, start, condition, sigmas=sigmas)
+            return np.rint((x[0].clamp(-1, 1).float().numpy().transpose(1, 2, 0) + 1) * 127.5)
+
+        return [p.astype(np.uint8) for p in _each(picture, self.places)]
+
+    def error(self, denoise: Denoise, sigma: float) -> float:
+        """Mean squared error of the estimates at a noise level; only where every pixel is known."""
+
+        def squares(clean: Tensor, noise: Tensor, condition: Condition) -> np.ndarray:
+            estimate = denoise(clean + sigma * noise, torch.tensor([sigma]), condition)
+            return (estimate - clean).square().numpy().ravel()
+
+        known = [p for p in self.places if (p[0].types[p[1]] != UNPUBLISHED).all()]
+        return float(np.concatenate(_each(squares, known)).mean())
+
+
+def _each(function: Callable[[Tensor, Tensor, Condition], np.ndarray], places: list) -> list:
+    torch.set_num_threads(1)
+    with ThreadPoolExecutor(default_workers()) as pool:
+        return list(pool.map(partial(_of_place, function), places))
+
+
+@torch.inference_mode()
+def _of_place(function: Callable, place: tuple[Region, tuple]) -> np.ndarray:
+    region, cut = place
+    planes = one_hot(region.types[cut], edges(region.instances[cut]))
+    mask = np.concatenate([planes, np.ones_like(planes[:1])])[None]
+    condition = Condition(torch.from_numpy(mask), torch.from_numpy(region.stain.style)[None])
+    clean = region.image[cut].transpose(2, 0, 1)[None] / np.float32(127.5) - 1
+    noise = np.random.default_rng(0).standard_normal(clean.shape, np.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        return function(torch.from_numpy(clean), torch.from_numpy(noise), condition)

@@ -1,0 +1,216 @@
+"""What each choice in the preset `small` is worth, at equal cost, one at a time.
+
+    python benchmarks/trials.py data/colon -o trials [--images 6400]
+
+Every trial trains from scratch, with the same seed, until it has spent as many multiplications as
+the first one does on ``--images`` crops. Measured is the error of estimates of held-out pixels at
+four noise levels; not the distances of pictures, which in networks so young are lowered by grain.
+Each trial leaves a line in the folder; the same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+from measure import machine, table
+from scenes import Scenes
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from nasdm_wsi.model import data
+from nasdm_wsi.model.config import PRESETS, LocalConfig, TrainingConfig
+from nasdm_wsi.model.diffusion import TYPE_PLANES, Condition, Denoiser
+from nasdm_wsi.model.local_unet import LocalUNet
+from nasdm_wsi.model.train import Objective, Trainer
+
+LEVELS = (0.1, 0.4, 1.6, 6.4)
+EDGES = slice(6, 7)
+
+
+class LowNoise(Denoiser):
+    """EDM's own distribution of noise levels."""
+
+    P_MEAN, P_STD = -1.2, 1.2
+
+
+class Target(Denoiser):
+    """The network's output is the clean pixels; all noise levels weigh alike."""
+
+    def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        return self._output(x, sigma, condition)
+
+    def loss(self, x0: Tensor, condition: Condition, level: Tensor, noise: Tensor) -> Tensor:
+        sigma = torch.exp(self.P_MEAN + self.P_STD * torch.special.ndtri(level))
+        output = self._output(x0 + noise * sigma[:, None, None, None], sigma, condition)
+        return (output - self.target(x0, noise)).square().mean(dim=(1, 2, 3))
+
+    def target(self, x0: Tensor, noise: Tensor) -> Tensor:
+        return x0
+
+    def _output(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        total = (sigma**2 + self.sigma_data**2).sqrt()[:, None, None, None]
+        return self.network(x / total, sigma.log() / 4, condition.mask, condition.style).float()
+
+
+class NoiseTarget(Target):
+    """The network's output is the noise."""
+
+    def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        return x - sigma[:, None, None, None] * self._output(x, sigma, condition)
+
+    def target(self, x0: Tensor, noise: Tensor) -> Tensor:
+        return noise
+
+
+class NoiseWeight(Denoiser):
+    """Errors weigh as those of the noise do."""
+
+    def loss(self, x0: Tensor, condition: Condition, level: Tensor, noise: Tensor) -> Tensor:
+        sigma, d = torch.exp(self.P_MEAN + self.P_STD * torch.special.ndtri(level)), self.sigma_data
+        return super().loss(x0, condition, level, noise) * d**2 / (sigma**2 + d**2)
+
+
+class Nuclei(Denoiser):
+    """Errors on nuclei and edges count double."""
+
+    def loss(self, x0: Tensor, condition: Condition, level: Tensor, noise: Tensor) -> Tensor:
+        sigma, d = torch.exp(self.P_MEAN + self.P_STD * torch.special.ndtri(level)), self.sigma_data
+        error = self(x0 + noise * sigma[:, None, None, None], sigma, condition) - x0
+        mask = condition.mask
+        nuclei = mask[:, TYPE_PLANES].sum(1, keepdim=True).maximum(mask[:, EDGES])
+        squares = (1 + nuclei) * error.square()
+        return (sigma**2 + d**2) / (sigma * d) ** 2 * squares.mean(dim=(1, 2, 3))
+
+
+class Unstyled(Denoiser):
+    """The stain is not told."""
+
+    def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        style = self.network.style_mean.expand_as(condition.style)
+        return super().forward(x, sigma, Condition(condition.mask, style))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one trial changes."""
+
+    network: LocalConfig
+    training: TrainingConfig
+    denoiser: type[Denoiser] = Denoiser
+    augmented: bool = True
+    seed: int = 0
+
+
+def trials(images: int) -> dict[str, Trial]:
+    """All trials, of as many multiplications as the first has with so many crops."""
+    small = PRESETS["small"]
+    shape = small.network
+    assert isinstance(shape, LocalConfig)
+    settings = replace(small.training, images=images, warmup=images // 10)
+    base = Trial(shape, settings)
+    cost = images * multiplications(base)
+
+    def equal(widths: tuple[int, ...], blocks: tuple[int, ...]) -> Trial:
+        trial = replace(base, network=replace(shape, widths=widths, blocks=blocks))
+        count = round(cost / multiplications(trial) / settings.batch) * settings.batch
+        return replace(trial, training=replace(settings, images=count))
+
+    def crops(side: int, batch: int) -> Trial:
+        return replace(
+            base,
+            training=replace(
+                settings, crop=side, batch=batch, images=images // settings.batch * batch
+            ),
+        )
+
+    def trained_with(**changes: float) -> Trial:
+        return replace(base, training=replace(settings, **changes))
+
+    return {
+        "small": base,
+        "small, another seed": replace(base, seed=1),
+        "noise levels: ln(sigma) -1.2, 1.2": replace(base, denoiser=LowNoise),
+        "target: noise": replace(base, denoiser=NoiseTarget),
+        "target: clean pixels": replace(base, denoiser=Target),
+        "weights of the noise": replace(base, denoiser=NoiseWeight),
+        "wider: 96, 192, 288": equal((96, 192, 288), shape.blocks),
+        "narrower: 48, 96, 144": equal((48, 96, 144), shape.blocks),
+        "deeper: blocks 2, 2, 3": equal(shape.widths, (2, 2, 3)),
+        "wider field: a level at 1/16": equal((*shape.widths, 192), (1, 1, 1, 2)),
+        "crops of 64": crops(64, 36),
+        "crops of 128": crops(128, 9),
+        "no stain augmentation": replace(base, augmented=False),
+        "stain not told": replace(base, denoiser=Unstyled),
+        "nuclei and edges count double": replace(base, denoiser=Nuclei),
+        "mask never forgotten": trained_with(condition_dropout=0.0),
+        "rate does not fall": trained_with(decay=0.0),
+    }
+
+
+def multiplications(trial: Trial) -> int:
+    """Of one crop forward, which training multiplies by three."""
+    network, side = LocalUNet(trial.network), trial.training.crop
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(
+            torch.zeros(1, 3, side, side),
+            torch.zeros(1),
+            torch.zeros(1, 8, side, side),
+            torch.zeros(1, 6),
+        )
+    return counter.get_total_flops()
+
+
+def trained(trial: Trial, dataset: Path) -> Denoiser:
+    """The averaged network of a trial."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.manual_seed(trial.seed)
+    network, settings = LocalUNet(trial.network), trial.training
+    samples = data.Crops(
+        dataset, crop=settings.crop, rare_types=settings.rare_types, seed=trial.seed
+    )
+    styles = torch.from_numpy(samples.styles())
+    network.style_mean.copy_(styles.mean(0))
+    network.style_std.copy_(styles.std(0))
+    trainer = Trainer(network, settings, seed=trial.seed, device=torch.device("cpu"))
+    trainer.objective = Objective(trial.denoiser(network))
+    while trainer.seen < settings.images:
+        indices = range(trainer.seen, trainer.seen + settings.batch)
+        parts = zip(*(samples[i] for i in indices), strict=True)
+        trainer.update([(indices, [torch.stack(part) for part in parts])])
+    assert isinstance(trainer.average, LocalUNet)
+    return trial.denoiser(trainer.average)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--images", type=int, default=6_400)
+    options = parser.parse_args()
+    options.output.mkdir(exist_ok=True)
+    scenes, rows = Scenes(options.dataset, grid=16), []
+    for number, (name, trial) in enumerate(trials(options.images).items()):
+        done = options.output / f"{number:02}-{trial.training.images}.json"
+        if not done.exists():
+            none = mock.patch.object(data, "stain_matrix", lambda rng: np.eye(3))
+            with nullcontext() if trial.augmented else none:
+                denoise = trained(trial, options.dataset)
+            row = [name, trial.training.images, *(scenes.error(denoise, level) for level in LEVELS)]
+            done.write_text(json.dumps(row))
+        row = json.loads(done.read_text())
+        rows.append([f"{v:.5f}" if isinstance(v, float) else v for v in row])
+    print(machine("torch"))
+    head = ["trial", "crops", *(f"error at {level}" for level in LEVELS)]
+    table(head, rows)
+
+
+if __name__ == "__main__":
+    main()
