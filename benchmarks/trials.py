@@ -48,7 +48,7 @@ class Target(Denoiser):
         return self._output(x, sigma, condition)
 
     def loss(self, x0: Tensor, condition: Condition, level: Tensor, noise: Tensor) -> Tensor:
-        sigma = torch.exp(self.P_MEAN + self.P_STD * torch.special.ndtri(level))
+        sigma = self.sigma(level)
         output = self._output(x0 + noise * sigma[:, None, None, None], sigma, condition)
         return (output - self.target(x0, noise)).square().mean(dim=(1, 2, 3))
 
@@ -74,7 +74,7 @@ class NoiseWeight(Denoiser):
     """Errors weigh as those of the noise do."""
 
     def loss(self, x0: Tensor, condition: Condition, level: Tensor, noise: Tensor) -> Tensor:
-        sigma, d = torch.exp(self.P_MEAN + self.P_STD * torch.special.ndtri(level)), self.sigma_data
+        sigma, d = self.sigma(level), self.sigma_data
         return super().loss(x0, condition, level, noise) * d**2 / (sigma**2 + d**2)
 
 
@@ -82,7 +82,7 @@ class Nuclei(Denoiser):
     """Errors on nuclei and edges count double."""
 
     def loss(self, x0: Tensor, condition: Condition, level: Tensor, noise: Tensor) -> Tensor:
-        sigma, d = torch.exp(self.P_MEAN + self.P_STD * torch.special.ndtri(level)), self.sigma_data
+        sigma, d = self.sigma(level), self.sigma_data
         error = self(x0 + noise * sigma[:, None, None, None], sigma, condition) - x0
         mask = condition.mask
         nuclei = mask[:, TYPE_PLANES].sum(1, keepdim=True).maximum(mask[:, EDGES])

@@ -64,6 +64,10 @@ class Denoiser(nn.Module):
         out = self.network(x / total, sigma.log() / 4, condition.mask, condition.style)
         return d**2 / total**2 * x + s * d / total * out.float()
 
+    def sigma(self, level: Tensor) -> Tensor:
+        """Noise level of a quantile ``level`` in (0, 1)."""
+        return torch.exp(self.P_MEAN + self.P_STD * torch.special.ndtri(level))
+
     def loss(
         self,
         x0: Tensor,
@@ -77,7 +81,7 @@ class Denoiser(nn.Module):
         level: (n,) in (0, 1), the quantile of the noise level; noise: (n, 3, h, w), unit Gaussian.
         With a ``teacher`` the error is that against its estimates, not against the pixels.
         """
-        sigma, d = torch.exp(self.P_MEAN + self.P_STD * torch.special.ndtri(level)), self.sigma_data
+        sigma, d = self.sigma(level), self.sigma_data
         x = x0 + noise * sigma[:, None, None, None]
         if teacher:
             with torch.no_grad():
