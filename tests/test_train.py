@@ -24,7 +24,7 @@ from nasdm_wsi.model.data import Crops
 from nasdm_wsi.model.diffusion import Condition, Denoiser
 from nasdm_wsi.model.guidance import guided
 from nasdm_wsi.model.local_unet import LocalUNet
-from nasdm_wsi.model.samplers import karras_sigmas, sample
+from nasdm_wsi.model.samplers import SIGMA_MAX, SIGMA_MIN, karras_sigmas, sample
 from nasdm_wsi.model.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # tensorboard's own
@@ -219,6 +219,12 @@ def test_the_loss_is_about_one_before_training_whatever_the_noise(dataset):
         noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(1))
         loss = denoiser.loss(x0, condition, torch.full((64,), level), noise)
         assert loss.mean().item() == pytest.approx(1, rel=0.1)
+
+
+def test_training_sees_every_noise_level_that_a_picture_is_painted_at():
+    denoiser = Denoiser(LocalUNet(PRESETS["tiny"].network))
+    low, high = denoiser.sigma(torch.tensor([0.001, 0.999])).tolist()
+    assert low < SIGMA_MIN and high > SIGMA_MAX
 
 
 def test_dropping_the_mask_takes_its_flag_with_it():
