@@ -179,8 +179,8 @@ def trained(trial: Trial, dataset: Path) -> Denoiser:
     styles = torch.from_numpy(samples.styles())
     network.style_mean.copy_(styles.mean(0))
     network.style_std.copy_(styles.std(0))
-    trainer = Trainer(network, settings, seed=trial.seed, device=torch.device("cpu"))
-    trainer.objective = Objective(trial.denoiser(network))
+    objective = Objective(trial.denoiser(network))
+    trainer = Trainer(network, objective, settings, seed=trial.seed, device=torch.device("cpu"))
     while trainer.seen < settings.images:
         indices = range(trainer.seen, trainer.seen + settings.batch)
         parts = zip(*(samples[i] for i in indices), strict=True)

@@ -47,6 +47,7 @@ class TrainingConfig:
     rare_types: share of crops centred near a nucleus of a type drawn uniformly.
     guidance: not the pixels are learnt but what the weights that training starts from make of them
     when they are guided so (Meng and others 2023): the network then guides itself.
+    critic_below: noise level below which a critic says what is learnt (`model.adversarial`).
     patches: read the paper's patches, at `magnification` 20 or 10, instead of random crops.
     muon: see `train._optimizers`.
     checkpointing: recompute activations in the backward pass.
@@ -64,6 +65,7 @@ class TrainingConfig:
     condition_dropout: float = 0.1
     rare_types: float = 0.5
     guidance: float = 0.0
+    critic_below: float = 0.0
     patches: bool = False
     magnification: int = 20
     muon: bool = True
@@ -118,7 +120,20 @@ PRESETS = {
     "small-guided": Preset(
         _SMALL,
         TrainingConfig(images=22_000, learning_rate=5e-4, warmup=0, decay=1.0, guidance=1.0),
-        "ships with the package; second stage of small, which then guides itself: --init",
+        "second stage of small, which then guides itself: --init",
+    ),
+    "small-adversarial": Preset(
+        _SMALL,
+        TrainingConfig(
+            images=16_000,
+            learning_rate=1e-4,
+            warmup=800,
+            ema=0.99,
+            guidance=1.0,
+            critic_below=1.0,
+            muon=False,
+        ),
+        "ships with the package; third stage of small, which a critic judges: --init",
     ),
     "medium": Preset(
         LocalConfig((96, 192, 384), (2, 2, 4), embedding=256),

@@ -81,13 +81,17 @@ class Denoiser(nn.Module):
         level: (n,) in (0, 1), the quantile of the noise level; noise: (n, 3, h, w), unit Gaussian.
         With a ``teacher`` the error is that against its estimates, not against the pixels.
         """
-        sigma, d = self.sigma(level), self.sigma_data
+        sigma = self.sigma(level)
         x = x0 + noise * sigma[:, None, None, None]
         if teacher:
             with torch.no_grad():
                 x0 = teacher(x, sigma, condition)
         error = self(x, sigma, condition) - x0
-        return (sigma**2 + d**2) / (sigma * d) ** 2 * error.square().mean(dim=(1, 2, 3))
+        return self.weight(sigma) * error.square().mean(dim=(1, 2, 3))
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        """EDM's weight of squared errors at a noise level."""
+        return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
 
 
 class NoisePredictor(nn.Module):

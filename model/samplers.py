@@ -16,6 +16,7 @@ from torch import Tensor
 from .diffusion import Condition
 
 SIGMA_MIN, SIGMA_MAX, RHO = 0.03, 40.0, 7.0
+STEPS = 8  # in which networks of the `local` family paint, if not told otherwise
 
 
 def karras_sigmas(

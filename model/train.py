@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 
 from ..errors import CheckpointError
+from .adversarial import RATE, Adversarial, Critic
 from .checkpoint import checksum, load, load_weights, network_of, save, save_weights, shape_of
 from .config import PRESETS, Preset, TrainingConfig
 from .data import Crops, Patches, draws
 from .diffusion import Condition, Denoise, Denoiser, NoisePredictor, denoiser_of
+from .efficientnet import efficientnet_lite, feature_maps
 from .guidance import guided
 from .local_unet import LocalUNet, measured_halo
 from .processes import Warned, no_sync, processes, rank, world
@@ -111,14 +114,20 @@ def _train(
         network.style_std.copy_(styles.std(0))
     teacher = None
     if init is not None:
-        network.load_state_dict(_weights_like(network, Path(init)))
-    if settings.guidance:
-        if init is None:
-            raise CheckpointError(f"preset {header['preset']!r} learns from weights: give --init")
-        own = copy.deepcopy(network).to(place).eval().requires_grad_(False)
-        teacher = guided(denoiser_of(own), settings.guidance)
-        header["teacher"] = checksum(Path(init))
-    trainer = Trainer(network, settings, seed=seed, device=place, teacher=teacher)
+        given, facts = _weights_like(network, Path(init))
+        network.load_state_dict(given.state_dict())
+        if settings.guidance:
+            learnt = facts.get("training", {}).get("guidance", 0.0)
+            teacher = guided(denoiser_of(given.to(place)), settings.guidance, learnt=learnt)
+            header["teacher"] = checksum(Path(init))
+    elif settings.guidance:
+        raise CheckpointError(f"preset {header['preset']!r} learns from weights: give --init")
+    if settings.critic_below:
+        assert teacher
+        objective: nn.Module = _adversarial(network, teacher, settings, samples, place)
+    else:
+        objective = Objective(denoiser_of(network), teacher)
+    trainer = Trainer(network, objective, settings, seed=seed, device=place)
 
     out.mkdir(parents=True, exist_ok=True)
     last, weights = out / "last.safetensors", out / "weights.safetensors"
@@ -176,8 +185,24 @@ class Objective(nn.Module):
         return self.denoiser.loss(x0, condition, level, noise, **self.options).mean()
 
 
+def _adversarial(
+    network: nn.Module,
+    teacher: Denoise,
+    settings: TrainingConfig,
+    samples: Any,
+    place: torch.device,
+) -> Adversarial:
+    eyes = efficientnet_lite(1).to(place, memory_format=torch.channels_last)
+    features = partial(feature_maps, eyes)
+    some = torch.stack([samples[i][0] for i in range(32)]).to(place)
+    denoiser = denoiser_of(network)
+    assert isinstance(denoiser, Denoiser)
+    critic = Critic(features(some))
+    return Adversarial(denoiser, teacher, critic, features, settings.critic_below)
+
+
 class Trainer:
-    """Network, average and optimisers, and one step of training.
+    """Network, average and optimisers, and one step of training towards an objective.
 
     All randomness of crop ``i`` comes from (seed, i), so nothing but tensors and two counts has to
     be stored.
@@ -186,21 +211,25 @@ class Trainer:
     def __init__(
         self,
         network: nn.Module,
+        objective: nn.Module,
         settings: TrainingConfig,
         *,
         seed: int,
         device: torch.device,
-        teacher: Denoise | None = None,
     ):
         self.settings, self.seed, self.device = settings, seed, device
         self.network = network.to(device)
         if isinstance(network, SemanticUNet):
             network.checkpointing = settings.checkpointing
         self.average = copy.deepcopy(network).eval().requires_grad_(False)
-        self.objective: nn.Module = Objective(denoiser_of(network), teacher)
+        self.objective = objective.to(device)
         if dist.is_initialized():
             self.objective = DistributedDataParallel(self.objective)
+        self.modules = {"network": self.network, "average": self.average}
         self.matrices, self.optimizers = _optimizers(network, settings)
+        if isinstance(objective, Adversarial):
+            self.modules["critic"] = objective.critic
+            self.optimizers["critic_adam"] = _adversary(objective.critic.parameters(), RATE)
         self.step = self.seen = 0
 
     @property
@@ -232,9 +261,10 @@ class Trainer:
         for kernel, matrix in self.matrices:
             assert kernel.grad is not None
             matrix.grad = _matrix(kernel.grad.contiguous(memory_format=torch.channels_last))
-        for optimizer in self.optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = self.learning_rate
+        for name, optimizer in self.optimizers.items():
+            if name != "critic_adam":
+                for group in optimizer.param_groups:
+                    group["lr"] = self.learning_rate
             optimizer.step()
         self.step += 1
         self.seen += sum(len(indices) for indices, _ in micros) * world()
@@ -251,8 +281,8 @@ class Trainer:
     def state(self) -> dict[str, Tensor]:
         """All tensors that training needs to go on."""
         tensors: dict[str, Tensor] = {}
-        for prefix, module in (("network.", self.network), ("average.", self.average)):
-            tensors |= {prefix + k: v.contiguous() for k, v in module.state_dict().items()}
+        for name, module in self.modules.items():
+            tensors |= {f"{name}.{k}": v.contiguous() for k, v in module.state_dict().items()}
         for name, optimizer in self.optimizers.items():
             for index, slots in optimizer.state_dict()["state"].items():
                 tensors |= {f"{name}.{index}.{k}": v.contiguous() for k, v in slots.items()}
@@ -264,8 +294,8 @@ class Trainer:
         def part(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
-        self.network.load_state_dict(part("network."))
-        self.average.load_state_dict(part("average."))
+        for name, module in self.modules.items():
+            module.load_state_dict(part(f"{name}."))
         for name, optimizer in self.optimizers.items():
             slots: dict[int, dict[str, Tensor]] = {}
             for place, value in part(f"{name}.").items():
@@ -290,6 +320,8 @@ def _optimizers(
         for name, weight in network.named_parameters()
         if settings.muon and weight.ndim == 4 and not name.startswith(("stem", "head"))
     }
+    if settings.critic_below:
+        return [], {"adam": _adversary(network.parameters(), settings.learning_rate)}
     adam: torch.optim.Optimizer = torch.optim.AdamW(
         [p for p in network.parameters() if id(p) not in kernels],
         betas=(0.9, 0.99) if settings.muon else (0.9, 0.999),
@@ -304,6 +336,12 @@ def _optimizers(
         adjust_lr_fn="match_rms_adamw",
     )
     return matrices, {"muon": muon, "adam": adam}
+
+
+def _adversary(parameters: Iterator[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+    """AdamW of either side: without momentum, which would carry each past the other."""
+    # A larger epsilon, or parameters with hardly a gradient are thrown about.
+    return torch.optim.AdamW(parameters, rate, betas=(0.0, 0.99), eps=1e-5, weight_decay=0.0)
 
 
 def _matrix(kernel: Tensor) -> Tensor:
@@ -368,12 +406,12 @@ def _board(folder: Path, start: int) -> Iterator[SummaryWriter | None]:
         yield board
 
 
-def _weights_like(network: nn.Module, init: Path) -> dict[str, Tensor]:
-    """The weights of a file for a network of the same shape."""
-    given, _ = load_weights(init)
+def _weights_like(network: nn.Module, init: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The network of a file and its header, if it is of the same shape."""
+    given, header = load_weights(init)
     if shape_of(given) != shape_of(network):
         raise CheckpointError(f"{init} holds another network than the preset's: choose its preset")
-    return given.state_dict()
+    return given, header
 
 
 def _check_same_run(before: dict, header: dict, path: Path) -> None:

@@ -60,9 +60,9 @@ def test_a_stopped_run_that_goes_on_equals_an_unbroken_one(dataset, tmp_path):
 
 def test_the_learning_rate_rises_stays_and_falls_to_zero():
     settings = PRESETS["small"].training
-    trainer = training.Trainer(
-        LocalUNet(PRESETS["tiny"].network), settings, seed=0, device=torch.device("cpu")
-    )
+    network = LocalUNet(PRESETS["tiny"].network)
+    objective = training.Objective(Denoiser(network))
+    trainer = training.Trainer(network, objective, settings, seed=0, device=torch.device("cpu"))
 
     def rate(images):
         trainer.seen = images

@@ -1,0 +1,134 @@
+"""The last stage of training: a critic judges whole pictures, painted as in rendering.
+
+A denoiser that has learnt mean squares gives means, and the texture painted from means is not that
+of tissue. Here the sampler is unrolled: the last steps, in which texture forms, are learnt through
+what a critic says of the picture. The steps before, which decide layout and colour, are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from .diffusion import Condition, Denoise, Denoiser
+from .samplers import STEPS, cubic_sigmas, dpmpp_2m_step
+
+KNOWN_PLANES = 7  # of a mask: types and edges
+LAYOUT = 8  # pixels a side of the means that have to stay
+KEEP = 10.0  # weight of what has to stay, beside the critic's
+RATE = 2e-3  # the critic learns faster than the network
+
+Features = Callable[[Tensor], list[Tensor]]
+
+
+class Critic(nn.Module):
+    """Scores every cell of feature maps of a frozen network: above zero is real.
+
+    Sauer and others (2021, "Projected GANs converge faster"). It sees the mask as well, so that a
+    nucleus must look like one of its type. Spectral normalisation (Miyato and others 2018) keeps it
+    from outrunning the painter.
+
+    maps: those of some real pictures, (n, c, h, w) each, by which channels are normalised.
+    """
+
+    def __init__(self, maps: list[Tensor], *, width: int = 64):
+        super().__init__()
+        self.heads = nn.ModuleList()
+        for k, features in enumerate(maps):
+            self.register_buffer(f"mean{k}", features.mean((0, 2, 3), keepdim=True))
+            self.register_buffer(f"std{k}", features.std((0, 2, 3), keepdim=True) + 1e-3)
+            head = nn.Sequential(
+                spectral_norm(nn.Conv2d(features.shape[1] + KNOWN_PLANES, width, 1)),
+                nn.LeakyReLU(0.2),
+                spectral_norm(nn.Conv2d(width, width, 3, padding=1)),
+                nn.LeakyReLU(0.2),
+                spectral_norm(nn.Conv2d(width, 1, 1)),
+            )
+            self.heads.append(head)
+
+    def forward(self, maps: list[Tensor], mask: Tensor) -> list[Tensor]:
+        """Scores (n, 1, h, w) for each of the maps; mask: (n, 8, H, W)."""
+        scores = []
+        for k, (features, head) in enumerate(zip(maps, self.heads, strict=True)):
+            features = (features - getattr(self, f"mean{k}")) / getattr(self, f"std{k}")
+            planes = F.adaptive_avg_pool2d(mask[:, :KNOWN_PLANES], features.shape[2:])
+            scores.append(head(torch.cat([features, 3 * planes], dim=1)))
+        return scores
+
+
+class Adversarial(nn.Module):
+    """The loss of both sides as a module; used in training where `train.Objective` is else.
+
+    Solver steps from noise levels of ``below`` and more are painted by ``teacher``, which is what
+    the network was at first, and the network has to agree with it on them. Later steps are the
+    network's own. Their picture shall please the critic, and keep the teacher's layout and colour.
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, teacher: Denoise, critic: Critic, features: Features, below: float
+    ):
+        super().__init__()
+        self.denoiser, self.teacher = denoiser, teacher
+        self.critic, self.features = critic, features
+        self.sigmas = cubic_sigmas(STEPS)
+        self.kept = sum(sigma >= below for sigma in self.sigmas)
+
+    def forward(
+        self, x0: Tensor, mask: Tensor, style: Tensor, level: Tensor, drop: Tensor, noise: Tensor
+    ) -> Tensor:
+        """Sum of the losses of a batch; the mask is forgotten where ``drop`` (n,) is true.
+
+        ``x0`` are pixels from elsewhere as far as the painted ones are concerned: nothing asks for
+        these very pixels. ``level`` says which of the kept steps is compared with the teacher's.
+        """
+        condition = Condition(mask, style).drop(drop)
+        picture, rough, strayed = self._paint(noise, condition, int(level[0] * self.kept))
+        moved = F.avg_pool2d(picture, LAYOUT) - F.avg_pool2d(rough, LAYOUT)
+        keep = KEEP * (strayed + moved.square().mean())
+
+        with torch.no_grad():
+            real = self.critic_maps(x0)
+        maps = self.critic_maps(picture)
+        with torch.autocast(x0.device.type, enabled=False):
+            seen = [m.detach().requires_grad_() for m in maps]
+            judged_real = self.critic(real, condition.mask)
+            judged = self.critic(seen, condition.mask)
+            # Which way the maps should go, so that one pass of the critic serves both sides.
+            wish = -sum(s.mean() for s in judged) / len(judged)
+            ways = torch.autograd.grad(wish, seen, retain_graph=True)
+            please = sum(((m - m.detach()) * w).sum() for m, w in zip(maps, ways, strict=True))
+            hinge = sum(
+                F.relu(1 - r).mean() + F.relu(1 + p).mean()
+                for r, p in zip(judged_real, judged, strict=True)
+            )
+        return hinge + please + keep
+
+    def critic_maps(self, pixels: Tensor) -> list[Tensor]:
+        """What the critic sees of pixels, float32."""
+        return [m.float() for m in self.features(pixels)]
+
+    def _paint(self, noise: Tensor, condition: Condition, compared: int) -> tuple[Tensor, ...]:
+        """Picture, the teacher's last estimate, and how far the network is off a teacher's one."""
+
+        def at(denoise: Denoise, x: Tensor, sigma: float) -> Tensor:
+            return denoise(x, torch.full((len(x),), sigma, device=x.device), condition)
+
+        x = noise * self.sigmas[0]
+        estimate = rough = noise
+        strayed = noise.new_zeros(())
+        for k, sigma in enumerate(self.sigmas[:-1]):
+            previous = estimate
+            if k < self.kept:
+                with torch.no_grad():
+                    estimate = rough = at(self.teacher, x, sigma)
+                if k == compared:
+                    off = at(self.denoiser, x, sigma) - estimate
+                    strayed = self.denoiser.weight(x.new_tensor(sigma)) * off.square().mean()
+            else:
+                estimate = at(self.denoiser, x, sigma)
+            x = dpmpp_2m_step(x, estimate, previous, sigmas=self.sigmas, k=k)
+        return x, rough, strayed

