@@ -129,7 +129,7 @@ def main() -> None:
     paper, small = seconds["nasdm"], seconds["small"] / core**2
     ours = 8 * small
     procedures = [
-        ("ours: `small-guided`, 8 steps", ours),
+        ("ours: the shipped weights, 8 steps", ours),
         ("ours: `small`, 8 steps, guided", evaluations(cubic_sigmas(8)) * small),
         (
             "ours: the paper's network, 18 steps",

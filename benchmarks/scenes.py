@@ -31,11 +31,14 @@ class Scenes:
         self._features = efficientnet()
         self.measured_by = self._features.name
 
+    def patches(self, pictures: list[np.ndarray]) -> list[np.ndarray]:
+        """The patches of pictures (h, w, 3), one for each rectangle."""
+        known = [region.types[cut] != UNPUBLISHED for region, cut in self.places]
+        return [p for pair in zip(pictures, known, strict=True) for p in known_patches(*pair)]
+
     def features(self, pictures: list[np.ndarray]) -> np.ndarray:
         """Features (n, d) of the patches of pictures (h, w, 3), one for each rectangle."""
-        known = [region.types[cut] != UNPUBLISHED for region, cut in self.places]
-        patches = [p for pair in zip(pictures, known, strict=True) for p in known_patches(*pair)]
-        return self._features.of(np.stack(patches))[0]
+        return self._features.of(np.stack(self.patches(pictures)))[0]
 
     def painted(
         self, denoise: Denoise, sigmas: list[float], *, from_real: bool = False

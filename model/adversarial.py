@@ -7,14 +7,16 @@ what a critic says of the picture. The steps before, which decide layout and col
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from .diffusion import Condition, Denoise, Denoiser
+from .diffusion import Condition, Denoise, Denoiser, NoisePredictor
+from .efficientnet import efficientnet_lite, feature_maps
 from .samplers import STEPS, cubic_sigmas, dpmpp_2m_step
 
 KNOWN_PLANES = 7  # of a mask: types and edges
@@ -132,3 +134,26 @@ class Adversarial(nn.Module):
                 estimate = at(self.denoiser, x, sigma)
             x = dpmpp_2m_step(x, estimate, previous, sigmas=self.sigmas, k=k)
         return x, rough, strayed
+
+
+def judged(
+    denoiser: Denoiser | NoisePredictor, teacher: Denoise, real: Tensor, below: float
+) -> Adversarial:
+    """The loss with a new critic, which sees through EfficientNet-Lite1, on the device of ``real``.
+
+    real: pixels (n, 3, h, w) of some real pictures. EfficientNet-Lite1 is what Sauer and others
+    chose; `evaluate` measures by Lite0, lest the measure be the critic's own.
+
+    Raises:
+        NasdmError: the extra ``evaluate`` is not installed.
+    """
+    assert isinstance(denoiser, Denoiser)
+    eyes = efficientnet_lite(1).to(real.device, memory_format=torch.channels_last)
+    features = partial(feature_maps, eyes)
+    return Adversarial(denoiser, teacher, Critic(features(real)), features, below)
+
+
+def adversary(parameters: Iterator[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+    """AdamW for either side: without momentum, which would carry each past the other."""
+    # A larger epsilon, or parameters with hardly a gradient are thrown about.
+    return torch.optim.AdamW(parameters, rate, betas=(0.0, 0.99), eps=1e-5, weight_decay=0.0)

@@ -133,7 +133,7 @@ def evaluate(
     owners: list[int] = []
     agreement = {"real": Agreement(), "painted": Agreement()}
     places = list(held_out(dataset, least=SIDE * step))
-    elsewhere = [patch for place in places for patch in _elsewhere(*place, step)]
+    elsewhere = [patch for place in places for patch in patches_elsewhere(*place, step)]
     painter = Painter(weights, **painting)
 
     def painted_at(place: tuple[Region, Any]) -> np.ndarray:
@@ -354,7 +354,7 @@ def known_patches(picture: np.ndarray, known: np.ndarray, step: int = 1) -> list
     return [a for a, h in zip(_patches(picture, step), hidden, strict=True) if not h.any()]
 
 
-def _elsewhere(region: Region, cut: Any, step: int) -> list[np.ndarray]:
+def patches_elsewhere(region: Region, cut: Any, step: int) -> list[np.ndarray]:
     """Real patches of a rectangle as large, at a random place that is not held out."""
     usable = region.usable
     rng = np.random.default_rng(zlib.crc32(region.name.encode()))

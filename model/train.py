@@ -12,7 +12,6 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,11 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 
 from ..errors import CheckpointError
-from .adversarial import RATE, Adversarial, Critic
+from .adversarial import RATE, Adversarial, adversary, judged
 from .checkpoint import checksum, load, load_weights, network_of, save, save_weights, shape_of
 from .config import PRESETS, Preset, TrainingConfig
 from .data import Crops, Patches, draws
 from .diffusion import Condition, Denoise, Denoiser, NoisePredictor, denoiser_of
-from .efficientnet import efficientnet_lite, feature_maps
 from .guidance import guided
 from .local_unet import LocalUNet, measured_halo
 from .processes import Warned, no_sync, processes, rank, world
@@ -124,7 +122,8 @@ def _train(
         raise CheckpointError(f"preset {header['preset']!r} learns from weights: give --init")
     if settings.critic_below:
         assert teacher
-        objective: nn.Module = _adversarial(network, teacher, settings, samples, place)
+        real = torch.stack([samples[i][0] for i in range(32)]).to(place)
+        objective: nn.Module = judged(denoiser_of(network), teacher, real, settings.critic_below)
     else:
         objective = Objective(denoiser_of(network), teacher)
     trainer = Trainer(network, objective, settings, seed=seed, device=place)
@@ -185,22 +184,6 @@ class Objective(nn.Module):
         return self.denoiser.loss(x0, condition, level, noise, **self.options).mean()
 
 
-def _adversarial(
-    network: nn.Module,
-    teacher: Denoise,
-    settings: TrainingConfig,
-    samples: Any,
-    place: torch.device,
-) -> Adversarial:
-    eyes = efficientnet_lite(1).to(place, memory_format=torch.channels_last)
-    features = partial(feature_maps, eyes)
-    some = torch.stack([samples[i][0] for i in range(32)]).to(place)
-    denoiser = denoiser_of(network)
-    assert isinstance(denoiser, Denoiser)
-    critic = Critic(features(some))
-    return Adversarial(denoiser, teacher, critic, features, settings.critic_below)
-
-
 class Trainer:
     """Network, average and optimisers, and one step of training towards an objective.
 
@@ -229,7 +212,7 @@ class Trainer:
         self.matrices, self.optimizers = _optimizers(network, settings)
         if isinstance(objective, Adversarial):
             self.modules["critic"] = objective.critic
-            self.optimizers["critic_adam"] = _adversary(objective.critic.parameters(), RATE)
+            self.optimizers["critic_adam"] = adversary(objective.critic.parameters(), RATE)
         self.step = self.seen = 0
 
     @property
@@ -321,7 +304,7 @@ def _optimizers(
         if settings.muon and weight.ndim == 4 and not name.startswith(("stem", "head"))
     }
     if settings.critic_below:
-        return [], {"adam": _adversary(network.parameters(), settings.learning_rate)}
+        return [], {"adam": adversary(network.parameters(), settings.learning_rate)}
     adam: torch.optim.Optimizer = torch.optim.AdamW(
         [p for p in network.parameters() if id(p) not in kernels],
         betas=(0.9, 0.99) if settings.muon else (0.9, 0.999),
@@ -336,12 +319,6 @@ def _optimizers(
         adjust_lr_fn="match_rms_adamw",
     )
     return matrices, {"muon": muon, "adam": adam}
-
-
-def _adversary(parameters: Iterator[nn.Parameter], rate: float) -> torch.optim.Optimizer:
-    """AdamW of either side: without momentum, which would carry each past the other."""
-    # A larger epsilon, or parameters with hardly a gradient are thrown about.
-    return torch.optim.AdamW(parameters, rate, betas=(0.0, 0.99), eps=1e-5, weight_decay=0.0)
 
 
 def _matrix(kernel: Tensor) -> Tensor:

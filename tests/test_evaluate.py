@@ -134,7 +134,7 @@ def test_others_are_real_patches_that_are_not_held_out(large):
     region = next(read_regions(large))
     ((y0, x0, y1, x1),) = region.held_out
     region.image[y0:y1, x0:x1] = 0
-    others = measures._elsewhere(region, np.s_[y0:y1, x0:x1], 1)
+    others = measures.patches_elsewhere(region, np.s_[y0:y1, x0:x1], 1)
     assert others and min(patch.min() for patch in others) > 0
 
 
