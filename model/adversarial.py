@@ -22,6 +22,7 @@ from .samplers import STEPS, cubic_sigmas, dpmpp_2m_step
 KNOWN_PLANES = 7  # of a mask: types and edges
 LAYOUT = 8  # pixels a side of the means that have to stay
 KEEP = 10.0  # weight of what has to stay, beside the critic's
+EVEN = 1000.0  # weight of patterns that follow the network's grid
 RATE = 2e-3  # the critic learns faster than the network
 
 Features = Callable[[Tensor], list[Tensor]]
@@ -68,6 +69,8 @@ class Adversarial(nn.Module):
     Solver steps from noise levels of ``below`` and more are painted by ``teacher``, which is what
     the network was at first, and the network has to agree with it on them. Later steps are the
     network's own. Their picture shall please the critic, and keep the teacher's layout and colour.
+    The critic overlooks a pattern that repeats with the cells of the network's lowest resolution,
+    and so the network drifts into one unless it is held from it.
     """
 
     def __init__(
@@ -90,7 +93,7 @@ class Adversarial(nn.Module):
         condition = Condition(mask, style).drop(drop)
         picture, rough, strayed = self._paint(noise, condition, int(level[0] * self.kept))
         moved = F.avg_pool2d(picture, LAYOUT) - F.avg_pool2d(rough, LAYOUT)
-        keep = KEEP * (strayed + moved.square().mean())
+        keep = KEEP * (strayed + moved.square().mean()) + EVEN * self._uneven(picture)
 
         with torch.no_grad():
             real = self.critic_maps(x0)
@@ -108,6 +111,13 @@ class Adversarial(nn.Module):
                 for r, p in zip(judged_real, judged, strict=True)
             )
         return hinge + please + keep
+
+    def _uneven(self, picture: Tensor) -> Tensor:
+        """How much the mean of pixels depends on where in a cell of the grid they lie."""
+        n, c, h, w = picture.shape
+        p = self.denoiser.network.grid
+        cells = picture.reshape(n, c, h // p, p, w // p, p)
+        return cells.mean(dim=(2, 4)).var(dim=(2, 3)).mean()
 
     def critic_maps(self, pixels: Tensor) -> list[Tensor]:
         """What the critic sees of pixels, float32."""

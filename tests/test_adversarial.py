@@ -36,6 +36,7 @@ def crops(dataset, count):
 def test_each_side_is_pushed_by_its_own_loss(dataset, monkeypatch):
     """One backward pass gives the critic the hinge's gradient, the network that of pleasing it."""
     monkeypatch.setattr(adversarial, "KEEP", 0.0)
+    monkeypatch.setattr(adversarial, "EVEN", 0.0)
     torch.manual_seed(0)
 
     def features(x):
@@ -69,6 +70,18 @@ def test_each_side_is_pushed_by_its_own_loss(dataset, monkeypatch):
             torch.testing.assert_close(
                 parameter.grad, gradient, rtol=1e-3, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
             )
+
+
+def test_a_pattern_that_follows_the_grid_is_counted():
+    """By its own variance, whatever lies under it; noise without one by next to nothing."""
+    network = LocalUNet(PRESETS["tiny"].network)
+    loss = Adversarial(Denoiser(network), None, None, None, below=1.0)
+    assert network.grid == 4
+    ground = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    pattern = torch.arange(16.0).reshape(4, 4)
+    uneven = loss._uneven(ground + pattern.repeat(16, 16))
+    torch.testing.assert_close(uneven, pattern.var(), rtol=1e-2, atol=0)
+    assert loss._uneven(ground) < 1e-3
 
 
 def test_a_critic_changes_texture_and_leaves_layout(dataset, tmp_path, preset, monkeypatch):
