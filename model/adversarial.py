@@ -96,8 +96,8 @@ class Adversarial(nn.Module):
         keep = KEEP * (strayed + moved.square().mean()) + EVEN * self._uneven(picture)
 
         with torch.no_grad():
-            real = self.critic_maps(x0)
-        maps = self.critic_maps(picture)
+            real = self._maps(x0)
+        maps = self._maps(picture)
         with torch.autocast(x0.device.type, enabled=False):
             seen = [m.detach().requires_grad_() for m in maps]
             judged_real = self.critic(real, condition.mask)
@@ -119,7 +119,7 @@ class Adversarial(nn.Module):
         cells = picture.reshape(n, c, h // p, p, w // p, p)
         return cells.mean(dim=(2, 4)).var(dim=(2, 3)).mean()
 
-    def critic_maps(self, pixels: Tensor) -> list[Tensor]:
+    def _maps(self, pixels: Tensor) -> list[Tensor]:
         """What the critic sees of pixels, float32."""
         return [m.float() for m in self.features(pixels)]
 
@@ -165,5 +165,5 @@ def judged(
 
 def adversary(parameters: Iterator[nn.Parameter], rate: float) -> torch.optim.Optimizer:
     """AdamW for either side: without momentum, which would carry each past the other."""
-    # A larger epsilon, or parameters with hardly a gradient are thrown about.
+    # Epsilon as the shipped weights were trained; what it is worth was not tried.
     return torch.optim.AdamW(parameters, rate, betas=(0.0, 0.99), eps=1e-5, weight_decay=0.0)
