@@ -19,7 +19,8 @@ from .diffusion import Condition, Denoise, Denoiser, NoisePredictor
 from .efficientnet import efficientnet_lite, feature_maps
 from .samplers import STEPS, cubic_sigmas, dpmpp_2m_step
 
-KNOWN_PLANES = 7  # of a mask: types and edges
+NUCLEUS_PLANES = 7  # of a mask: types and edges
+WIDTH = 64  # channels of the critic's heads
 LAYOUT = 8  # pixels a side of the means that have to stay
 KEEP = 10.0  # weight of what has to stay, beside the critic's
 EVEN = 1000.0  # weight of patterns that follow the network's grid
@@ -38,18 +39,18 @@ class Critic(nn.Module):
     maps: those of some real pictures, (n, c, h, w) each, by which channels are normalised.
     """
 
-    def __init__(self, maps: list[Tensor], *, width: int = 64):
+    def __init__(self, maps: list[Tensor]):
         super().__init__()
         self.heads = nn.ModuleList()
         for k, features in enumerate(maps):
             self.register_buffer(f"mean{k}", features.mean((0, 2, 3), keepdim=True))
             self.register_buffer(f"std{k}", features.std((0, 2, 3), keepdim=True) + 1e-3)
             head = nn.Sequential(
-                spectral_norm(nn.Conv2d(features.shape[1] + KNOWN_PLANES, width, 1)),
+                spectral_norm(nn.Conv2d(features.shape[1] + NUCLEUS_PLANES, WIDTH, 1)),
                 nn.LeakyReLU(0.2),
-                spectral_norm(nn.Conv2d(width, width, 3, padding=1)),
+                spectral_norm(nn.Conv2d(WIDTH, WIDTH, 3, padding=1)),
                 nn.LeakyReLU(0.2),
-                spectral_norm(nn.Conv2d(width, 1, 1)),
+                spectral_norm(nn.Conv2d(WIDTH, 1, 1)),
             )
             self.heads.append(head)
 
@@ -58,7 +59,7 @@ class Critic(nn.Module):
         scores = []
         for k, (features, head) in enumerate(zip(maps, self.heads, strict=True)):
             features = (features - getattr(self, f"mean{k}")) / getattr(self, f"std{k}")
-            planes = F.adaptive_avg_pool2d(mask[:, :KNOWN_PLANES], features.shape[2:])
+            planes = F.adaptive_avg_pool2d(mask[:, :NUCLEUS_PLANES], features.shape[2:])
             scores.append(head(torch.cat([features, 3 * planes], dim=1)))
         return scores
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from nasdm_wsi.errors import CheckpointError
 from nasdm_wsi.model import adversarial
 from nasdm_wsi.model.adversarial import Adversarial, Critic
 from nasdm_wsi.model.checkpoint import load, load_network, load_weights
@@ -120,5 +121,5 @@ def test_a_critic_changes_texture_and_leaves_layout(dataset, tmp_path, preset, m
 
 
 def test_a_critic_needs_weights_to_start_from(dataset, tmp_path, preset):
-    with pytest.raises(Exception, match="give --init"):
+    with pytest.raises(CheckpointError, match="give --init"):
         train(dataset, tmp_path / "x", preset=preset, images=4)
