@@ -11,6 +11,7 @@ what was read, in percent of the row.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +110,7 @@ def main() -> None:
             cut = np.s_[y0:y1, x0:x1]
             real += views(region.image[cut], region, cut)
             painted += views(paint(region, cut, painter), region, cut)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))  # a painter leaves torch one
     network = trained(*nuclei_of(known), steps=options.steps)
     for name, pairs in (("real", real), ("painted", painted)):
         counts = confusion(network, *nuclei_of(pairs))

@@ -6,7 +6,8 @@ Local binary patterns (Ojala and others 2002) of the amounts of haematoxylin and
 eight neighbours at a distance are darker than a pixel. Their shares over held-out pixels, real and
 painted, are compared by the Jensen-Shannon distance, from 0 to 1; real patches of other places in
 the same pictures are the scale. Also the root mean square of the differences of the logarithm of
-the power spectra, of waves of 2 to 128 pixels.
+the power spectra, of waves of 2 to 128 pixels; and, in grey levels, the deviation of a pattern that
+repeats with the cells of the networks' lowest resolution, which real pixels cannot have.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+import torch
 from measure import machine, table
 from scenes import Scenes
 from scipy.spatial.distance import jensenshannon
@@ -22,7 +24,8 @@ from skimage.color import hed_from_rgb
 from skimage.feature import local_binary_pattern
 
 from nasdm_wsi.model import Painter
-from nasdm_wsi.model.evaluate import SIDE, patches_elsewhere
+from nasdm_wsi.model.adversarial import grid_pattern
+from nasdm_wsi.model.evaluate import SIDE, STRIDE, patches_elsewhere
 from nasdm_wsi.stain import optical_density
 
 RADII = (1, 2, 4)
@@ -54,6 +57,13 @@ def spectrum(patches: np.ndarray) -> np.ndarray:
     return np.log(means[1 : SIDE // 2 + 1])
 
 
+def pattern(patches: np.ndarray, grid: int) -> float:
+    """Grey levels by which places in a cell of the grid deviate, of patches (n, h, w, 3)."""
+    own = patches[:, :STRIDE, :STRIDE]  # what patches do not share
+    pixels = torch.from_numpy(own).permute(0, 3, 1, 2) / 127.5
+    return 127.5 * max(0.0, float(grid_pattern(pixels, grid))) ** 0.5
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("dataset", type=Path)
@@ -75,8 +85,10 @@ def main() -> None:
         stack = np.stack(patches)
         apart = [jensenshannon(a, b, 2) for a, b in zip(wanted, patterns(stack), strict=True)]
         off = float(np.sqrt(((spectrum(stack) - wave) ** 2).mean()))
-        rows.append((name, *(f"{a:.4f}" for a in apart), f"{off:.3f}"))
-    table(("patches", *NAMES, "spectrum"), rows)
+        rows.append(
+            (name, *(f"{a:.4f}" for a in apart), f"{off:.3f}", f"{pattern(stack, grid):.2f}")
+        )
+    table(("patches", *NAMES, "spectrum", "pattern"), rows)
 
 
 if __name__ == "__main__":

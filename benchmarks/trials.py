@@ -100,12 +100,13 @@ class Unstyled(Denoiser):
 
 @dataclass(frozen=True)
 class Trial:
-    """What one trial changes."""
+    """What one trial changes; batches are of ``sides`` in turn, of as many pixels each."""
 
     network: LocalConfig
     training: TrainingConfig
     denoiser: type[Denoiser] = Denoiser
     augmented: bool = True
+    sides: tuple[int, ...] = (96,)
     seed: int = 0
 
 
@@ -123,13 +124,11 @@ def trials(images: int) -> dict[str, Trial]:
         count = round(cost / multiplications(trial) / settings.batch) * settings.batch
         return replace(trial, training=replace(settings, images=count))
 
-    def crops(side: int, batch: int) -> Trial:
-        return replace(
-            base,
-            training=replace(
-                settings, crop=side, batch=batch, images=images // settings.batch * batch
-            ),
-        )
+    def crops(*sides: int) -> Trial:
+        """For as many steps as the first."""
+        a_step = sum(batch(settings, side) for side in sides) / len(sides)
+        changed = replace(settings, images=round(images // settings.batch * a_step))
+        return replace(base, training=changed, sides=sides)
 
     def trained_with(**changes: float) -> Trial:
         return replace(base, training=replace(settings, **changes))
@@ -145,14 +144,22 @@ def trials(images: int) -> dict[str, Trial]:
         "narrower: 48, 96, 144": equal((48, 96, 144), shape.blocks),
         "deeper: blocks 2, 2, 3": equal(shape.widths, (2, 2, 3)),
         "wider field: a level at 1/16": equal((*shape.widths, 192), (1, 1, 1, 2)),
-        "crops of 64": crops(64, 36),
-        "crops of 128": crops(128, 9),
+        "crops of 64": crops(64),
+        "crops of 128": crops(128),
         "no stain augmentation": replace(base, augmented=False),
         "stain not told": replace(base, denoiser=Unstyled),
         "nuclei and edges count double": replace(base, denoiser=Nuclei),
         "mask never forgotten": trained_with(condition_dropout=0.0),
         "rate does not fall": trained_with(decay=0.0),
+        "crops of 64 and of 128 in turn": crops(64, 128),
+        "rare types not sought": trained_with(rare_types=0.0),
+        "every crop at a rare type": trained_with(rare_types=1.0),
     }
+
+
+def batch(settings: TrainingConfig, side: int) -> int:
+    """Crops of another side with as many pixels as the preset's batch."""
+    return settings.batch * settings.crop**2 // side**2
 
 
 def multiplications(trial: Trial) -> int:
@@ -173,17 +180,19 @@ def trained(trial: Trial, dataset: Path) -> Denoiser:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(trial.seed)
     network, settings = LocalUNet(trial.network), trial.training
-    samples = data.Crops(
-        dataset, crop=settings.crop, rare_types=settings.rare_types, seed=trial.seed
-    )
-    styles = torch.from_numpy(samples.styles())
+    samples = [
+        data.Crops(dataset, crop=side, rare_types=settings.rare_types, seed=trial.seed)
+        for side in trial.sides
+    ]
+    styles = torch.from_numpy(samples[0].styles())
     network.style_mean.copy_(styles.mean(0))
     network.style_std.copy_(styles.std(0))
     objective = Objective(trial.denoiser(network))
     trainer = Trainer(network, objective, settings, seed=trial.seed, device=torch.device("cpu"))
     while trainer.seen < settings.images:
-        indices = range(trainer.seen, trainer.seen + settings.batch)
-        parts = zip(*(samples[i] for i in indices), strict=True)
+        of_side = samples[trainer.step % len(samples)]
+        indices = range(trainer.seen, trainer.seen + batch(settings, of_side.crop))
+        parts = zip(*(of_side[i] for i in indices), strict=True)
         trainer.update([(indices, [torch.stack(part) for part in parts])])
     assert isinstance(trainer.average, LocalUNet)
     return trial.denoiser(trainer.average)

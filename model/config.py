@@ -125,7 +125,7 @@ PRESETS = {
     "small-adversarial": Preset(
         _SMALL,
         TrainingConfig(
-            images=16_000,
+            images=28_800,
             learning_rate=1e-4,
             warmup=800,
             ema=0.99,

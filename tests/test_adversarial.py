@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from nasdm_wsi.errors import CheckpointError
 from nasdm_wsi.model import adversarial
-from nasdm_wsi.model.adversarial import Adversarial, Critic
+from nasdm_wsi.model.adversarial import Adversarial, Critic, grid_pattern
 from nasdm_wsi.model.checkpoint import load, load_network, load_weights
 from nasdm_wsi.model.config import PRESETS
 from nasdm_wsi.model.data import Crops
@@ -74,15 +74,16 @@ def test_each_side_is_pushed_by_its_own_loss(dataset, monkeypatch):
 
 
 def test_a_pattern_that_follows_the_grid_is_counted():
-    """By its own variance, whatever lies under it; noise without one by next to nothing."""
-    network = LocalUNet(PRESETS["tiny"].network)
-    loss = Adversarial(Denoiser(network), None, None, None, below=1.0)
-    assert network.grid == 4
-    ground = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    pattern = torch.arange(16.0).reshape(4, 4)
-    uneven = loss._uneven(ground + pattern.repeat(16, 16))
-    torch.testing.assert_close(uneven, pattern.var(), rtol=1e-2, atol=0)
-    assert loss._uneven(ground) < 1e-3
+    """Also where few dark places have it; noise without one is not held against a picture."""
+    noise = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    pattern = torch.arange(16.0).reshape(4, 4).repeat(16, 16) - 7.5
+    fine = (pattern - F.avg_pool2d(pattern[None], 5, stride=1, padding=2))[0, 8:12, 8:12].var()
+    torch.testing.assert_close(grid_pattern(noise + pattern, 4), fine, rtol=0.1, atol=0)
+    dark = torch.zeros(2, 1, 64, 64)
+    dark[0, :, :16, :32] = 1  # 32 of 512 cells
+    picture = 0.01 * noise + dark * (pattern - 1)
+    torch.testing.assert_close(grid_pattern(picture, 4), fine / 16, rtol=0.2, atol=0)
+    assert grid_pattern(noise, 4).abs() < 5e-4  # the variance of cells' means would be 25e-4
 
 
 def test_a_critic_changes_texture_and_leaves_layout(dataset, tmp_path, preset, monkeypatch):
