@@ -7,7 +7,7 @@ eight neighbours at a distance are darker than a pixel. Their shares over held-o
 painted, are compared by the Jensen-Shannon distance, from 0 to 1; real patches of other places in
 the same pictures are the scale. Also the root mean square of the differences of the logarithm of
 the power spectra, of waves of 2 to 128 pixels; and, in grey levels, the deviation of a pattern that
-repeats with the cells of the networks' lowest resolution, which real pixels cannot have.
+repeats with the cells of the networks' lowest resolution.
 """
 
 from __future__ import annotations
