@@ -62,7 +62,7 @@ def cells_of(region: Region) -> Tensor:
     pixels = region.image.transpose(2, 0, 1) / np.float32(127.5) - 1
     all_planes = [*planes, known, *pixels, region.usable, held_out]
     means = F.avg_pool2d(torch.from_numpy(np.stack(all_planes).astype(np.float32)), CELL)
-    means[11:] = (means[11:] == 1).float()
+    means[USABLE.start :] = (means[USABLE.start :] == 1).float()
     return means
 
 
