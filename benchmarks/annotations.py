@@ -25,9 +25,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import orjson
 
-from nasdm_wsi.conditioning import Conditioning
-from nasdm_wsi.nuclei import TYPES, Nuclei
-from nasdm_wsi.qupath import read_geojson
+from nasdm_wsi.annotations.geojson import read_geojson
+from nasdm_wsi.annotations.nuclei import TYPES, Nuclei
+from nasdm_wsi.annotations.raster import Conditioning
 
 VERTICES = 20
 TILE = 512

@@ -20,7 +20,7 @@ from measure import machine, table
 from reproduce import section
 
 from nasdm_wsi import plan_render, render
-from nasdm_wsi.conditioning import Conditioning
+from nasdm_wsi.annotations.raster import Conditioning
 from nasdm_wsi.model import Painter
 
 SHARE = 0.4

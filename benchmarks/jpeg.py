@@ -14,8 +14,8 @@ import imagecodecs
 from measure import machine, table
 from scenes import Scenes
 
-from nasdm_wsi.model.distances import frechet_distance, kernel_distance
-from nasdm_wsi.pyramid import Pyramid
+from nasdm_wsi.model.evaluation.distances import frechet_distance, kernel_distance
+from nasdm_wsi.slides.pyramid import Pyramid
 
 QUALITIES = (75, 85, 89, 90, 95, 100)
 

@@ -18,7 +18,7 @@ from scenes import Scenes
 
 from nasdm_wsi.model import Painter
 from nasdm_wsi.model.checkpoint import SHIPPED
-from nasdm_wsi.model.distances import frechet_distance, kernel_distance
+from nasdm_wsi.model.evaluation.distances import frechet_distance, kernel_distance
 
 
 def main() -> None:

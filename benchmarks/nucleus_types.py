@@ -23,11 +23,11 @@ from measure import machine, table
 from scipy import ndimage
 from torch import nn
 
-from nasdm_wsi.dataset import UNPUBLISHED, Region, read_regions
+from nasdm_wsi.annotations.nuclei import TYPES
 from nasdm_wsi.model import Painter
 from nasdm_wsi.model.checkpoint import SHIPPED
-from nasdm_wsi.model.evaluate import paint
-from nasdm_wsi.nuclei import TYPES
+from nasdm_wsi.model.evaluation.evaluate import paint
+from nasdm_wsi.tools.dataset import UNPUBLISHED, Region, read_regions
 
 SIDE = 48
 BATCH = 96  # as many of each type

@@ -18,9 +18,9 @@ from measure import apart, machine, table
 from scipy import ndimage as ndi
 
 from nasdm_wsi.geometry import Plan, cells_in
-from nasdm_wsi.mosaic import Mosaic, Work
-from nasdm_wsi.pyramid import Pyramid, write_tiff
-from nasdm_wsi.store import RunStore
+from nasdm_wsi.mosaic.engine import Mosaic, Work
+from nasdm_wsi.mosaic.store import RunStore
+from nasdm_wsi.slides.pyramid import Pyramid, write_tiff
 
 SIDE = 512
 

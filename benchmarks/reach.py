@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from measure import machine, table
 from torch import Tensor, nn
 
-from nasdm_wsi.conditioning import edges, one_hot
-from nasdm_wsi.dataset import UNPUBLISHED, Region, read_regions
+from nasdm_wsi.annotations.raster import edges, one_hot
+from nasdm_wsi.tools.dataset import UNPUBLISHED, Region, read_regions
 
 CELL = 8  # pixels a side
 SIDE = 48  # cells of a crop

@@ -25,13 +25,13 @@ import tifffile
 from measure import machine, table
 
 from nasdm_wsi import Nuclei, read_annotations
-from nasdm_wsi.qupath import write_geojson
+from nasdm_wsi.annotations.geojson import write_geojson
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "annotations.geojson"
 PIECE = 1536  # pixels a side of the example
 SHUFFLED = """
 import heapq, random, sys
-from nasdm_wsi import schedule
+from nasdm_wsi.mosaic import schedule
 from nasdm_wsi.cli.main import main
 rng = random.Random(0)
 schedule.Ledger._push = lambda self, s, i, j: heapq.heappush(self._ready, (rng.random(), -s, i, j))

@@ -24,9 +24,9 @@ import tifffile
 
 from nasdm_wsi.geometry import Box, Plan
 from nasdm_wsi.model import Painter
-from nasdm_wsi.pyramid import write_pyramid
 from nasdm_wsi.rendering import WARNING, plan_render, read_annotations, render
-from nasdm_wsi.seams import measure_seams
+from nasdm_wsi.slides.pyramid import write_pyramid
+from nasdm_wsi.tools.seams import measure_seams
 
 
 class Uniform(Plan):

@@ -19,13 +19,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from measure import machine, table
 
-from nasdm_wsi import schedule
-from nasdm_wsi.cluster import local
 from nasdm_wsi.geometry import Plan
-from nasdm_wsi.mosaic import Mosaic, Work
-from nasdm_wsi.pyramid import Pyramid
-from nasdm_wsi.schedule import Ledger, Stage
-from nasdm_wsi.store import RunStore
+from nasdm_wsi.mosaic import schedule
+from nasdm_wsi.mosaic.engine import Mosaic, Work
+from nasdm_wsi.mosaic.schedule import Ledger, Stage
+from nasdm_wsi.mosaic.store import RunStore
+from nasdm_wsi.mosaic.workers import local
+from nasdm_wsi.slides.pyramid import Pyramid
 
 HALO, STEPS = 72, 10
 IN_FLIGHT = 2

@@ -18,11 +18,11 @@ from measure import machine, table
 from skimage.color import hed_from_rgb
 
 from nasdm_wsi import plan_render, read_annotations, render_region
-from nasdm_wsi.conditioning import Conditioning
+from nasdm_wsi.annotations.raster import Conditioning
 from nasdm_wsi.model import Painter
 from nasdm_wsi.model.checkpoint import SHIPPED
-from nasdm_wsi.slides import find_style
-from nasdm_wsi.stain import STYLES, optical_density, style_vector, tissue_mask
+from nasdm_wsi.slides.reading import find_style
+from nasdm_wsi.slides.stain import STYLES, optical_density, style_vector, tissue_mask
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "annotations.geojson"
 

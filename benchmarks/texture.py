@@ -24,9 +24,9 @@ from skimage.color import hed_from_rgb
 from skimage.feature import local_binary_pattern
 
 from nasdm_wsi.model import Painter
-from nasdm_wsi.model.adversarial import grid_pattern
-from nasdm_wsi.model.evaluate import SIDE, STRIDE, patches_elsewhere
-from nasdm_wsi.stain import optical_density
+from nasdm_wsi.model.evaluation.evaluate import SIDE, STRIDE, patches_elsewhere
+from nasdm_wsi.model.training.critic import grid_pattern
+from nasdm_wsi.slides.stain import optical_density
 
 RADII = (1, 2, 4)
 NAMES = [f"{stain}, radius {radius}" for stain in "HE" for radius in RADII]

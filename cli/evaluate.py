@@ -32,7 +32,7 @@ def evaluate(
 
     Distances between real and painted patches, and how often dark spots and nuclei agree.
     """
-    from ..model import evaluate as measures
+    from ..model.evaluation import evaluate as measures
 
     features = measures.inception(inception) if inception else measures.efficientnet()
     painting = {k: v for k, v in given.items() if v is not None}

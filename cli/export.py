@@ -39,7 +39,7 @@ def export(slide: Path, out: Path, **settings) -> None:
     types       a label pyramid of the slide, NAME.ome.tif or NAME.ome.zarr
     instances   the same with the number of each nucleus
     """
-    from ..export import export as export_slide
+    from ..tools.export import export as export_slide
 
     with options.bars("tile") as progress:
         export_slide(slide, out, progress=progress, **settings)

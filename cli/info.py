@@ -17,7 +17,7 @@ def info(file: Path, **reading) -> None:
 
     Of annotations it shows what each class is read as, before anything is rendered.
     """
-    from ..info import describe
+    from ..tools.info import describe
 
     rows = describe(file, **reading)
     width = max(len(name) for name, _ in rows)

@@ -41,7 +41,7 @@ def prepare(sources: tuple[Path, ...], out: Path, **settings) -> None:
     A source is a folder in Lizard's layout (images/NAME.png, labels/NAME.mat) or of NAME.png with
     NAME_classes.png (0 background, 1..6 types, 255 unpublished).
     """
-    from ..dataset import prepare as prepare_dataset
+    from ..tools.dataset import prepare as prepare_dataset
 
     with options.bars("region") as progress:
         rows = prepare_dataset(

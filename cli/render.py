@@ -70,10 +70,10 @@ def render(
     """
     from ..errors import PlanError
     from ..model.painter import Painter, place
-    from ..ome_zarr import is_ome_zarr
     from ..rendering import check_output, labels_path, plan_render, read_annotations, size_like
     from ..rendering import render as render_slide
-    from ..slides import find_style
+    from ..slides.ome_zarr import is_ome_zarr
+    from ..slides.reading import find_style
 
     check_output(out, overwrite=given["overwrite"])
     size, region, like = given["size"], given["region"], given["like"]
@@ -126,7 +126,7 @@ def _cluster(scheduler: str | None, workers: int | None, device: str) -> Abstrac
     count = gpus(device)
     if not scheduler and not workers and count <= 1:
         return nullcontext()
-    from ..cluster import connect, local
+    from ..mosaic.workers import connect, local
 
     logging.getLogger("distributed").setLevel(logging.ERROR)  # set to INFO when it is imported
     return connect(scheduler) if scheduler else local(workers or count, gpus=count > 0)

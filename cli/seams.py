@@ -26,7 +26,7 @@ def seams(context: click.Context, slide: Path, **settings) -> None:
     The interval of a gradient ratio is its own (95 %, bootstrap; without seams it holds 1); that of
     other measures is where they lie without seams. Exit code 0: none found; 3: seams found.
     """
-    from ..seams import measure_seams
+    from ..tools.seams import measure_seams
 
     findings = measure_seams(slide, **settings)
     found = any(f.found for f in findings)

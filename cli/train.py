@@ -25,7 +25,7 @@ def train(dataset: Path, out: Path, device: str, **settings) -> None:
     last.safetensors for going on, and logs for TensorBoard.
     """
     from ..model.painter import choose_device
-    from ..model.train import train as train_network
+    from ..model.training.train import train as train_network
 
     with options.bars("image") as progress:
         weights = train_network(

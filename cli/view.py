@@ -25,7 +25,7 @@ def view(slides: tuple[Path, ...], port: int, no_browser: bool, **given) -> None
     import webbrowser
     from threading import Thread
 
-    from ..view import Viewer, serve
+    from ..viewer.app import Viewer, serve
 
     with Viewer(slides, **given) as viewer, serve(viewer, port=port) as server:
         address = f"http://{server.host}:{server.port}/"

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import click
 
+from nasdm_wsi.annotations.nuclei import known_names
 from nasdm_wsi.cli.main import main
-from nasdm_wsi.nuclei import known_names
 
 DOCS = Path(__file__).parent
 NOTE = "<!-- Written by docs/generate.py: do not edit. -->"

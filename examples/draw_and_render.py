@@ -13,9 +13,9 @@ import shapely
 from shapely.affinity import rotate, scale, translate
 
 from nasdm_wsi import Nuclei, plan_render, render
+from nasdm_wsi.annotations.nuclei import TYPES
 from nasdm_wsi.model import Painter
 from nasdm_wsi.model.checkpoint import SHIPPED
-from nasdm_wsi.nuclei import TYPES
 
 SIDE = 384  # pixels of 0.5 micrometres
 RADIUS, COUNT = 70, 32  # of the crypt, and its nuclei

@@ -10,10 +10,10 @@ import argparse
 from pathlib import Path
 
 from nasdm_wsi import plan_render, read_annotations, render
-from nasdm_wsi.cluster import local
 from nasdm_wsi.model import Painter
 from nasdm_wsi.model.checkpoint import SHIPPED
 from nasdm_wsi.model.painter import gpus, place
+from nasdm_wsi.mosaic.workers import local
 
 
 def main() -> None:

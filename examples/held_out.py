@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nasdm_wsi.dataset import Region, read_regions
+from nasdm_wsi.annotations.nuclei import PALETTE
 from nasdm_wsi.model import Painter
 from nasdm_wsi.model.checkpoint import SHIPPED
-from nasdm_wsi.model.evaluate import paint
-from nasdm_wsi.nuclei import PALETTE
+from nasdm_wsi.model.evaluation.evaluate import paint
+from nasdm_wsi.tools.dataset import Region, read_regions
 
 GAP = 4  # white pixels between pictures
 

@@ -10,10 +10,10 @@ import argparse
 from pathlib import Path
 
 from nasdm_wsi import plan_render, read_annotations, render
-from nasdm_wsi.dataset import prepare
 from nasdm_wsi.model import Painter
 from nasdm_wsi.model.painter import choose_device
-from nasdm_wsi.model.train import train
+from nasdm_wsi.model.training.train import train
+from nasdm_wsi.tools.dataset import prepare
 
 
 def main() -> None:

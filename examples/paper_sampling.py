@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from nasdm_wsi.conditioning import edges, one_hot
-from nasdm_wsi.dataset import Region, read_regions
+from nasdm_wsi.annotations.nuclei import PALETTE
+from nasdm_wsi.annotations.raster import edges, one_hot
 from nasdm_wsi.errors import CheckpointError
 from nasdm_wsi.model import load_network
 from nasdm_wsi.model.ddpm import linear_schedule, sample_ancestral
 from nasdm_wsi.model.diffusion import Condition, NoisePredictor
 from nasdm_wsi.model.guidance import guided
 from nasdm_wsi.model.painter import choose_device
-from nasdm_wsi.nuclei import PALETTE
+from nasdm_wsi.tools.dataset import Region, read_regions
 
 
 def held_out_patch(region: Region, side: int) -> tuple[slice, slice] | None:

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
-from nasdm_wsi.export import export
+from nasdm_wsi.tools.export import export
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.support.wait import WebDriverWait
 
-from nasdm_wsi.view import Viewer, serve
+from nasdm_wsi.viewer.app import Viewer, serve
 
 FLAGS = "--headless --no-sandbox --disable-gpu --hide-scrollbars"
 SETTLED = """return panes.length && panes.every(({ labels, overlay, viewer }) =>

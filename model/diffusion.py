@@ -25,7 +25,7 @@ class Condition:
     """What the picture must show.
 
     mask: (n, 8, h, w), six one-hot types, edges, and a plane that is 1 where the mask is known.
-    style: (n, 6), the stain (`nasdm_wsi.stain`).
+    style: (n, 6), the stain (`nasdm_wsi.slides.stain`).
     """
 
     mask: Tensor

@@ -8,10 +8,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .annotations.nuclei import Nuclei
     from .errors import NasdmError
-    from .nuclei import Nuclei
     from .rendering import Job, plan_render, read_annotations, render, render_region, size_like
-    from .slides import Slide, find_style, open_slide
+    from .slides.reading import Slide, find_style, open_slide
 
 __all__ = [
     "Job",
@@ -29,9 +29,9 @@ __all__ = [
 
 _HOME = {
     **dict.fromkeys(__all__, "rendering"),
-    **dict.fromkeys(("Slide", "find_style", "open_slide"), "slides"),
+    **dict.fromkeys(("Slide", "find_style", "open_slide"), "slides.reading"),
     "NasdmError": "errors",
-    "Nuclei": "nuclei",
+    "Nuclei": "annotations.nuclei",
 }
 
 

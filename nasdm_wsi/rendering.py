@@ -26,20 +26,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from .conditioning import Conditioning
+from .annotations.formats import read_contents
+from .annotations.geojson import write_geojson
+from .annotations.nuclei import Nuclei
+from .annotations.raster import Conditioning
 from .errors import OutputError, PlanError, SlideError
-from .formats import read_contents
 from .geometry import Block, Box, Plan, cells_in, intersect, shape
-from .mosaic import CHANNELS, Mosaic, Work
-from .noise import noise
-from .nuclei import Nuclei
-from .ome_zarr import is_ome_zarr, write_ome_zarr
-from .pyramid import Pyramid, write_tiff
-from .qupath import write_geojson
-from .schedule import Task
-from .slides import Slide, open_slide
-from .store import RunStore, open_run
-from .watch import Progress, Watch
+from .mosaic.engine import CHANNELS, Mosaic, Work
+from .mosaic.noise import noise
+from .mosaic.schedule import Task
+from .mosaic.store import RunStore, open_run
+from .mosaic.watch import Progress, Watch
+from .slides.ome_zarr import is_ome_zarr, write_ome_zarr
+from .slides.pyramid import Pyramid, write_tiff
+from .slides.reading import Slide, open_slide
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -358,7 +358,7 @@ def _hands(
                 "in_flight": lambda: count + 1,
             }
         return
-    from .cluster import hands  # dask.distributed takes a second to import
+    from .mosaic.workers import hands  # dask.distributed takes a second to import
 
     folder = mosaic.store.folder.resolve()
     job.nuclei.save(folder / NUCLEI)  # may be large, and a cluster's scheduler is one

@@ -6,16 +6,16 @@ import torch
 import torch.nn.functional as F
 
 from nasdm_wsi.errors import CheckpointError
-from nasdm_wsi.model import adversarial
-from nasdm_wsi.model.adversarial import Adversarial, Critic, grid_pattern
 from nasdm_wsi.model.checkpoint import load, load_network, load_weights
 from nasdm_wsi.model.config import PRESETS
-from nasdm_wsi.model.data import Crops
 from nasdm_wsi.model.diffusion import Condition, Denoiser
 from nasdm_wsi.model.local_unet import LocalUNet
 from nasdm_wsi.model.painter import Painter
 from nasdm_wsi.model.samplers import cubic_sigmas, sample
-from nasdm_wsi.model.train import train
+from nasdm_wsi.model.training import critic as adversarial
+from nasdm_wsi.model.training.critic import Adversarial, Critic, grid_pattern
+from nasdm_wsi.model.training.data import Crops
+from nasdm_wsi.model.training.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # tensorboard's own
 

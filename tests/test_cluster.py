@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import toy
 
-from nasdm_wsi import cluster as clusters
 from nasdm_wsi.errors import CheckpointError, OutputError
 from nasdm_wsi.model import Painter
+from nasdm_wsi.mosaic import workers as clusters
 from nasdm_wsi.rendering import render, render_region, run_folder
 
 HERE = Path(__file__).parent

@@ -7,9 +7,9 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nasdm_wsi.conditioning import Conditioning, edges, one_hot
+from nasdm_wsi.annotations.nuclei import Nuclei, offsets
+from nasdm_wsi.annotations.raster import Conditioning, edges, one_hot
 from nasdm_wsi.geometry import inside, intersect
-from nasdm_wsi.nuclei import Nuclei, offsets
 
 SIZE = (60, 70)
 WHOLE = (0, 0, *SIZE)

@@ -8,11 +8,11 @@ from conftest import tissue
 from skimage.io import imread, imsave
 from skimage.transform import downscale_local_mean
 
-from nasdm_wsi.conditioning import edges
-from nasdm_wsi.dataset import prepare, read_manifest, read_regions
+from nasdm_wsi.annotations.raster import edges
 from nasdm_wsi.errors import DatasetError, OutputError
-from nasdm_wsi.model.data import Crops, Patches, draws
-from nasdm_wsi.stain import restain, style_vector
+from nasdm_wsi.model.training.data import Crops, Patches, draws
+from nasdm_wsi.slides.stain import restain, style_vector
+from nasdm_wsi.tools.dataset import prepare, read_manifest, read_regions
 
 
 def test_regions_are_what_the_sources_hold(dataset):

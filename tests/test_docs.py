@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import yaml
 
+from nasdm_wsi.annotations.nuclei import TYPES, known_names, resolve_class
 from nasdm_wsi.cli.main import main
-from nasdm_wsi.nuclei import TYPES, known_names, resolve_class
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "model/weights/small.md", *sorted((ROOT / "docs").glob("*.md"))]

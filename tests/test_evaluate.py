@@ -11,16 +11,16 @@ from conftest import tissue
 from skimage.io import imread, imsave
 
 from nasdm_wsi.cli.main import main
-from nasdm_wsi.dataset import prepare, read_regions
 from nasdm_wsi.errors import CheckpointError, DatasetError
-from nasdm_wsi.model import evaluate as measures
-from nasdm_wsi.model.distances import (
+from nasdm_wsi.model.evaluation import evaluate as measures
+from nasdm_wsi.model.evaluation.distances import (
     frechet_distance,
     inception_score,
     kernel_distance,
     precision_recall,
 )
-from nasdm_wsi.model.evaluate import Agreement, Features, evaluate
+from nasdm_wsi.model.evaluation.evaluate import Agreement, Features, evaluate
+from nasdm_wsi.tools.dataset import prepare, read_regions
 
 
 def sets(n=300, d=12):

@@ -10,13 +10,13 @@ import numpy as np
 import shapely
 from PIL import Image
 
-from nasdm_wsi.conditioning import Conditioning
+from nasdm_wsi.annotations.nuclei import PALETTE, TYPES
+from nasdm_wsi.annotations.raster import Conditioning
 from nasdm_wsi.model.checkpoint import checksum, network_of, save_weights
 from nasdm_wsi.model.config import PRESETS
-from nasdm_wsi.nuclei import PALETTE, TYPES
-from nasdm_wsi.pyramid import write_pyramid
 from nasdm_wsi.rendering import read_annotations
-from nasdm_wsi.slides import open_slide
+from nasdm_wsi.slides.pyramid import write_pyramid
+from nasdm_wsi.slides.reading import open_slide
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

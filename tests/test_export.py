@@ -19,18 +19,18 @@ from skimage.io import imread, imsave
 from skimage.measure import regionprops
 from test_pyramid import tissue
 
-from nasdm_wsi import export as exporting
+from nasdm_wsi.annotations.geojson import read_geojson, write_geojson
+from nasdm_wsi.annotations.nuclei import TYPES, Nuclei
+from nasdm_wsi.annotations.raster import Conditioning
 from nasdm_wsi.cli.export import FORMATS
 from nasdm_wsi.cli.main import main
-from nasdm_wsi.conditioning import Conditioning
-from nasdm_wsi.dataset import prepare, read_regions
 from nasdm_wsi.errors import AnnotationError, OutputError
-from nasdm_wsi.export import export
-from nasdm_wsi.nuclei import TYPES, Nuclei
-from nasdm_wsi.ome_zarr import write_ome_zarr
-from nasdm_wsi.pyramid import write_pyramid
-from nasdm_wsi.qupath import read_geojson, write_geojson
-from nasdm_wsi.slides import open_slide
+from nasdm_wsi.slides.ome_zarr import write_ome_zarr
+from nasdm_wsi.slides.pyramid import write_pyramid
+from nasdm_wsi.slides.reading import open_slide
+from nasdm_wsi.tools import export as exporting
+from nasdm_wsi.tools.dataset import prepare, read_regions
+from nasdm_wsi.tools.export import export
 
 SIZE = (230, 310)
 CUTS = ([0, 76, 153, 230], [0, 77, 155, 232, 310])  # of tiles of at most 100 pixels

@@ -19,16 +19,16 @@ from conftest import tissue
 from PIL import Image
 from scipy import ndimage
 
-from nasdm_wsi import slides
+from nasdm_wsi.annotations.formats import read_contents
+from nasdm_wsi.annotations.geojson import write_geojson
+from nasdm_wsi.annotations.lizard import from_labels, read_mat_labels
+from nasdm_wsi.annotations.nuclei import TYPES, Nuclei
+from nasdm_wsi.annotations.raster import Conditioning
 from nasdm_wsi.cli.main import main
-from nasdm_wsi.conditioning import Conditioning
 from nasdm_wsi.errors import AnnotationError, PlanError, SlideError
-from nasdm_wsi.formats import read_contents
-from nasdm_wsi.lizard import from_labels, read_mat_labels
-from nasdm_wsi.nuclei import TYPES, Nuclei
-from nasdm_wsi.pyramid import write_pyramid
-from nasdm_wsi.qupath import write_geojson
 from nasdm_wsi.rendering import plan_render, read_annotations, size_like
+from nasdm_wsi.slides import reading as slides
+from nasdm_wsi.slides.pyramid import write_pyramid
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 SIZE = (160, 200)

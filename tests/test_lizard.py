@@ -6,9 +6,9 @@ from scipy.io import savemat
 from skimage.draw import disk
 from skimage.io import imread
 
-from nasdm_wsi.conditioning import Conditioning
+from nasdm_wsi.annotations.lizard import from_labels, read_mat, read_mat_labels, split_touching
+from nasdm_wsi.annotations.raster import Conditioning
 from nasdm_wsi.errors import AnnotationError
-from nasdm_wsi.lizard import from_labels, read_mat, read_mat_labels, split_touching
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 

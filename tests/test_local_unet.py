@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nasdm_wsi.conditioning import Conditioning
+from nasdm_wsi.annotations.raster import Conditioning
 from nasdm_wsi.model.checkpoint import SHIPPED, load_weights
 from nasdm_wsi.model.config import PRESETS, LocalConfig
 from nasdm_wsi.model.diffusion import Condition, Denoiser

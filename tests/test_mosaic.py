@@ -16,10 +16,10 @@ from scipy import ndimage as ndi
 
 from nasdm_wsi.errors import OutputError
 from nasdm_wsi.geometry import Plan, cells_in, inside, intersect
-from nasdm_wsi.mosaic import Mosaic, Work
-from nasdm_wsi.noise import noise
-from nasdm_wsi.pyramid import Pyramid, write_pyramid, write_tiff
-from nasdm_wsi.store import open_run
+from nasdm_wsi.mosaic.engine import Mosaic, Work
+from nasdm_wsi.mosaic.noise import noise
+from nasdm_wsi.mosaic.store import open_run
+from nasdm_wsi.slides.pyramid import Pyramid, write_pyramid, write_tiff
 
 SIZE = (150, 203)
 BOX = Plan(SIZE, 48, 8, 0, 1, ((0, 1), (1, 2), (2, 3)), grid=8)

@@ -2,7 +2,7 @@ import numpy as np
 from scipy import stats
 
 from nasdm_wsi.geometry import inside, intersect
-from nasdm_wsi.noise import noise
+from nasdm_wsi.mosaic.noise import noise
 
 
 def test_a_pixel_has_the_same_noise_in_every_box():

@@ -10,9 +10,10 @@ import shapely
 import toy
 from PIL import Image
 
-from nasdm_wsi import Nuclei, open_slide, slides
-from nasdm_wsi.nuclei import PALETTE, TYPES
-from nasdm_wsi.pyramid import write_pyramid
+from nasdm_wsi import Nuclei, open_slide
+from nasdm_wsi.annotations.nuclei import PALETTE, TYPES
+from nasdm_wsi.slides import reading as slides
+from nasdm_wsi.slides.pyramid import write_pyramid
 
 
 def opened(png: bytes) -> np.ndarray:

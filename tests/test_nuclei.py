@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 import shapely
 
+from nasdm_wsi.annotations.nuclei import (
+    PALETTE,
+    TYPES,
+    Nuclei,
+    check_mpp,
+    own_classes,
+    resolve_class,
+)
 from nasdm_wsi.errors import AnnotationError
-from nasdm_wsi.nuclei import PALETTE, TYPES, Nuclei, check_mpp, own_classes, resolve_class
 
 HOLED = shapely.box(10, 20, 30, 40).difference(shapely.box(15, 25, 20, 30))
 PAIR = shapely.MultiPolygon([shapely.box(0, 0, 4, 2), shapely.box(50, 60, 58, 62)])

@@ -12,11 +12,11 @@ from ome_zarr_models.v05 import Image, ImageLabel
 from test_pyramid import DESCRIPTION, SETTINGS, SIZES, Failing, mean_of_four, tissue
 
 from nasdm_wsi.errors import OutputError, SlideError
-from nasdm_wsi.info import describe
 from nasdm_wsi.model import Painter
-from nasdm_wsi.ome_zarr import write_ome_zarr
 from nasdm_wsi.rendering import plan_render, read_annotations, render, render_region
-from nasdm_wsi.slides import open_slide
+from nasdm_wsi.slides.ome_zarr import write_ome_zarr
+from nasdm_wsi.slides.reading import open_slide
+from nasdm_wsi.tools.info import describe
 
 
 @pytest.fixture

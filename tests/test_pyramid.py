@@ -12,9 +12,9 @@ from openslide import OpenSlide
 from tifffile import TiffFile, imread
 from tiffslide import TiffSlide
 
-from nasdm_wsi import pyramid
 from nasdm_wsi.errors import OutputError
-from nasdm_wsi.pyramid import write_pyramid
+from nasdm_wsi.slides import pyramid
+from nasdm_wsi.slides.pyramid import write_pyramid
 
 DESCRIPTION = "synthetic & <not> for diagnosis: 0.5 µm, é"
 SETTINGS = dict(mpp=0.5, description=DESCRIPTION, tile=64)

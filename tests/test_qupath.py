@@ -13,10 +13,10 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nasdm_wsi.conditioning import Conditioning
+from nasdm_wsi.annotations.geojson import _items, read_geojson, write_geojson
+from nasdm_wsi.annotations.nuclei import PALETTE, Nuclei
+from nasdm_wsi.annotations.raster import Conditioning
 from nasdm_wsi.errors import AnnotationError, OutputError
-from nasdm_wsi.nuclei import PALETTE, Nuclei
-from nasdm_wsi.qupath import _items, read_geojson, write_geojson
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 SQUARE = [[[10.5, 20], [14.5, 20], [14.5, 26], [10.5, 26], [10.5, 20]]]
@@ -142,7 +142,7 @@ def test_features_are_found_and_mended_wherever_chunks_end(values, other, size, 
     expected = [{"type": "Feature", "x": [value]} for value in values]
     expected = json.loads(json.dumps(expected), parse_constant=lambda name: None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nasdm_wsi.qupath.CHUNK", size)
+        patch.setattr("nasdm_wsi.annotations.geojson.CHUNK", size)
         for text in texts:
             assert list(_items(io.BytesIO(text.encode()), "a")) == expected
             for cut in (len(text) // 2, len(text.rstrip()) - 1):
@@ -341,7 +341,7 @@ def test_heights_are_left_out(read):
 
 
 def test_many_batches(read, monkeypatch):
-    monkeypatch.setattr("nasdm_wsi.qupath.BATCH", 3)
+    monkeypatch.setattr("nasdm_wsi.annotations.geojson.BATCH", 3)
     nuclei = read([feature(geometry=polygon(square_at(k, 0))) for k in range(10)])
     assert nuclei.boxes()[:, 1].tolist() == list(range(10))
 

@@ -17,14 +17,14 @@ import torch
 from openslide import OpenSlide
 from tiffslide import TiffSlide
 
-from nasdm_wsi.conditioning import Conditioning
+from nasdm_wsi.annotations.geojson import read_geojson
+from nasdm_wsi.annotations.raster import Conditioning
 from nasdm_wsi.errors import OutputError, PlanError
 from nasdm_wsi.geometry import cells_in
 from nasdm_wsi.model import Painter
 from nasdm_wsi.model.checkpoint import network_of, save_weights
 from nasdm_wsi.model.config import PRESETS
-from nasdm_wsi.noise import noise
-from nasdm_wsi.qupath import read_geojson
+from nasdm_wsi.mosaic.noise import noise
 from nasdm_wsi.rendering import plan_render, read_annotations, render, render_region
 
 SIZE = (150, 203)

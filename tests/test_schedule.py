@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nasdm_wsi.schedule import Ledger, Stage, run
+from nasdm_wsi.mosaic.schedule import Ledger, Stage, run
 
 
 @st.composite

@@ -11,10 +11,10 @@ from skimage.color import rgb_from_hed
 from nasdm_wsi.cli.main import main
 from nasdm_wsi.errors import SlideError
 from nasdm_wsi.geometry import Plan, cells_in
-from nasdm_wsi.pyramid import write_pyramid
 from nasdm_wsi.rendering import WARNING, plan_render, read_annotations
-from nasdm_wsi.seams import Grid, measure_seams, rendered_grid
-from nasdm_wsi.slides import open_slide
+from nasdm_wsi.slides.pyramid import write_pyramid
+from nasdm_wsi.slides.reading import open_slide
+from nasdm_wsi.tools.seams import Grid, measure_seams, rendered_grid
 
 SIZE = (1400, 1400)
 LUMA = np.array([0.299, 0.587, 0.114])

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from nasdm_wsi.conditioning import Conditioning
+from nasdm_wsi.annotations.raster import Conditioning
 from nasdm_wsi.model import Painter
-from nasdm_wsi.model.adversarial import grid_pattern
-from nasdm_wsi.model.evaluate import Agreement
+from nasdm_wsi.model.evaluation.evaluate import Agreement
+from nasdm_wsi.model.training.critic import grid_pattern
 from nasdm_wsi.rendering import plan_render, read_annotations, render_region
-from nasdm_wsi.slides import find_style
-from nasdm_wsi.stain import STYLES, style_vector
+from nasdm_wsi.slides.reading import find_style
+from nasdm_wsi.slides.stain import STYLES, style_vector
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "annotations.geojson"
 SIZE = (256, 320)

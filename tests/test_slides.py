@@ -10,10 +10,10 @@ from PIL import Image
 from tifffile import TiffWriter, imwrite
 
 from nasdm_wsi.errors import SlideError
-from nasdm_wsi.ome_zarr import write_ome_zarr
-from nasdm_wsi.pyramid import write_pyramid
-from nasdm_wsi.slides import find_style, open_slide, tissue_sample
-from nasdm_wsi.stain import STYLES, style_vector
+from nasdm_wsi.slides.ome_zarr import write_ome_zarr
+from nasdm_wsi.slides.pyramid import write_pyramid
+from nasdm_wsi.slides.reading import find_style, open_slide, tissue_sample
+from nasdm_wsi.slides.stain import STYLES, style_vector
 
 REAL = Path(__file__).parents[2] / "shared/data/slides/CMU-1-Small-Region.svs"
 

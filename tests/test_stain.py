@@ -7,9 +7,9 @@ import scipy.optimize
 from skimage.color import hed_from_rgb, rgb2lab
 from skimage.io import imread
 
-from nasdm_wsi import stain
 from nasdm_wsi.errors import SlideError
-from nasdm_wsi.stain import (
+from nasdm_wsi.slides import stain
+from nasdm_wsi.slides.stain import (
     StainStatistics,
     fit_stains,
     normalise,

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from nasdm_wsi.errors import CheckpointError
-from nasdm_wsi.model import train as training
 from nasdm_wsi.model.checkpoint import (
     load,
     load_network,
@@ -20,12 +19,13 @@ from nasdm_wsi.model.checkpoint import (
     save_weights,
 )
 from nasdm_wsi.model.config import PRESETS
-from nasdm_wsi.model.data import Crops
 from nasdm_wsi.model.diffusion import Condition, Denoiser
 from nasdm_wsi.model.guidance import guided
 from nasdm_wsi.model.local_unet import LocalUNet
 from nasdm_wsi.model.samplers import SIGMA_MAX, SIGMA_MIN, karras_sigmas, sample
-from nasdm_wsi.model.train import train
+from nasdm_wsi.model.training import train as training
+from nasdm_wsi.model.training.data import Crops
+from nasdm_wsi.model.training.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # tensorboard's own
 
@@ -83,7 +83,8 @@ def test_two_processes_train_as_one_on_the_joined_batch(dataset, tmp_path, prese
         import sys, torch
         from dataclasses import replace
         from pathlib import Path
-        from nasdm_wsi.model import config, train
+        from nasdm_wsi.model import config
+        from nasdm_wsi.model.training import train
         torch.set_num_threads(1)
         train.PRECISION = torch.float32
         preset, data, out, batch = sys.argv[1:]
@@ -111,7 +112,7 @@ def test_a_killed_run_goes_on_to_the_weights_of_an_unbroken_one(dataset, tmp_pat
         """
         import os, signal, sys, torch
         from pathlib import Path
-        from nasdm_wsi.model.train import train
+        from nasdm_wsi.model.training.train import train
         torch.set_num_threads(1)
         def progress(done, total, loss):
             if done == int(sys.argv[3]):

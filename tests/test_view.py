@@ -19,13 +19,13 @@ from PIL import Image
 from tifffile import TiffWriter
 from werkzeug.test import Client
 
+from nasdm_wsi.annotations.geojson import write_geojson
+from nasdm_wsi.annotations.nuclei import PALETTE, TYPES, Nuclei
 from nasdm_wsi.cli.main import main
-from nasdm_wsi.nuclei import PALETTE, TYPES, Nuclei
-from nasdm_wsi.overlay import Overlay
-from nasdm_wsi.pyramid import write_pyramid
-from nasdm_wsi.qupath import write_geojson
 from nasdm_wsi.rendering import WARNING
-from nasdm_wsi.view import Viewer, serve
+from nasdm_wsi.slides.pyramid import write_pyramid
+from nasdm_wsi.viewer.app import Viewer, serve
+from nasdm_wsi.viewer.overlay import Overlay
 
 SIZE = (1100, 1500)
 TOP = 11  # 2 ** 11 pixels are the first power of two that hold the slide

@@ -14,11 +14,11 @@ import pytest
 import shapely
 from PIL import Image
 
-from nasdm_wsi.nuclei import PALETTE, TYPES, Nuclei
-from nasdm_wsi.pyramid import write_pyramid
-from nasdm_wsi.qupath import write_geojson
+from nasdm_wsi.annotations.geojson import write_geojson
+from nasdm_wsi.annotations.nuclei import PALETTE, TYPES, Nuclei
 from nasdm_wsi.rendering import WARNING
-from nasdm_wsi.view import Viewer, serve
+from nasdm_wsi.slides.pyramid import write_pyramid
+from nasdm_wsi.viewer.app import Viewer, serve
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

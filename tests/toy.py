@@ -12,10 +12,10 @@ import numpy as np
 import shapely
 from scipy import ndimage as ndi
 
-from nasdm_wsi.cluster import connect
+from nasdm_wsi.annotations.nuclei import Nuclei
 from nasdm_wsi.errors import NasdmError
 from nasdm_wsi.geometry import Plan
-from nasdm_wsi.nuclei import Nuclei
+from nasdm_wsi.mosaic.workers import connect
 from nasdm_wsi.rendering import Job, plan_render, render
 
 SIDE = 200  # pixels of the slide: 7 x 7 blocks

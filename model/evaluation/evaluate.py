@@ -1,0 +1,363 @@
+"""How good is a model: distances to real held-out patches, and nuclei where the mask has them.
+
+Shrivastava and Fletcher (2023) use Fréchet Inception Distance and Inception Score.
+Inception needs its own weights, which are not ours to ship; without them the same measures are
+taken on the features of EfficientNet-Lite0 and carry its name.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+from skimage.measure import label
+
+from ...annotations.lizard import from_labels
+from ...annotations.nuclei import TYPES
+from ...errors import CheckpointError, DatasetError, NasdmError
+from ...rendering import default_workers, plan_render, render_region
+from ...slides.stain import haematoxylin
+from ...tools.dataset import MPP, UNPUBLISHED, Region, random_box, read_regions
+from ..checkpoint import SHIPPED
+from ..painter import Painter
+from .distances import (
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    precision_recall,
+    squared_distances,
+)
+from .features import efficientnet_lite
+
+SIDE = 128  # pixels of a patch
+STRIDE = 32  # between patches of a held-out rectangle
+LEAST_PATCHES = 8
+BATCH = 64
+COLUMNS = 8  # of pictures in a report
+NO_FIGURES = ("patches", "worst")  # of a row
+LEAST_AREA = 20  # pixels of a dark spot to pass for a nucleus
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Features:
+    """A network that judges pictures, and its name in every figure.
+
+    measure: uint8 (n, h, w, 3) -> features (n, d) and class probabilities (n, c).
+    """
+
+    name: str
+    measure: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+    def of(self, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What `measure` says of any number of pictures, on all cores."""
+        measure = torch.inference_mode()(self.measure)
+        with ThreadPoolExecutor(default_workers()) as pool:  # a painter leaves torch one thread
+            parts = (pictures[i : i + BATCH] for i in range(0, len(pictures), BATCH))
+            measured, probabilities = zip(*pool.map(measure, parts), strict=True)
+        return np.concatenate(measured), np.concatenate(probabilities)
+
+
+def efficientnet() -> Features:
+    """EfficientNet-Lite0, trained on ImageNet: 1280 features; from the extra ``evaluate``.
+
+    Raises:
+        NasdmError: the packages are not installed.
+    """
+    network = efficientnet_lite(0)
+
+    def measure(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        x = (torch.from_numpy(pictures).permute(0, 3, 1, 2).float() - 127) / 128
+        x = F.interpolate(x, (224, 224), mode="bicubic", antialias=True)
+        features = network.extract_features(x).mean(dim=(2, 3))
+        return features.numpy(), network._fc(features).softmax(dim=1).numpy()
+
+    return Features("EfficientNet-Lite0", measure)
+
+
+def inception(path: Path) -> Features:
+    """The Inception of the FID, as the TorchScript file ``inception-2015-12-05.pt``: 2048 features.
+
+    Raises:
+        CheckpointError: not such a file.
+    """
+    try:
+        network = torch.jit.load(str(path), map_location="cpu").eval()
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is no TorchScript file of Inception: inception-2015-12-05.pt is needed"
+        ) from error
+
+    def measure(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        x = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+        features = network(x, return_features=True)
+        return features.numpy(), network(x, no_output_bias=True).numpy()
+
+    return Features("Inception", measure)
+
+
+def evaluate(
+    dataset: Path,
+    *,
+    features: Features,
+    weights: Path = SHIPPED,
+    magnification: int = 20,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    **painting: Any,
+) -> dict[str, Any]:
+    """Paint every held-out rectangle from its mask and compare it with what is really there.
+
+    At `magnification` 10 twice the side is painted and halved. ``painting`` goes to `Painter`.
+    Returns a row of figures by name, under "patches" pairs of real and painted patches, and under
+    "worst" the painted patch of each rectangle that is least like any real one, worst first.
+
+    Raises:
+        DatasetError: held-out rectangles have room for next to no patches.
+    """
+    step = {20: 1, 10: 2}[magnification]
+    pairs: list[tuple[np.ndarray, np.ndarray]] = []
+    owners: list[int] = []
+    agreement = {"real": Agreement(), "painted": Agreement()}
+    places = list(held_out(dataset, least=SIDE * step))
+    elsewhere = [patch for place in places for patch in patches_elsewhere(*place, step)]
+    painter = Painter(weights, **painting)
+
+    def painted_at(place: tuple[Region, Any]) -> np.ndarray:
+        return paint(*place, painter, seed=seed)
+
+    with ThreadPoolExecutor(default_workers()) as pool:  # a rectangle is less than a block
+        for done, ((region, cut), painted) in enumerate(
+            zip(places, pool.map(painted_at, places), strict=True)
+        ):
+            real, types = region.image[cut], region.types[cut]
+            for name, picture in (("real", real), ("painted", painted)):
+                agreement[name].add(picture, region.instances[cut], types)
+            known = types != UNPUBLISHED
+            both = (known_patches(picture, known, step) for picture in (real, painted))
+            shown = list(zip(*both, strict=True))
+            pairs += shown
+            owners += [done] * len(shown)
+            if progress:
+                progress(done + 1, len(places))
+    if len(pairs) < LEAST_PATCHES:
+        raise DatasetError(
+            f"{dataset}: room for {len(pairs)} patches of {SIDE * step} pixels in held-out "
+            f"rectangles, {LEAST_PATCHES} are needed: prepare more pictures or a larger share"
+        )
+    sides = (np.stack(side) for side in zip(*pairs, strict=True))
+    (a, _), (b, probabilities) = (features.of(side) for side in sides)
+    c = features.of(np.stack(elsewhere))[0] if elsewhere else a[:0]
+    row = compare(a, b, c, probabilities, name=features.name)
+    for name, counted in agreement.items():
+        row |= {f"{key} ({name})": value for key, value in counted.figures().items()}
+    by_strangeness = np.argsort(-squared_distances(b, a).min(axis=1))
+    _, first = np.unique(np.array(owners)[by_strangeness], return_index=True)
+    return {
+        "patches": pairs,
+        "worst": by_strangeness[np.sort(first)].tolist(),
+        "count": len(pairs),
+        **row,
+    }
+
+
+def held_out(dataset: Path, *, least: int = SIDE) -> Iterator[tuple[Region, Any]]:
+    """Regions with the slices (y, x) of their held-out rectangles of ``least`` pixels a side."""
+    for region in read_regions(dataset):
+        for y0, x0, y1, x1 in region.held_out:
+            if min(y1 - y0, x1 - x0) >= least:
+                yield region, np.s_[y0:y1, x0:x1]
+
+
+def paint(region: Region, cut: Any, painter: Painter, *, seed: int = 0) -> np.ndarray:
+    """A part of a region, painted from its mask in the region's style, uint8 (h, w, 3)."""
+    types = region.types[cut]
+    nuclei = from_labels(region.instances[cut], types, mpp=MPP)
+    if painter.styled:
+        painter = painter.restyled(region.stain.style)
+    return render_region(plan_render(nuclei, painter, size=types.shape, seed=seed))
+
+
+def compare(
+    a: np.ndarray, b: np.ndarray, c: np.ndarray, probabilities: np.ndarray, *, name: str
+) -> dict[str, float]:
+    """All distances between features (n, d), under names that end in what measured them.
+
+    a: real, b: painted, c: real ones of elsewhere in the same pictures, a scale for the distances.
+    probabilities: (n, classes), of the painted pictures.
+    """
+    half = np.random.default_rng(0).permutation(len(a))
+    precision, recall = precision_recall(a, b)
+    others = (frechet_distance(a, c), kernel_distance(a, c)) if len(c) > 1 else (np.nan, np.nan)
+    return {
+        f"Fréchet distance ({name})": frechet_distance(a, b),
+        f"Fréchet distance of two halves of the real ({name})": frechet_distance(
+            a[half[: len(a) // 2]], a[half[len(a) // 2 :]]
+        ),
+        f"Fréchet distance of the real to others ({name})": others[0],
+        f"kernel distance ({name})": kernel_distance(a, b),
+        f"kernel distance of the real to others ({name})": others[1],
+        f"score ({name})": inception_score(probabilities),
+        f"precision ({name})": precision,
+        f"recall ({name})": recall,
+    }
+
+
+# Nuclei
+
+
+class Agreement:
+    """Counts whether dark spots and annotated nuclei are the same.
+
+    Dark is what has more haematoxylin than Otsu's threshold of the picture. A nucleus is found if
+    its mean is dark; a dark spot is true if it touches a nucleus of the mask.
+    """
+
+    def __init__(self) -> None:
+        self.found = np.zeros(len(TYPES))
+        self.nuclei = np.zeros(len(TYPES))
+        self.true = self.spots = 0
+
+    def add(self, picture: np.ndarray, instances: np.ndarray, types: np.ndarray) -> None:
+        """Count a picture, uint8 (h, w, 3), with its instances and types (h, w).
+
+        Pixels whose type is not published do not count.
+        """
+        known = types != UNPUBLISHED
+        density = ndimage.gaussian_filter(haematoxylin(picture), 1)
+        threshold = threshold_otsu(density[known])
+        index, first = np.unique(instances, return_index=True)
+        index, first = index[index > 0], first[index > 0]
+        dark = ndimage.mean(density, instances, index) > threshold
+        kinds = types.flat[first]
+        self.nuclei += np.bincount(kinds, minlength=len(TYPES))
+        self.found += np.bincount(kinds[dark], minlength=len(TYPES))
+        spots = label((density > threshold) & known)
+        sizes = np.bincount(spots.ravel())
+        touched = np.bincount(spots.ravel(), weights=(instances > 0).ravel())
+        big = (sizes >= LEAST_AREA) & (np.arange(len(sizes)) > 0)
+        self.spots += int(big.sum())
+        self.true += int((touched[big] > 0).sum())
+
+    def figures(self) -> dict[str, float]:
+        """Shares: nuclei found, in all and by type, and dark spots that are nuclei."""
+        found, nuclei = self.found[1:], self.nuclei[1:]
+        by_type = {
+            f"{name} found": float(f / n) if n else float("nan")
+            for name, f, n in zip(TYPES[1:], found, nuclei, strict=True)
+        }
+        return {
+            "nuclei found": float(found.sum() / max(nuclei.sum(), 1)),
+            "dark spots that are nuclei": self.true / max(self.spots, 1),
+            **by_type,
+        }
+
+
+# Ablations and reports
+
+ABLATIONS: dict[str, list[dict[str, Any]]] = {
+    "guidance": [{"guidance": s} for s in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)],  # paper, Figure 2
+    "steps": [{"steps": n} for n in (4, 6, 8, 10, 20, 50)],
+    "magnification": [{"magnification": m} for m in (20, 10)],  # an ablation of the paper
+}
+
+
+def ablate(
+    dataset: Path, settings: Iterable[dict[str, Any]], **options: Any
+) -> Iterator[dict[str, Any]]:
+    """`evaluate` once for each of ``settings``, such as {"guidance": 1.5}; they lead the rows."""
+    for changed in settings:
+        log.info("evaluating %s", changed)
+        yield {**changed, **evaluate(dataset, **options, **changed)}
+
+
+def picture_grid(
+    rows: list[dict[str, Any]], *, chosen: list[int] | None = None, gap: int = 4
+) -> np.ndarray:
+    """Real patches above, below them those painted with each row's settings, uint8 (h, w, 3).
+
+    ``chosen`` are their numbers; by default `COLUMNS` of them, evenly spread.
+    """
+    pairs = [row["patches"] for row in rows]
+    if chosen is None:
+        chosen = np.linspace(0, len(pairs[0]) - 1, COLUMNS).astype(int).tolist()
+    pictures = [[pairs[0][i][0] for i in chosen]]
+    pictures += [[painted[i][1] for i in chosen] for painted in pairs]
+    framed = [
+        np.pad(p, ((0, gap), (0, gap), (0, 0)), constant_values=255) for p in sum(pictures, [])
+    ]
+    side = SIDE + gap
+    count, columns = 1 + len(pairs), len(chosen)
+    grid = np.stack(framed).reshape(count, columns, side, side, 3)
+    return grid.transpose(0, 2, 1, 3, 4).reshape(count * side, columns * side, 3)
+
+
+def write_report(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Write table.csv, grid.png and worst.png, for several rows plot.png of what changed.
+
+    Raises:
+        NasdmError: the plot needs matplotlib, of the extra ``evaluate``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [name for name in rows[0] if name not in NO_FIGURES]
+    with open(folder / "table.csv", "w", newline="") as file:
+        table = csv.DictWriter(file, names, extrasaction="ignore")
+        table.writeheader()
+        table.writerows(rows)
+    Image.fromarray(picture_grid(rows)).save(folder / "grid.png")
+    worst = picture_grid(rows[:1], chosen=rows[0]["worst"][:COLUMNS])
+    Image.fromarray(worst).save(folder / "worst.png")
+    if len(rows) == 1:
+        return
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise NasdmError("plots need matplotlib: pip install 'nasdm-wsi[evaluate]'") from error
+    changed, shown = names[0], [name for name in names if name.startswith("Fréchet distance (")]
+    shown.append("nuclei found (painted)")
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(shown)), shown, strict=True):
+        axes.plot([row[changed] for row in rows], [row[name] for row in rows], marker="o")
+        axes.set(xlabel=changed, title=name)
+    figure.savefig(folder / "plot.png", dpi=120)
+
+
+def _patches(picture: np.ndarray, step: int) -> list[np.ndarray]:
+    """Overlapping patches of SIDE pixels, evenly spread, after halving where ``step`` is 2."""
+    h, w, *channels = picture.shape
+    h, w = h // step, w // step
+    blocks = picture[: h * step, : w * step].reshape(h, step, w, step, *channels)
+    small = np.floor(blocks.mean(axis=(1, 3)) + 0.5).astype(picture.dtype)
+    starts = [
+        np.linspace(0, n - SIDE, 1 + round((n - SIDE) / STRIDE)).astype(int)
+        for n in small.shape[:2]
+    ]
+    return [small[y : y + SIDE, x : x + SIDE] for y in starts[0] for x in starts[1]]
+
+
+def known_patches(picture: np.ndarray, known: np.ndarray, step: int = 1) -> list[np.ndarray]:
+    """The `_patches` without a pixel that is not ``known``, bool (h, w)."""
+    hidden = _patches(np.uint8(255) * ~known, step)
+    return [a for a, h in zip(_patches(picture, step), hidden, strict=True) if not h.any()]
+
+
+def patches_elsewhere(region: Region, cut: Any, step: int) -> list[np.ndarray]:
+    """Real patches of a rectangle as large, at a random place that is not held out."""
+    usable = region.usable
+    rng = np.random.default_rng(zlib.crc32(region.name.encode()))
+    y0, x0, y1, x1 = random_box(usable, usable[cut].shape, rng)
+    other = np.s_[y0:y1, x0:x1]
+    return known_patches(region.image[other], usable[other], step)

@@ -1,0 +1,1 @@
+"""Training: data, objectives, and a run that goes on where it stopped."""

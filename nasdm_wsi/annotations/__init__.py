@@ -1,0 +1,1 @@
+"""Annotations: nuclei, their types, every file format, and rasterised planes of any box."""

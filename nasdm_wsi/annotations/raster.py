@@ -1,0 +1,153 @@
+"""Nuclei in, conditioning of any box out.
+
+A pixel belongs to a nucleus when its centre lies inside; where nuclei overlap the later one wins.
+A centre on an outline belongs to what lies to its right, or below it where the outline is level:
+polygons that share an edge share no pixel and leave none out. What a pixel gets depends on the
+nuclei alone and never on the box that asks: everything is computed in integers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import shapely
+
+from ..geometry import Box, grow, inside, intersect, shape
+from .nuclei import TYPES, Nuclei, members, runs
+
+GRID = 1024  # vertices are rounded to 1 / GRID pixels
+FAR = 1 << 30  # in these units; what lies beyond counts as lying here, so that products fit int64
+
+
+def edges(instances: np.ndarray) -> np.ndarray:
+    """Bool (h, w): where one of a pixel's 4 neighbours belongs to another instance or to none.
+
+    Pixels at the array's border have no neighbours outside it and hence no edge towards there.
+    """
+    edge = np.zeros(instances.shape, bool)
+    for a, b, array in ((edge[1:], edge[:-1], instances), (edge.T[1:], edge.T[:-1], instances.T)):
+        step = array[1:] != array[:-1]
+        a |= step
+        b |= step
+    return edge
+
+
+def one_hot(types: np.ndarray, edge: np.ndarray) -> np.ndarray:
+    """Float32 (7, h, w): a plane for each of the six types, then the edges; types, edge (h, w)."""
+    planes = np.empty((len(TYPES), *types.shape), np.float32)
+    for kind, plane in enumerate(planes[:-1], 1):
+        plane[...] = types == kind
+    planes[-1] = edge
+    return planes
+
+
+class Conditioning:
+    """The conditioning of a canvas of ``size`` (h, w), rasterised where it is asked for.
+
+    ``nuclei`` are in canvas pixels. Boxes may reach beyond the canvas; nothing is there. One
+    object may serve many threads.
+    """
+
+    def __init__(self, nuclei: Nuclei, size: tuple[int, int]):
+        self._nuclei = nuclei
+        self._canvas = (0, 0, *size)
+        boxes = nuclei.boxes()
+        self._order = np.argsort(boxes[:, 0], kind="stable")
+        self._boxes = boxes[self._order]
+        self._lowest = np.maximum.accumulate(self._boxes[:, 2])  # of it and all before
+        self._tissue = None if nuclei.tissue is None else _outline_edges(nuclei.tissue)
+
+    def __call__(self, box: Box) -> np.ndarray:
+        """The conditioning of a box: float32 (7, h, w), six one-hot types and instance edges."""
+        instances, types = self._rasterise(grow(box, 1))
+        on_canvas = self._on_canvas(box)
+        edge = edges(instances)[1:-1, 1:-1] & on_canvas
+        return one_hot(types[1:-1, 1:-1] * on_canvas, edge)
+
+    def labels(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
+        """Instances int32 (h, w), 0 = none, else the nucleus' index + 1; and types uint8 (h, w)."""
+        instances, types = self._rasterise(box)
+        on_canvas = self._on_canvas(box)
+        return instances * on_canvas, types * on_canvas
+
+    def tissue(self, box: Box) -> np.ndarray:
+        """Bool (h, w): pixels of tissue or nuclei; everywhere if no tissue is outlined."""
+        if self._tissue is None:
+            return np.ones(shape(box), bool)
+        tissue = self._rasterise(box)[0] > 0
+        pixels, _ = _inside(*self._tissue, np.zeros(len(self._tissue[0]), int), box)
+        tissue.reshape(-1)[pixels] = True
+        return tissue
+
+    def is_glass(self, box: Box) -> bool:
+        """Whether tissue is outlined, but no pixel of the box belongs to it or to a nucleus."""
+        return not self.tissue(box).any()
+
+    def _near(self, box: Box) -> np.ndarray:
+        """Indices of nuclei whose bounding boxes meet the box, in no order."""
+        y0, x0, y1, x1 = box
+        first, last = np.searchsorted(self._lowest, y0), np.searchsorted(self._boxes[:, 0], y1)
+        _, left, bottom, right = self._boxes[first:last].T
+        meet = (bottom >= y0) & (left <= x1) & (right >= x0)
+        return self._order[first:last][meet]
+
+    def _on_canvas(self, box: Box) -> np.ndarray:
+        mask = np.zeros(shape(box), bool)
+        mask[inside(intersect(box, self._canvas), box)] = True
+        return mask
+
+    def _rasterise(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
+        """Like `labels`, but nuclei go on beyond the canvas."""
+        near, table = self._near(box), self._nuclei
+        rings, counts = members(table.polygon_offsets, near)
+        # Rings are closed: an edge begins at each vertex but the last.
+        begins = table.ring_offsets[rings]
+        steps = table.ring_offsets[rings + 1] - begins - 1
+        begins = runs(begins, steps)
+        number = np.repeat(np.repeat(near + 1, counts), steps)
+        pixels, number = _inside(
+            _fixed(table.coords[begins]), _fixed(table.coords[begins + 1]), number, box
+        )
+        instances, types = np.zeros(shape(box), np.int32), np.zeros(shape(box), np.uint8)
+        instances.reshape(-1)[pixels] = number  # of repeated pixels the last one stays
+        types.reshape(-1)[pixels] = table.types[number - 1]
+        return instances, types
+
+
+def _outline_edges(outline: shapely.Geometry) -> tuple[np.ndarray, np.ndarray]:
+    """Both ends of all edges of polygons: x, y, int64 (e, 2) each."""
+    rings = shapely.get_rings(shapely.get_parts(outline))
+    coords, ring = shapely.get_coordinates(rings, return_index=True)
+    inner = ring[1:] == ring[:-1]
+    return _fixed(coords[:-1][inner]), _fixed(coords[1:][inner])
+
+
+def _fixed(coords: np.ndarray) -> np.ndarray:
+    """Coordinates in whole 1 / GRID pixels: int64."""
+    return np.clip(np.rint(coords * GRID), -FAR, FAR).astype(np.int64)
+
+
+def _inside(
+    a: np.ndarray, b: np.ndarray, owner: np.ndarray, box: Box
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels inside polygons, as (flat index in the box, owner) by ascending owner.
+
+    a, b: the ends of edges, int64 (e, 2), as x and y in 1 / GRID pixels. owner: int (e,), the
+    polygon of each edge. A pixel is inside where an odd number of its polygon's edges cross its row
+    at or to the left of its centre; an edge includes its upper end and not its lower one.
+    """
+    (h, w), (y0, x0) = shape(box), box[:2]
+    (xa, ya), (xb, yb) = a.T, b.T
+    half = GRID // 2
+    # The first rows whose centres lie at or below either end.
+    rows = -((half - np.stack([ya, yb])) // GRID) - y0
+    top, bottom = np.clip(np.sort(rows, axis=0), 0, h)
+    row = runs(top, bottom - top)
+    edge = np.repeat(np.arange(len(a)), bottom - top)
+    xa, ya, dx, dy = xa[edge], ya[edge], (xb - xa)[edge], (yb - ya)[edge]
+    # The first column whose centre lies at or to the right of the crossing.
+    across = (xa - half) * dy + ((row + y0) * GRID + half - ya) * dx
+    column = np.clip(-(-across // (dy * GRID)) - x0, 0, w)
+    # Sorted by owner, row and column, every two crossings enclose a span.
+    begin, end = np.sort((owner[edge] * h + row) * (w + 1) + column).reshape(-1, 2).T
+    line, column = np.divmod(begin, w + 1)
+    return runs(line % h * w + column, end - begin), np.repeat(line // h, end - begin)

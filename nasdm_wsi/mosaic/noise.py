@@ -1,0 +1,27 @@
+"""Gaussian noise as a function of (seed, y, x): any region of any slide can be computed alone.
+
+The plane is cut into tiles; each has a counter-based generator of its own (Philox, Salmon and
+others 2011) whose key is the seed and whose counter starts at the tile's place.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..geometry import Box, inside, intersect, shape
+
+TILE = 128
+_OFFSET = 2**31  # tiles left of and above the canvas have negative places
+
+
+def noise(box: Box, *, seed: int, channels: int = 3) -> np.ndarray:
+    """Unit Gaussian noise, float32 (channels, h, w), of any box of the plane."""
+    out = np.empty((channels, *shape(box)), np.float32)
+    for row in range(box[0] // TILE, -(-box[2] // TILE)):
+        for column in range(box[1] // TILE, -(-box[3] // TILE)):
+            tile = (row * TILE, column * TILE, (row + 1) * TILE, (column + 1) * TILE)
+            bits = np.random.Philox(key=seed, counter=[0, 0, row + _OFFSET, column + _OFFSET])
+            values = np.random.Generator(bits).standard_normal((channels, TILE, TILE), np.float32)
+            part = intersect(tile, box)
+            out[:, *inside(part, box)] = values[:, *inside(part, tile)]
+    return out

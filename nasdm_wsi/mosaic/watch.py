@@ -1,0 +1,54 @@
+"""Watching a render: how far it is, and a thumbnail that grows."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import numpy as np
+from PIL import Image
+
+from ..errors import disk_errors
+from ..geometry import Box, intersect, shape
+from .engine import Mosaic
+from .schedule import Task
+
+Progress = Callable[[str, int, int], None]
+
+
+class Watch:
+    """Tells of each finished task, and keeps a growing thumbnail in the run folder."""
+
+    SIDE, SECONDS = 1024, 5.0  # pixels at most; between two pictures
+
+    def __init__(self, mosaic: Mosaic, progress: Progress | None):
+        self.mosaic, self.progress, self.shown = mosaic, progress, time.monotonic()
+        h, w = shape(mosaic.region)
+        self.step = -(-max(h, w) // self.SIDE)
+        self.path = mosaic.store.folder / "thumbnail.png"
+        self.picture = np.full((-(-h // self.step), -(-w // self.step), 3), 255, np.uint8)
+        with suppress(OSError, ValueError):  # a render goes on, and its picture, if there is one
+            self.picture[:] = np.array(Image.open(self.path))
+
+    def __call__(self, task: Task, done: int, total: int) -> None:
+        if task[0] == self.mosaic.phases:
+            self._add(self.mosaic.block_of(task))
+        if self.progress:
+            self.progress("painting", done, total)
+
+    def _add(self, box: Box) -> None:
+        """Every n-th pixel of a finished block."""
+        y0, x0, y1, x1 = box = intersect(box, self.mosaic.region)
+        top, left = self.mosaic.region[:2]
+        first = -(y0 - top) % self.step, -(x0 - left) % self.step
+        seen = self.mosaic.pixels(box)[first[0] :: self.step, first[1] :: self.step]
+        i, j = (y0 - top + first[0]) // self.step, (x0 - left + first[1]) // self.step
+        self.picture[i : i + seen.shape[0], j : j + seen.shape[1]] = seen
+        if time.monotonic() - self.shown > self.SECONDS:
+            self.shown = time.monotonic()
+            part = self.path.with_suffix(".part")
+            with disk_errors(self.path.parent):
+                Image.fromarray(self.picture).save(part, "PNG")
+            os.replace(part, self.path)

@@ -1,0 +1,1 @@
+"""Slides: read at any resolution, written as pyramids, and how they are stained."""

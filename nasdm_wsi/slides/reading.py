@@ -1,0 +1,274 @@
+"""Real slides and ordinary images, read at the resolution that is asked for.
+
+OpenSlide reads most formats; tiffslide stands in for TIFFs that OpenSlide does not know and for
+those of which it sees one level only (OME-TIFF with SubIFDs); `ome_zarr` reads OME-Zarr and Pillow
+ordinary images. All are used through the interface of openslide-python. Axis order is (y, x), a box
+is (y0, x0, y1, x1), half open, mpp is micrometres per pixel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+from openslide import ImageSlide, OpenSlide, OpenSlideUnsupportedFormatError
+from PIL import Image
+from tiffslide import TiffSlide
+
+from ..annotations.notebook import SIDE, png
+from ..errors import SlideError
+from ..geometry import Box, grow, intersect, shape
+from .ome_zarr import OmeZarrSlide, is_ome_zarr
+from .stain import STYLES, style_vector, tissue_mask
+
+MOST_FOR_A_LOOK = 50_000_000  # pixels to read, for a thumbnail in a notebook
+COARSEST_MPP = 10.0  # what is coarser was meant for a printer, such as 72 dots per inch
+TISSUE_SHARE = 0.5  # of a tile, to count as a tile of tissue
+LEAST_TISSUE = 0.05  # of a tile, for a slide to have tissue at all
+
+
+class Slide:
+    """An open slide; a context manager.
+
+    Attributes:
+        size: (h, w) at level 0.
+        mpp: of level 0, or None where the file does not say; may be set by who knows better.
+        levels: (h, w) of each level.
+        format: what the reader calls it, such as ``aperio``; ``image`` for ordinary images.
+        bounds: (y, x) at level 0 where the scanned part begins; QuPath counts from there.
+        shown: (h, w) at level 0 of the scanned part, which is all that QuPath shows.
+        description: what the file says of itself in free text, or "".
+        thread_safe: whether threads may read at the same time (where OpenSlide does).
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.exists():
+            raise SlideError(f"{path}: no such file")
+        with _readable(self.path):
+            self._reader = _open_reader(self.path)
+            self.levels = tuple((h, w) for w, h in self._reader.level_dimensions)
+            self.size = self.levels[0]
+            self.mpp = _mpp(self._reader)
+            self.format = str(_property(self._reader, "vendor") or "image")
+            y, x = (int(_property(self._reader, f"bounds-{axis}") or 0) for axis in "yx")
+            self.bounds = y, x
+            sides = zip(("height", "width"), self.size, self.bounds, strict=True)
+            self.shown = tuple(
+                int(_property(self._reader, f"bounds-{side}") or whole - start)
+                for side, whole, start in sides
+            )
+            self.description = _description(str(_property(self._reader, "comment") or ""))
+            self.thread_safe = isinstance(self._reader, OpenSlide)
+        self._downsamples = tuple(map(_whole_if_close, self._reader.level_downsamples))
+
+    def __enter__(self) -> Slide:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.close()
+
+    def read(self, box: Box, *, mpp: float) -> np.ndarray:
+        """The pixels of ``box``, uint8 (h, w, 3); what the slide does not show is white.
+
+        Args:
+            box: in pixels of ``mpp``, counted from the corner of the slide.
+            mpp: a slide that does not say its own is taken to have this one.
+
+        Raises:
+            SlideError: the file is damaged there.
+        """
+        scale = mpp / (self.mpp or mpp)
+        level = self._level(scale)
+        ratio = scale / self._downsamples[level]
+        y0, x0, y1, x1 = (n * ratio for n in box)
+        # The filters reach two pixels of the coarser side, so that boxes meet without a seam.
+        reach = 0 if ratio == 1 else math.ceil(2 * max(ratio, 1))
+        frame = grow((math.floor(y0), math.floor(x0), math.ceil(y1), math.ceil(x1)), reach)
+        height, width = shape(box)
+        resampled = self._read_level(level, frame).resize(
+            (width, height),
+            Image.Resampling.HAMMING if ratio >= 1 else Image.Resampling.BICUBIC,
+            box=(x0 - frame[1], y0 - frame[0], x1 - frame[1], y1 - frame[0]),
+        )
+        return np.asarray(resampled)
+
+    def thumbnail(self, side: int = SIDE) -> np.ndarray:
+        """The whole slide, uint8 (h, w, 3), ``side`` pixels on its longer side at most.
+
+        Raises:
+            SlideError: the file is damaged.
+        """
+        scale = max(1.0, max(self.size) / side)
+        height, width = (max(1, round(n / scale)) for n in self.size)
+        level = self._level(scale)
+        whole = self._read_level(level, (0, 0, *self.levels[level]))
+        return np.asarray(whole.resize((width, height), Image.Resampling.HAMMING))
+
+    def __repr__(self) -> str:
+        h, w = self.size
+        mpp = f"{self.mpp:g} mpp" if self.mpp else "unknown mpp"
+        levels = f"{len(self.levels)} level{'s' if len(self.levels) > 1 else ''}"
+        return f"<Slide {self.path}: {w} x {h} pixels at {mpp}, {levels}, {self.format}>"
+
+    def _repr_png_(self) -> bytes | None:
+        """A thumbnail for notebooks; None of a slide that is closed or would take long to read."""
+        if math.prod(self.levels[self._level(max(self.size) / SIDE)]) > MOST_FOR_A_LOOK:
+            return None
+        try:
+            return png(self.thumbnail())
+        except SlideError:
+            return None
+
+    def _level(self, scale: float) -> int:
+        """The coarsest level whose pixels are not wider than ``scale`` of level 0."""
+        return max(0, sum(down <= scale * 1.01 for down in self._downsamples) - 1)
+
+    def _read_level(self, level: int, frame: Box) -> Image.Image:
+        """RGB of ``frame``, in pixels of ``level``, on white."""
+        canvas = Image.new("RGB", shape(frame)[::-1], "white")
+        seen = intersect(frame, (0, 0, *self.levels[level]))
+        height, width = shape(seen)
+        if height and width:
+            # OpenSlide goes to the fraction of a pixel, tiffslide drops the fraction.
+            whole = math.ceil if isinstance(self._reader, TiffSlide) else round
+            with _readable(self.path):
+                down = self._reader.level_downsamples[level]
+                corner = whole(seen[1] * down), whole(seen[0] * down)
+                part = self._reader.read_region(corner, level, (width, height)).convert("RGBA")
+            canvas.paste(part, (seen[1] - frame[1], seen[0] - frame[0]), mask=part)
+        return canvas
+
+
+def open_slide(path: str | Path) -> Slide:
+    """Open a slide or an ordinary image.
+
+    Raises:
+        SlideError: the file is missing, damaged or no image.
+    """
+    return Slide(path)
+
+
+def tissue_sample(
+    path: str | Path, *, mpp: float = 0.5, size: int = 256, count: int = 24, seed: int = 0
+) -> np.ndarray:
+    """Tiles of tissue for measuring stain, uint8 (n, size, size, 3), n at most ``count``.
+
+    They are drawn without overlap from those that are at least half tissue, or as near to that
+    as the slide comes. In an image smaller than ``size`` a tile is as large as its smaller side.
+
+    Raises:
+        SlideError: the slide cannot be read or shows no tissue.
+    """
+    with open_slide(path) as slide:
+        slide.mpp = slide.mpp or mpp
+        height, width = (int(n * slide.mpp / mpp) for n in slide.size)
+        side = min(size, height, width)
+        rows, columns = height // side, width // side
+        # Each tile is looked at as 8 x 8 pixels, one row of tiles at a time to bound memory.
+        looks = (
+            slide.read((8 * i, 0, 8 * i + 8, 8 * columns), mpp=mpp * side / 8) for i in range(rows)
+        )
+        share = np.stack([tissue_mask(r).reshape(8, columns, 8).mean((0, 2)) for r in looks])
+        if share.max() < LEAST_TISSUE:
+            raise SlideError(f"{path}: no tissue found; choose a slide with stained tissue")
+        candidates = np.argwhere(share >= min(TISSUE_SHARE, share.max())) * side
+        chosen = np.random.default_rng(seed).permutation(candidates)[:count]
+        return np.stack([slide.read((y, x, y + side, x + side), mpp=mpp) for y, x in chosen])
+
+
+def find_style(name: str) -> np.ndarray:
+    """The style vector, float32 (6,), of a named style or of a slide or image at a path.
+
+    Raises:
+        SlideError: neither such a style nor such a file, or a file without tissue.
+    """
+    if name in STYLES:
+        return np.array(STYLES[name], np.float32)
+    if not Path(name).exists():
+        raise SlideError(f"style {name!r} is neither a file nor one of {', '.join(STYLES)}")
+    return style_vector(tissue_sample(name))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what a reader raises into one line."""
+    try:
+        yield
+    except SlideError:
+        raise
+    except Exception as error:  # three libraries, and each of their codecs has its own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        line = f"{path}: cannot be read as a slide or image; is it complete? ({reason})"
+        raise SlideError(line) from error
+
+
+def _open_reader(path: Path) -> Any:
+    """The reader that shows most levels, OpenSlide where there is a choice."""
+    if is_ome_zarr(path):
+        return OmeZarrSlide(path)
+    try:
+        reader = OpenSlide(path)
+    except OpenSlideUnsupportedFormatError:
+        return _open_tiffslide(path) or _open_picture(path)
+    other = _open_tiffslide(path) if reader.level_count == 1 else None
+    if other and other.level_count > 1:
+        reader.close()
+        return other
+    if other:
+        other.close()
+    return reader
+
+
+def _open_tiffslide(path: Path) -> TiffSlide | None:
+    """None where tiffslide does not know the file."""
+    try:
+        slide = TiffSlide(path)
+    except Exception:
+        return None
+    try:
+        slide.level_count  # noqa: B018  (tiffslide looks into the file only now)
+    except Exception:
+        slide.close()
+        return None
+    return slide
+
+
+def _open_picture(path: Path) -> ImageSlide:
+    """An ordinary image, whole in memory."""
+    with Image.open(path) as file:
+        if file.mode.startswith(("I", "F")):
+            raise SlideError(f"{path}: pixels of mode {file.mode}; save it as 8-bit RGB")
+        return ImageSlide(file.convert("RGBA" if file.has_transparency_data else "RGB"))
+
+
+def _property(reader: Any, name: str) -> Any:
+    """A property under the name of either library, or None."""
+    values = (reader.properties.get(f"{library}.{name}") for library in ("openslide", "tiffslide"))
+    return next((value for value in values if value is not None), None)
+
+
+def _description(comment: str) -> str:
+    """The description in an OME-XML; any other comment as it is."""
+    if "<OME" not in comment:
+        return comment
+    try:
+        return ElementTree.fromstring(comment.encode()).findtext("{*}Image/{*}Description") or ""
+    except ElementTree.ParseError:
+        return comment
+
+
+def _mpp(reader: Any) -> float | None:
+    """Micrometres per pixel, the mean of both directions, where that makes sense."""
+    both = [float(_property(reader, f"mpp-{axis}") or 0) for axis in "xy"]
+    return sum(both) / 2 if all(0 < mpp <= COARSEST_MPP for mpp in both) else None
+
+
+def _whole_if_close(down: float) -> float:
+    """A level's size is rounded, its step is not: 1.998 stands for 2."""
+    return round(down) if abs(down - round(down)) < 0.01 * down else down

@@ -1,0 +1,274 @@
+"""The prepared dataset: what `prepare` writes and training reads.
+
+DATASET/manifest.json           regions, held-out rectangles, counts, stain, seed
+DATASET/NAME/image.png          uint8 (h, w, 3)
+DATASET/NAME/types.png          uint8 (h, w): 0 background, 1..6 nucleus type, 255 unpublished
+DATASET/NAME/instances.tif      uint32 (h, w): 0 background, else the nucleus
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+from ..annotations.lizard import read_mat_labels, split_touching
+from ..annotations.nuclei import TYPES
+from ..errors import DatasetError, OutputError, SlideError
+from ..geometry import Box
+from ..slides.reading import tissue_sample
+from ..slides.stain import BACKENDS, StainStatistics, fit_stains, normalise
+
+UNPUBLISHED = 255
+HELD_OUT = 0.075  # share of each image's area (Shrivastava and Fletcher, 2023)
+MPP = 0.5
+FORMAT = 1
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Region:
+    """One picture with its labels, all arrays (h, w, ...)."""
+
+    name: str
+    image: np.ndarray
+    types: np.ndarray
+    instances: np.ndarray
+    held_out: tuple[Box, ...]
+    stain: StainStatistics
+
+    @property
+    def usable(self) -> np.ndarray:
+        """Bool (h, w): published and not held out."""
+        usable = self.types != UNPUBLISHED
+        for y0, x0, y1, x1 in self.held_out:
+            usable[y0:y1, x0:x1] = False
+        return usable
+
+
+def prepare(
+    sources: list[Path],
+    out: Path,
+    *,
+    seed: int = 0,
+    held_out: float = HELD_OUT,
+    exclude: tuple[str, ...] = (),
+    normalise_to: Path | None = None,
+    stain_backend: str = "vahadane",
+    progress: Callable[[str, int, int], None] | None = None,
+) -> list[dict]:
+    """Turn folders of labelled pictures into one prepared dataset and return its manifest's rows.
+
+    A source is either Lizard's layout (``images/NAME.png`` and ``labels/NAME.mat``) or a folder of
+    ``NAME.png`` with ``NAME_classes.png``, where 255 marks unpublished pixels. Touching nuclei of
+    one type are split where only types are given. A share ``held_out`` of each picture's area is
+    set aside as a rectangle whose place depends on ``seed`` and the name alone. Pictures named in
+    ``exclude`` are left out. With ``normalise_to``, a picture or slide, the stains of each source
+    are found once, from all its pictures, and repainted with those of the target; ``stain_backend``
+    is one of `stain.BACKENDS`.
+
+    Raises:
+        DatasetError: a source has neither layout, or a picture and its labels do not fit.
+        OutputError: ``out`` exists already.
+    """
+    found = [(*row, k) for k, source in enumerate(sources) for row in _find(Path(source))]
+    names = [name for name, *_ in found]
+    if unknown := set(exclude) - set(names):
+        raise DatasetError(f"there is no picture {sorted(unknown)[0]!r} to exclude")
+    found = [row for row in found if row[0] not in exclude]
+    if twice := {n for n in names if names.count(n) > 1}:
+        raise DatasetError(f"two pictures are called {sorted(twice)[0]!r}: rename one of them")
+    out = Path(out)
+    if out.exists():
+        raise OutputError(f"{out} exists: choose another folder or remove it")
+    part = out.with_name(out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)  # of an earlier failure
+    repaint = _repainters(found, normalise_to, BACKENDS[stain_backend], progress)
+    rows = []
+    for done, (name, picture, labels, k) in enumerate(found):
+        rows.append(_prepare_region(name, picture, labels, part / name, seed, held_out, repaint[k]))
+        if progress:
+            progress("preparing", done + 1, len(found))
+    manifest = {"format": FORMAT, "mpp": MPP, "seed": seed, "regions": rows}
+    if normalise_to is not None:
+        manifest["normalised"] = {"target": str(normalise_to), "backend": stain_backend}
+    (part / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    os.replace(part, out)
+    return rows
+
+
+def read_manifest(path: Path) -> dict:
+    """The manifest of a prepared dataset.
+
+    Raises:
+        DatasetError: ``path`` is no prepared dataset, or of another version.
+    """
+    try:
+        manifest = json.loads((Path(path) / "manifest.json").read_text())
+        if manifest["format"] != FORMAT:
+            raise DatasetError(f"{path}: dataset format {manifest['format']} is not {FORMAT}")
+    except (OSError, ValueError, KeyError) as error:
+        if isinstance(error, DatasetError):
+            raise
+        raise DatasetError(f"{path} is no prepared dataset: make one with prepare") from error
+    return manifest
+
+
+def read_regions(path: Path) -> Iterator[Region]:
+    """The regions of a prepared dataset, in the manifest's order."""
+    for row in read_manifest(path)["regions"]:
+        folder = Path(path) / row["name"]
+        try:
+            yield Region(
+                name=row["name"],
+                image=_read_picture(folder / "image.png"),
+                types=_read_picture(folder / "types.png"),
+                instances=tifffile.imread(folder / "instances.tif"),
+                held_out=tuple(tuple(box) for box in row["held_out"]),
+                stain=StainStatistics(
+                    np.array(row["stain_mean"]), np.array(row["stain_covariance"])
+                ),
+            )
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DatasetError(f"{folder} is damaged ({error}): prepare the data again") from error
+
+
+def window_sums(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Sums of ``mask`` (h, w) over every window of ``size``: (h - size_y + 1, w - size_x + 1)."""
+    table = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int64)
+    table[1:, 1:] = mask.cumsum(0, dtype=np.int64).cumsum(1)
+    a, b = size
+    return table[a:, b:] - table[:-a, b:] - table[a:, :-b] + table[:-a, :-b]
+
+
+def random_box(mask: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> Box:
+    """One of the boxes of ``size`` that hold most of ``mask`` (h, w), each as likely."""
+    sums = window_sums(mask, size)
+    y, x = np.unravel_index(rng.choice(np.flatnonzero(sums == sums.max())), sums.shape)
+    return int(y), int(x), int(y) + size[0], int(x) + size[1]
+
+
+Repaint = Callable[[np.ndarray], np.ndarray]
+
+
+def _repainters(
+    found: list[tuple[str, Path, Path, int]],
+    target: Path | None,
+    extract: Callable[[np.ndarray], np.ndarray],
+    progress: Callable[[str, int, int], None] | None,
+) -> dict[int, Repaint]:
+    """For each source what to do with its pictures: normalise them, or nothing."""
+    sources = sorted({k for *_, k in found})
+    if target is None:
+        return {k: lambda picture: picture for k in sources}
+    wanted = fit_stains(tissue_sample(target, mpp=MPP), extract=extract)
+    repaint: dict[int, Repaint] = {}
+    for done, source in enumerate(sources):
+        pooled = [_pixels_of(p, labels) for _, p, labels, k in found if k == source]
+        own = fit_stains(np.concatenate(pooled), extract=extract)
+        repaint[source] = partial(normalise, source=own, target=wanted)
+        if progress:
+            progress("fitting stains", done + 1, len(sources))
+    return repaint
+
+
+def _pixels_of(picture: Path, labels: Path, count: int = 20_000) -> np.ndarray:
+    """Some published pixels of a picture, uint8 (n, 3)."""
+    image = _read_picture(picture)[..., :3].reshape(-1, 3)
+    if labels.suffix != ".mat":
+        image = image[_read_picture(labels).ravel() != UNPUBLISHED]
+    return np.random.default_rng(0).permutation(image)[:count]
+
+
+def _find(source: Path) -> Iterator[tuple[str, Path, Path]]:
+    if (source / "images").is_dir() and (source / "labels").is_dir():
+        pairs = [
+            (p, source / "labels" / f"{p.stem}.mat") for p in (source / "images").glob("*.png")
+        ]
+    else:
+        pairs = [
+            (p.with_name(p.name.replace("_classes.png", ".png")), p)
+            for p in source.glob("*_classes.png")
+        ]
+    if not pairs:
+        raise DatasetError(
+            f"{source}: neither images/*.png with labels/*.mat nor NAME.png with NAME_classes.png"
+        )
+    for picture, labels in sorted(pairs):
+        if missing := next((p for p in (picture, labels) if not p.exists()), None):
+            raise DatasetError(f"{missing} is missing: each picture needs its labels")
+        yield picture.stem, picture, labels
+
+
+def _read_picture(path: Path) -> np.ndarray:
+    with Image.open(path) as file:
+        return np.array(file)
+
+
+def _prepare_region(
+    name: str,
+    picture: Path,
+    labels: Path,
+    folder: Path,
+    seed: int,
+    held_out: float,
+    repaint: Repaint,
+) -> dict:
+    try:
+        image = _read_picture(picture)[..., :3]
+        if labels.suffix == ".mat":
+            instances, types = read_mat_labels(labels)
+        else:
+            types = _read_picture(labels)
+            instances = split_touching(types)
+    except (OSError, SyntaxError) as error:
+        raise DatasetError(f"{picture} or its labels cannot be read: {error}") from error
+    if image.ndim != 3 or image.dtype != np.uint8 or image.shape[:2] != types.shape:
+        raise DatasetError(
+            f"{picture} and {labels.name} do not fit: RGB of the labels' size wanted"
+        )
+    if stray := sorted(set(np.unique(types)) - {*range(len(TYPES)), UNPUBLISHED}):
+        raise DatasetError(f"{labels}: type {stray[0]} is none of 0..6 and 255")
+    published = types != UNPUBLISHED
+    image = np.where(published[..., None], repaint(image), image)
+    try:
+        stain = StainStatistics.of(image[published])
+    except SlideError as error:
+        raise DatasetError(f"{picture}: {error}") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(folder / "image.png")
+    Image.fromarray(types).save(folder / "types.png")
+    tifffile.imwrite(
+        folder / "instances.tif", instances.astype(np.uint32), compression="zlib", predictor=True
+    )
+    _, first = np.unique(instances, return_index=True)
+    counts = np.bincount(types.flat[first[1:]], minlength=len(TYPES))
+    return {
+        "name": name,
+        "source": str(picture),
+        "size": list(types.shape),
+        "published": int(published.sum()),
+        "held_out": [_held_out_box(published, held_out, name, seed)] if held_out else [],
+        "nuclei": {t: int(c) for t, c in zip(TYPES[1:], counts[1:], strict=False)},
+        "stain_mean": stain.mean.tolist(),
+        "stain_covariance": stain.covariance.tolist(),
+    }
+
+
+def _held_out_box(published: np.ndarray, share: float, name: str, seed: int) -> list[int]:
+    """A square of ``share`` of the published area at a random place, published as far as can be."""
+    side = max(1, round((share * published.sum()) ** 0.5))
+    size = (min(side, published.shape[0]), min(side, published.shape[1]))
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    return list(random_box(published, size, rng))

@@ -1,0 +1,105 @@
+"""What a file holds, in rows of (name, value)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from ..annotations.classes import ClassTable, Contents
+from ..annotations.formats import is_annotation, read_contents
+from ..errors import CheckpointError
+from ..slides.ome_zarr import is_ome_zarr
+from ..slides.reading import open_slide
+from .dataset import read_manifest
+
+Rows = list[tuple[str, str]]
+
+
+def describe(path: Path, **reading: Any) -> Rows:
+    """Rows about a slide, an annotation file, a prepared dataset or a checkpoint.
+
+    ``reading`` goes to `formats.read_contents`. Of annotations the rows end with a table of the
+    classes, also where `nasdm-wsi render` would refuse some.
+
+    Raises:
+        NasdmError: the file cannot be read as what it seems to be.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _slide(path) if is_ome_zarr(path) else _dataset(path)
+    if path.suffix == ".safetensors":
+        return _checkpoint(path)
+    if is_annotation(path):
+        # Nothing printed depends on the resolution, which a GeoJSON does not tell.
+        return _annotations(read_contents(path, mpp=0.5, **reading))
+    return _slide(path)
+
+
+def _dataset(path: Path) -> Rows:
+    manifest = read_manifest(path)
+    regions = manifest["regions"]
+    counts: dict[str, int] = {}
+    for region in regions:
+        for name, count in region["nuclei"].items():
+            counts[name] = counts.get(name, 0) + count
+    held = sum((y1 - y0) * (x1 - x0) for r in regions for y0, x0, y1, x1 in r["held_out"])
+    published = sum(r["published"] for r in regions)
+    return [
+        ("kind", "prepared dataset"),
+        ("regions", f"{len(regions)}"),
+        ("pixels", f"{published:,} published at {manifest['mpp']} mpp, {held:,} held out"),
+        *((name, f"{count:,} nuclei") for name, count in counts.items()),
+    ]
+
+
+def _checkpoint(path: Path) -> Rows:
+    try:
+        with safe_open(path, framework="np") as file:
+            header = json.loads((file.metadata() or {})["nasdm-wsi-1"])
+            names = list(file.keys())
+            sizes = [file.get_slice(name).get_shape() for name in names]
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path} is no checkpoint of nasdm-wsi, or damaged") from error
+    kind = "weights" if "family" in header else "training checkpoint"
+    values = sum(int(np.prod(size)) for size in sizes)
+    return [
+        ("kind", kind),
+        ("values", f"{values:,} in {len(names)} tensors"),
+        *((key, f"{value}") for key, value in header.items()),
+    ]
+
+
+def _annotations(contents: Contents) -> Rows:
+    nuclei = contents.nuclei
+    rows = [("kind", f"annotations, {contents.kind}"), ("nuclei", f"{len(nuclei):,}")]
+    rows += [(name, f"{count:,}") for name, count in nuclei.counts().items()]
+    if len(nuclei) or nuclei.tissue is not None:
+        y0, x0, y1, x1 = nuclei.extent()
+        rows.append(("extent", f"x {x0:.1f} to {x1:.1f}, y {y0:.1f} to {y1:.1f} pixels"))
+    rows.append(("tissue outline", "no" if nuclei.tissue is None else "yes"))
+    if notes := contents.told():
+        rows.append(("also found", notes))
+    return [*rows, ("", ""), *_class_rows(contents.classes)]
+
+
+def _class_rows(classes: ClassTable) -> Rows:
+    """Class name, what it is read as, and count."""
+    table = [("read as", "count"), *((meaning, f"{n:,}") for _, meaning, n in classes.rows())]
+    left, right = (max(map(len, column)) for column in zip(*table, strict=True))
+    names = ["class", *(name for name, _, _ in classes.rows())]
+    lines = [f"{meaning:<{left}}  {count:>{right}}" for meaning, count in table]
+    return list(zip(names, lines, strict=True))
+
+
+def _slide(path: Path) -> Rows:
+    with open_slide(path) as slide:
+        return [
+            ("kind", f"slide ({slide.format})"),
+            ("size", f"{slide.size[1]} x {slide.size[0]} pixels"),
+            ("mpp", f"{slide.mpp:g}" if slide.mpp else "unknown"),
+            ("levels", ", ".join(f"{w} x {h}" for h, w in slide.levels)),
+        ]

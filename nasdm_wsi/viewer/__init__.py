@@ -1,0 +1,1 @@
+"""The page on which slides and their nuclei are looked at."""

@@ -1,0 +1,310 @@
+"""The page of `nasdm-wsi view`: slides, their nuclei and where they come from, for this machine.
+
+A WSGI application and a server that listens on the loopback interface only. A request names a
+slide by its number and a file of the page by one of the names below: no part of a request ever
+becomes a path on disk. Tiles are those of a Deep Zoom pyramid: each level is half the size of the
+next, and the last, ``top``, shows the slide's own pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from threading import Lock, Semaphore
+from typing import Any
+
+from PIL import Image
+from werkzeug.exceptions import Forbidden, HTTPException, NotFound
+from werkzeug.routing import Map, Rule
+from werkzeug.sansio.utils import host_is_trusted
+from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
+from werkzeug.wrappers import Response
+
+from ..annotations.nuclei import PALETTE, TYPES
+from ..errors import NasdmError, OutputError, PortError
+from ..geometry import Box, grow, intersect, shape
+from ..rendering import WARNING, labels_path, read_annotations
+from ..slides.reading import open_slide
+from .overlay import Overlay
+
+TILE = 512  # pixels a side of a tile, at its level
+OVERLAP = 1  # pixels that a tile shows of its neighbours, so that no seam is seen
+CELL = 2  # pixels a side of a cell in which nuclei are counted, at its level
+OUTLINED = 2  # levels below the top at which outlines are drawn; below, nuclei are counted
+REDUCED = 3  # levels that may be made from the slide's smallest: a tile is read in bounded memory
+READERS = 8  # threads that read a slide at once
+LOOPBACK = "127.0.0.1"
+HOSTS = (LOOPBACK, "localhost")
+PAGE = {
+    "": "text/html",
+    "view.css": "text/css",
+    "overlay.js": "text/javascript",
+    "view.js": "text/javascript",
+    "openseadragon.min.js": "text/javascript",
+}
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; "
+    "style-src 'self' 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Viewer:
+    """The WSGI application; a context manager that closes the slides."""
+
+    def __init__(
+        self, slides: Sequence[Path], *, labels: Path | None = None, **reading: Any
+    ) -> None:
+        """Open slides. Nuclei come from the annotations beside each, of the first from ``labels``.
+
+        ``reading`` goes to `rendering.read_annotations`.
+
+        Raises:
+            SlideError: a file that is no slide.
+        """
+        chosen = [labels, *[None] * (len(slides) - 1)]
+        self._slides: list[_Shown] = []
+        try:
+            for path, own in zip(slides, chosen, strict=True):
+                self._slides.append(_Shown(Path(path), own or _labels_beside(Path(path)), reading))
+        except BaseException:
+            self.__exit__()
+            raise
+        names = ", ".join(repr(name) for name in PAGE if name)
+        place = "<int:level>/<int:x>/<int:y>"
+        rules = {
+            "/": self._page,
+            f"/<any({names}):name>": self._page,
+            "/about": self._about,
+            "/<int:slide>/nuclei": self._nuclei,
+            f"/<int:slide>/tile/{place}": self._tile,
+            f"/<int:slide>/outlines/{place}": self._outlines,
+            f"/<int:slide>/counts/{place}": self._counts,
+        }
+        self._routes = Map(
+            [Rule(path, endpoint=answer, methods=["GET"]) for path, answer in rules.items()],
+            merge_slashes=False,
+        )
+
+    def __enter__(self) -> Viewer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for shown in self._slides:
+            shown.close()
+
+    def __call__(self, environ: dict, start_response: Callable) -> Iterable[bytes]:
+        try:
+            response = self._respond(environ)
+        except HTTPException as error:
+            response = Response(f"{error.code} {error.name}", status=error.code)
+        except NasdmError as error:
+            response = Response(str(error), status=422)
+        response.headers.extend(HEADERS)
+        return response(environ, start_response)
+
+    def _respond(self, environ: dict) -> Response:
+        # A page of another site can name this machine with a host name of its own.
+        if not host_is_trusted(environ.get("HTTP_HOST"), HOSTS):
+            raise Forbidden
+        answer, arguments = self._routes.bind_to_environ(environ).match()
+        return answer(**arguments)
+
+    def _page(self, name: str = "") -> Response:
+        content = files(__package__).joinpath("static", name or "index.html").read_bytes()
+        return Response(content, mimetype=PAGE[name], headers={"Cache-Control": "no-cache"})
+
+    def _about(self) -> Response:
+        types = [
+            {"name": name, "color": "#{:02x}{:02x}{:02x}".format(*colour)}
+            for name, colour in zip(TYPES[1:], PALETTE[1:], strict=True)
+        ]
+        return _json({"types": types, "slides": [shown.about() for shown in self._slides]})
+
+    def _nuclei(self, slide: int) -> Response:
+        return _json(self._shown(slide).overlay.nuclei.counts())
+
+    def _tile(self, slide: int, **place: int) -> Response:
+        return _kept(self._shown(slide).tile(**place), "image/jpeg")
+
+    def _outlines(self, slide: int, **place: int) -> Response:
+        return _kept(self._shown(slide).outlines(**place), "application/octet-stream")
+
+    def _counts(self, slide: int, **place: int) -> Response:
+        return _kept(self._shown(slide).counts(**place), "application/octet-stream")
+
+    def _shown(self, slide: int) -> _Shown:
+        if slide >= len(self._slides):
+            raise NotFound
+        return self._slides[slide]
+
+
+class _Shown:
+    """One slide as the page sees it: its tiles, its nuclei and what is known about it."""
+
+    def __init__(self, path: Path, labels: Path | None, reading: dict[str, Any]):
+        self.labels, self._reading = labels, reading
+        self.slide = open_slide(path)
+        self.mpp = self.slide.mpp
+        self.slide.mpp = self._unit = self.mpp or 1.0  # where it is unknown, pixels count
+        longest, smallest = max(self.slide.size), max(self.slide.levels[-1])
+        self.top = math.ceil(math.log2(longest))
+        below = max(math.log2(longest / TILE), 0), math.log2(longest / smallest) + REDUCED
+        self.bottom = self.top - math.ceil(min(below))
+        self._readers = READERS if self.slide.thread_safe else 1
+        self._turn = Semaphore(self._readers)
+        self._loading = Lock()
+        self._overlay: Overlay | None = None
+
+    def close(self) -> None:
+        """Close the slide when no thread is reading it; none will again."""
+        for _ in range(self._readers):
+            self._turn.acquire()
+        self.slide.__exit__()
+
+    def about(self) -> dict[str, Any]:
+        """What the page needs to know at once."""
+        height, width = self.slide.size
+        synthetic, facts = _provenance(self.slide.description)
+        return {
+            "name": self.slide.path.name,
+            "width": width,
+            "height": height,
+            "mpp": self.mpp,
+            "tile": TILE,
+            "overlap": OVERLAP,
+            "cell": CELL,
+            "levels": [self.bottom, self.top],
+            "outlined": self.top - OUTLINED,
+            "labels": self.labels and self.labels.name,
+            "synthetic": synthetic,
+            "facts": [*self._size(), *facts],
+            "changed": [p.stat().st_mtime_ns for p in (self.slide.path, self.labels) if p],
+        }
+
+    def tile(self, level: int, x: int, y: int) -> bytes:
+        """A tile as JPEG, with ``OVERLAP``; at the edges of the slide it is smaller."""
+        box, down = self._box(level, x, y)
+        y0, x0, y1, x1 = (n // down for n in box)
+        height, width = (math.ceil(n / down) for n in self.slide.size)
+        seen = intersect(grow((y0, x0, y1, x1), OVERLAP), (0, 0, height, width))
+        with self._turn:
+            pixels = self.slide.read(seen, mpp=self._unit * down)
+        encoded = io.BytesIO()
+        Image.fromarray(pixels).save(encoded, "JPEG", quality=90, subsampling=0)
+        return encoded.getvalue()
+
+    def outlines(self, level: int, x: int, y: int) -> bytes:
+        """The outlines that meet a tile; see `Overlay.outlines`."""
+        box, down = self._box(level, x, y)
+        if level < self.top - OUTLINED:
+            raise NotFound
+        return self.overlay.outlines(box, down=down)
+
+    def counts(self, level: int, x: int, y: int) -> bytes:
+        """The number of nuclei in each cell of a tile; see `Overlay.counts`."""
+        box, down = self._box(level, x, y)
+        return self.overlay.counts(box, cell=CELL * down).tobytes()
+
+    @property
+    def overlay(self) -> Overlay:
+        """The nuclei in slide pixels, read when first asked for: a million take a while."""
+        if self.labels is None:
+            raise NotFound
+        with self._loading:
+            if self._overlay is None:
+                nuclei = read_annotations(self.labels, mpp=self._unit, **self._reading)
+                self._overlay = Overlay(nuclei.shifted(*self.slide.bounds))
+        return self._overlay
+
+    def _box(self, level: int, x: int, y: int) -> tuple[Box, int]:
+        """The slide pixels of a tile, and how many times smaller it shows them."""
+        if not self.bottom <= level <= self.top:
+            raise NotFound
+        down = 2 ** (self.top - level)
+        side = TILE * down
+        box = (y * side, x * side, (y + 1) * side, (x + 1) * side)
+        if not all(shape(intersect(box, (0, 0, *self.slide.size)))):
+            raise NotFound
+        return box, down
+
+    def _size(self) -> list[tuple[str, str]]:
+        height, width = self.slide.size
+        rows = [("pixels", f"{width:,} × {height:,}")]
+        if self.mpp:
+            millimetres = (f"{n * self.mpp / 1000:.2f}" for n in (width, height))
+            rows.append(("size", "{} × {} mm".format(*millimetres)))
+            rows.append(("pixel size", f"{self.mpp:g} µm"))
+        return [*rows, ("format", self.slide.format)]
+
+
+def serve(viewer: Viewer, *, port: int = 0) -> BaseWSGIServer:
+    """A server on the loopback interface, ready to `serve_forever`; port 0 takes a free one.
+
+    Raises:
+        PortError: the port is taken.
+    """
+    try:
+        with socket.create_server((LOOPBACK, port)) as listener:
+            return make_server(
+                *(LOOPBACK, port, viewer),
+                threaded=True,
+                request_handler=_Handler,
+                fd=listener.fileno(),
+            )
+    except OSError as error:
+        raise PortError(
+            f"port {port} cannot be used ({error.strerror}): choose another --port, "
+            "or leave it out for a free one"
+        ) from error
+
+
+class _Handler(WSGIRequestHandler):
+    disable_nagle_algorithm = True  # else an answer waits for that to its header
+
+    def log_request(self, *_: Any) -> None:
+        """A page makes hundreds of requests: nobody reads them."""
+
+
+def _labels_beside(slide: Path) -> Path | None:
+    try:
+        labels = labels_path(slide)
+    except OutputError:  # a format that `render` does not write
+        labels = slide.with_suffix(".geojson")
+    return labels if labels.is_file() else None
+
+
+def _provenance(description: str) -> tuple[bool, list[tuple[str, str]]]:
+    """Whether a slide was rendered, and what its description says, in rows of (name, value)."""
+    if not description.startswith(WARNING):
+        return False, [("description", description)] if description else []
+    text = description.removeprefix(WARNING).strip()
+    try:
+        facts = json.loads(text)
+        return True, [(name, _legible(value)) for name, value in facts.items()]
+    except (ValueError, AttributeError):
+        return True, [("description", text)]
+
+
+def _legible(value: Any) -> str:
+    if isinstance(value, dict):
+        value = [f"{name} {part}" for name, part in value.items()]
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _json(value: Any) -> Response:
+    text = json.dumps(value)
+    return Response(text, mimetype="application/json", headers={"Cache-Control": "no-store"})
+
+
+def _kept(content: bytes, mimetype: str) -> Response:
+    """An answer for the browser to keep: the page asks with the files' times of change."""
+    keep = {"Cache-Control": "private, max-age=86400, immutable"}
+    return Response(content, mimetype=mimetype, headers=keep)

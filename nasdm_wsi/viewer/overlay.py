@@ -1,0 +1,61 @@
+"""Nuclei for the screen, tile by tile: their outlines from near, their number from afar.
+
+Coordinates are x, y in slide pixels whose corners are the integers, a box is (y0, x0, y1, x1),
+half open. Answers are bytes, little-endian, for JavaScript's typed arrays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import shapely
+
+from ..annotations.nuclei import TYPES, Nuclei
+from ..geometry import Box, shape
+
+SIMPLIFIED = 0.35  # screen pixels that an outline may be off where the slide is shown smaller
+
+
+class Overlay:
+    """Nuclei, in slide pixels, looked up by place; one object may serve many threads."""
+
+    def __init__(self, nuclei: Nuclei):
+        self.nuclei = replace(nuclei, ids=None, tissue=None)
+        # No tree is needed: to compare the boxes of a million nuclei takes a millisecond.
+        self._y0, self._x0, self._y1, self._x1 = np.ascontiguousarray(nuclei.boxes().T)
+
+    def outlines(self, box: Box, *, down: int = 1) -> bytes:
+        """The rings of all nuclei whose bounding boxes meet ``box``, whole.
+
+        uint32 n; n lengths in vertices and n type numbers, uint32; then x, y of all vertices,
+        float32, counted from the corner of ``box``. For a slide shown ``down`` times smaller the
+        outlines are simplified.
+        """
+        y0, x0, y1, x1 = box
+        meets = (self._y0 < y1) & (self._x0 < x1) & (self._y1 > y0) & (self._x1 > x0)
+        shown = self.nuclei.take(np.flatnonzero(meets))
+        coords, offsets = shown.coords, shown.ring_offsets
+        if down > 1 and len(shown):
+            rings = shapely.from_ragged_array(shapely.GeometryType.LINESTRING, coords, (offsets,))
+            simple = shapely.simplify(rings, SIMPLIFIED * down, preserve_topology=False)
+            _, coords, (offsets,) = shapely.to_ragged_array(simple)
+        lengths = np.diff(offsets)
+        types = np.repeat(shown.types, np.diff(shown.polygon_offsets))
+        head = np.concatenate([[len(lengths)], lengths, types]).astype("<u4")
+        return head.tobytes() + (coords - (x0, y0)).astype("<f4").tobytes()
+
+    def counts(self, box: Box, *, cell: int) -> np.ndarray:
+        """How many nuclei of each type have their middle in each cell: uint16 (6, h, w).
+
+        The cells are squares of ``cell`` pixels from the corner of ``box``, whose sides they
+        divide. Each nucleus is counted in one cell of one of the boxes that tile a slide.
+        """
+        y, x = (self._y0 + self._y1) / 2, (self._x0 + self._x1) / 2
+        here = np.flatnonzero((y >= box[0]) & (y < box[2]) & (x >= box[1]) & (x < box[3]))
+        row = ((y[here] - box[0]) / cell).astype(int)
+        column = ((x[here] - box[1]) / cell).astype(int)
+        size = (len(TYPES) - 1, *(n // cell for n in shape(box)))
+        place = np.ravel_multi_index((self.nuclei.types[here] - 1, row, column), size)
+        counts = np.bincount(place, minlength=np.prod(size)).reshape(size)
+        return np.minimum(counts, 2**16 - 1).astype("<u2")
