@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from itertools import pairwise
 
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 
 from nasdm_wsi.annotations.nuclei import Nuclei, offsets
 from nasdm_wsi.annotations.raster import Conditioning, edges, one_hot
+from nasdm_wsi.annotations.types import PLANES, TYPES
+from nasdm_wsi.errors import PlanError
 from nasdm_wsi.geometry import inside, intersect
 
 SIZE = (60, 70)
@@ -211,6 +214,76 @@ def test_beyond_the_canvas_is_nothing():
     assert planes[1].sum() == 20 * 20
     # The nucleus goes on beyond the canvas, so the canvas cuts no edge into it.
     assert planes[6].sum() == 0
+
+
+def test_a_nucleus_that_reaches_over_the_border_ends_there():
+    nuclei = Nuclei.from_polygons([shapely.box(12, 12, 26, 26)], [2], mpp=0.5)
+    box = (5, 5, 30, 30)
+    planes = Conditioning(nuclei, (20, 20)).planes(("epithelial", "edge", "nuclei known"), box)
+    canvas = inside((5, 5, 20, 20), box)
+    beyond = np.ones((25, 25), bool)
+    beyond[canvas] = False
+    assert not planes[:2, beyond].any() and (planes[2] == 1).all()
+    assert planes[0][canvas].sum() == 8 * 8
+    # Its upper and left edges, with the background's pixels beside them.
+    assert planes[1][canvas].sum() == (2 * 8 - 1) + 2 * 8
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_planes_are_given_by_name_in_the_order_asked_for(seed):
+    conditioning = Conditioning(random_nuclei(seed), SIZE)
+    box = (-3, 20, 64, 80)
+    every = dict(zip(PLANES, conditioning.planes(PLANES, box), strict=True))
+    instances, types = conditioning.labels(box)
+    for number, name in enumerate(TYPES[1:], 1):
+        np.testing.assert_array_equal(every[name], types == number)
+    assert every["nuclei known"].all() and every["edge"].any()
+    for names in (("edge",), ("plasma", "nuclei known", "edge", "neutrophil"), ("edge", "edge")):
+        found = conditioning.planes(names, box)
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, [every[name] for name in names])
+    assert conditioning.planes((), box).shape == (0, 67, 60)
+
+
+def test_a_plane_that_nobody_can_give_is_named():
+    conditioning = Conditioning(random_nuclei(0, n=1), SIZE)
+    for names in (("lumen",), ("edge", "lumen"), ("background", "lumen")):
+        with pytest.raises(PlanError, match=r"^[^\n]*a plane '(lumen|background)'[^\n]*$"):
+            conditioning.planes(names, WHOLE)
+
+
+def test_what_is_asked_for_again_is_the_same_in_little_memory(monkeypatch):
+    """Planes that users write into are theirs, and old boxes are let go of."""
+    monkeypatch.setattr("nasdm_wsi.annotations.raster.CACHE_BYTES", 3 * 30 * 30)
+    nuclei = random_nuclei(2, tissue=shapely.Polygon([(5, 9), (60, 3), (40, 55)]))
+    kept, fresh = Conditioning(nuclei, SIZE), Conditioning(nuclei, SIZE)
+    places = [(y, x, y + 30, x + 30) for y in range(0, 40, 10) for x in range(0, 40, 10)]
+    expected = {box: (fresh.planes(PLANES, box), fresh.tissue(box)) for box in places}
+
+    def look(n: int) -> None:
+        box = places[n * 7 % len(places)]
+        planes, tissue = kept.planes(PLANES, box), kept.tissue(box)
+        np.testing.assert_array_equal(planes, expected[box][0])
+        np.testing.assert_array_equal(tissue, expected[box][1])
+        planes[...], tissue[...] = 9, False
+        assert kept._recent._bytes <= 3 * 30 * 30
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(look, range(200)))
+    assert kept._recent._bytes == sum(array.nbytes for array in kept._recent._arrays.values()) > 0
+
+
+def test_a_window_is_rasterised_once_for_all_phases(monkeypatch):
+    conditioning = Conditioning(random_nuclei(2, tissue=shapely.box(0, 0, 50, 50)), SIZE)
+    boxes = []
+    rasterise = Conditioning._rasterise
+    monkeypatch.setattr(
+        Conditioning, "_rasterise", lambda self, box: (boxes.append(box), rasterise(self, box))[1]
+    )
+    for _ in range(3):
+        conditioning.planes(PLANES, WHOLE)
+        conditioning.tissue(WHOLE)
+    assert len(boxes) == 1
 
 
 def test_glass():

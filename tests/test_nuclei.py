@@ -91,6 +91,26 @@ def test_an_empty_table_works():
     assert sum(empty.scaled(1).within((0, 0, 1, 1)).counts().values()) == 0
 
 
+def test_the_fingerprint_changes_with_whatever_changes_a_pixel(nuclei):
+    moved = nuclei.coords.copy()
+    moved[3, 1] += 0.01
+    others = [
+        replace(nuclei, coords=moved),
+        replace(nuclei, types=np.array([2, 3, 4], np.uint8)),
+        # The hole becomes a ring of the next nucleus.
+        replace(nuclei, polygon_offsets=np.array([0, 1, 3, 4])),
+        # The first ring takes a vertex of the second.
+        replace(nuclei, ring_offsets=nuclei.ring_offsets + np.array([0, 1, 0, 0, 0])),
+        replace(nuclei, tissue=None),
+        replace(nuclei, tissue=shapely.box(0, 0, 100, 81)),
+        nuclei.take(np.array([1, 0, 2])),
+    ]
+    prints = [other.fingerprint() for other in (nuclei, *others)]
+    assert len(set(prints)) == len(prints)
+    same = Nuclei.from_polygons(nuclei.polygons(), nuclei.types, mpp=1, tissue=nuclei.tissue)
+    assert same.fingerprint() == nuclei.fingerprint()
+
+
 @pytest.mark.parametrize(
     ("name", "kind"),
     [

@@ -6,6 +6,7 @@ QuPath: the centre of pixel i is i + 0.5. Boxes are (y0, x0, y1, x1), half open.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,28 +18,9 @@ import numpy as np
 import shapely
 
 from ..errors import AnnotationError, disk_errors
+from .types import PALETTE as PALETTE
+from .types import TYPES as TYPES
 
-TYPES = (
-    "background",
-    "neutrophil",
-    "epithelial",
-    "lymphocyte",
-    "plasma",
-    "eosinophil",
-    "connective",
-)
-PALETTE = np.array(
-    [
-        (255, 255, 255),
-        (255, 165, 0),
-        (0, 200, 0),
-        (220, 20, 60),
-        (0, 190, 255),
-        (30, 60, 255),
-        (255, 215, 0),
-    ],
-    np.uint8,
-)
 _ALIASES = {
     "neutrophil": "polymorph, pmn",
     "epithelial": "epithelium, neoplastic, neopla, non neoplastic epithelial, no neo, tumor, "
@@ -320,6 +302,17 @@ class Nuclei:
         """How many there are of each of the six types."""
         counts = np.bincount(self.types, minlength=len(TYPES))
         return {name: int(n) for name, n in zip(TYPES[1:], counts[1:], strict=True)}
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change when an outline, a type or the tissue does.
+
+        Ids and the pixel size are left out: they change no pixel of a canvas.
+        """
+        digest = hashlib.sha256()
+        for column in (self.coords, self.ring_offsets, self.polygon_offsets, self.types):
+            digest.update(np.ascontiguousarray(column).reshape(-1).data)
+        digest.update(b"" if self.tissue is None else self.tissue.wkb)
+        return digest.hexdigest()[:16]
 
     def save(self, path: Path) -> None:
         """Write all but the ids, for `load` in another process."""

@@ -8,11 +8,21 @@ nuclei alone and never on the box that asks: everything is computed in integers.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Sequence
+from threading import Lock
+
 import numpy as np
 import shapely
 
+from ..errors import PlanError
 from ..geometry import Box, grow, inside, intersect, shape
-from .nuclei import TYPES, Nuclei, members, runs
+from .nuclei import Nuclei, members, runs
+from .types import EDGE, NUCLEI_KNOWN, PLANES, TYPES
+
+CACHE_BYTES = 64_000_000  # of codes, in each `Conditioning`
+# A pixel's code: its type, and two bits.
+TYPE_MASK, EDGE_BIT, TISSUE_BIT = 0x3F, 0x40, 0x80
 
 GRID = 1024  # vertices are rounded to 1 / GRID pixels
 FAR = 1 << 30  # in these units; what lies beyond counts as lying here, so that products fit int64
@@ -31,20 +41,52 @@ def edges(instances: np.ndarray) -> np.ndarray:
     return edge
 
 
+def planes_of(names: Sequence[str], types: np.ndarray, edge: np.ndarray) -> np.ndarray:
+    """Conditioning planes in the order of their names: float32 (len(names), h, w).
+
+    types: uint8 (h, w), nucleus types; what is no type, such as 255, is background.
+    edge: bool (h, w), from `edges`.
+
+    Raises:
+        PlanError: a name that is none of `types.PLANES`.
+    """
+    check_planes(names)
+    planes = np.empty((len(names), *types.shape), np.float32)
+    for name, plane in zip(names, planes, strict=True):
+        if name == NUCLEI_KNOWN:
+            plane[...] = 1
+        elif name == EDGE:
+            plane[...] = edge
+        else:
+            plane[...] = types == TYPES.index(name)
+    return planes
+
+
+def check_planes(names: Sequence[str]) -> None:
+    """Refuse names of planes that cannot be made from nuclei.
+
+    Raises:
+        PlanError: a name that is none of `types.PLANES`.
+    """
+    for name in names:
+        if name not in PLANES:
+            raise PlanError(
+                f"the painter asks for a plane {name!r}, which annotations do not give: "
+                f"choose a painter that asks for some of {', '.join(PLANES)}"
+            )
+
+
 def one_hot(types: np.ndarray, edge: np.ndarray) -> np.ndarray:
     """Float32 (7, h, w): a plane for each of the six types, then the edges; types, edge (h, w)."""
-    planes = np.empty((len(TYPES), *types.shape), np.float32)
-    for kind, plane in enumerate(planes[:-1], 1):
-        plane[...] = types == kind
-    planes[-1] = edge
-    return planes
+    return planes_of((*TYPES[1:], EDGE), types, edge)
 
 
 class Conditioning:
     """The conditioning of a canvas of ``size`` (h, w), rasterised where it is asked for.
 
     ``nuclei`` are in canvas pixels. Boxes may reach beyond the canvas; nothing is there. One
-    object may serve many threads.
+    object may serve many threads. It keeps the boxes asked for last, so that a window is rasterised
+    once although each phase asks for its planes and its tissue.
     """
 
     def __init__(self, nuclei: Nuclei, size: tuple[int, int]):
@@ -55,13 +97,20 @@ class Conditioning:
         self._boxes = boxes[self._order]
         self._lowest = np.maximum.accumulate(self._boxes[:, 2])  # of it and all before
         self._tissue = None if nuclei.tissue is None else _outline_edges(nuclei.tissue)
+        self._recent = _Recent(CACHE_BYTES)
+
+    def planes(self, names: Sequence[str], box: Box) -> np.ndarray:
+        """The planes of a box in the order of their names: float32 (len(names), h, w).
+
+        Raises:
+            PlanError: a name that is none of `types.PLANES`.
+        """
+        codes = self._codes(box)
+        return planes_of(names, codes & TYPE_MASK, (codes & EDGE_BIT) > 0)
 
     def __call__(self, box: Box) -> np.ndarray:
         """The conditioning of a box: float32 (7, h, w), six one-hot types and instance edges."""
-        instances, types = self._rasterise(grow(box, 1))
-        on_canvas = self._on_canvas(box)
-        edge = edges(instances)[1:-1, 1:-1] & on_canvas
-        return one_hot(types[1:-1, 1:-1] * on_canvas, edge)
+        return self.planes((*TYPES[1:], EDGE), box)
 
     def labels(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
         """Instances int32 (h, w), 0 = none, else the nucleus' index + 1; and types uint8 (h, w)."""
@@ -73,14 +122,31 @@ class Conditioning:
         """Bool (h, w): pixels of tissue or nuclei; everywhere if no tissue is outlined."""
         if self._tissue is None:
             return np.ones(shape(box), bool)
-        tissue = self._rasterise(box)[0] > 0
-        pixels, _ = _inside(*self._tissue, np.zeros(len(self._tissue[0]), int), box)
-        tissue.reshape(-1)[pixels] = True
-        return tissue
+        return (self._codes(box) & TISSUE_BIT) > 0
 
     def is_glass(self, box: Box) -> bool:
         """Whether tissue is outlined, but no pixel of the box belongs to it or to a nucleus."""
-        return not self.tissue(box).any()
+        return self._tissue is not None and not self.tissue(box).any()
+
+    def _codes(self, box: Box) -> np.ndarray:
+        """Type, edge and tissue of each pixel in one number: uint8 (h, w), to be read only."""
+        codes = self._recent.get(box)
+        if codes is None:
+            codes = self._encoded(box)
+            self._recent.put(box, codes)
+        return codes
+
+    def _encoded(self, box: Box) -> np.ndarray:
+        around, types = self._rasterise(grow(box, 1))  # an edge is told by the neighbours
+        instances, types = around[1:-1, 1:-1], types[1:-1, 1:-1]
+        edge = edges(around)[1:-1, 1:-1]
+        codes = (types | edge * np.uint8(EDGE_BIT)) * self._on_canvas(box)
+        codes[instances > 0] |= TISSUE_BIT
+        if self._tissue is not None:
+            pixels, _ = _inside(*self._tissue, np.zeros(len(self._tissue[0]), int), box)
+            codes.reshape(-1)[pixels] |= TISSUE_BIT
+        codes.flags.writeable = False
+        return codes
 
     def _near(self, box: Box) -> np.ndarray:
         """Indices of nuclei whose bounding boxes meet the box, in no order."""
@@ -111,6 +177,33 @@ class Conditioning:
         instances.reshape(-1)[pixels] = number  # of repeated pixels the last one stays
         types.reshape(-1)[pixels] = table.types[number - 1]
         return instances, types
+
+
+class _Recent:
+    """The arrays of the boxes asked for last, of ``most`` bytes together; for many threads."""
+
+    def __init__(self, most: int):
+        self._most, self._bytes = most, 0
+        self._arrays: OrderedDict[Box, np.ndarray] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, box: Box) -> np.ndarray | None:
+        """The array of a box, if it is still there."""
+        with self._lock:
+            if box in self._arrays:
+                self._arrays.move_to_end(box)
+            return self._arrays.get(box)
+
+    def put(self, box: Box, array: np.ndarray) -> None:
+        """Keep an array, and let go of the oldest for it."""
+        with self._lock:
+            if box in self._arrays:  # another thread was first
+                return
+            self._arrays[box] = array
+            self._bytes += array.nbytes
+            while self._bytes > self._most:
+                _, oldest = self._arrays.popitem(last=False)
+                self._bytes -= oldest.nbytes
 
 
 def _outline_edges(outline: shapely.Geometry) -> tuple[np.ndarray, np.ndarray]:
