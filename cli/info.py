@@ -7,12 +7,14 @@ from pathlib import Path
 import click
 
 from . import options
+from .messages import in_options
 
 
 @click.command()
 @click.argument("file", type=options.EXISTING)
 @options.reading
-def info(file: Path, **reading) -> None:
+@click.pass_context
+def info(context: click.Context, file: Path, **reading) -> None:
     """Say what FILE holds: a slide, annotations, a dataset or a checkpoint.
 
     Of annotations it shows what each class is read as, before anything is rendered.
@@ -22,4 +24,4 @@ def info(file: Path, **reading) -> None:
     rows = describe(file, **reading)
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        click.echo(f"{name:<{width}}  {value}".rstrip())
+        click.echo(in_options(f"{name:<{width}}  {value}".rstrip(), context.command))

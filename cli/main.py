@@ -16,6 +16,7 @@ from .convert import convert
 from .evaluate import evaluate
 from .export import export
 from .info import info
+from .messages import OneLine, in_options
 from .prepare import prepare
 from .render import render
 from .seams import seams
@@ -32,7 +33,8 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except NasdmError as error:
-            raise click.ClickException(" ".join(str(error).split())) from error
+            message = in_options(str(error), self.commands[ctx.invoked_subcommand or ""])
+            raise click.ClickException(" ".join(message.split())) from error
 
 
 def versions(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
@@ -59,14 +61,15 @@ def versions(context: click.Context, _option: click.Parameter, wanted: bool) -> 
     help="Show the versions that a bug report should tell, and exit.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Say more about what is done.")
-def main(verbose: bool) -> None:
+@click.pass_context
+def main(context: click.Context, verbose: bool) -> None:
     """Synthetic H&E whole-slide images from nuclei annotations.
 
     The pictures are synthetic: not for diagnosis.
     """
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s: %(message)s"
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(OneLine(main.commands[context.invoked_subcommand or ""]))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
     # It logs what it then raises, and a mistake shall be one line.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 

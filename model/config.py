@@ -120,7 +120,7 @@ PRESETS = {
     "small-guided": Preset(
         _SMALL,
         TrainingConfig(images=22_000, learning_rate=5e-4, warmup=0, decay=1.0, guidance=1.0),
-        "second stage of small, which then guides itself: --init",
+        "second stage of small, which then guides itself: give `init`",
     ),
     "small-adversarial": Preset(
         _SMALL,
@@ -133,7 +133,7 @@ PRESETS = {
             critic_below=1.0,
             muon=False,
         ),
-        "ships with the package; third stage of small, which a critic judges: --init",
+        "ships with the package; third stage of small, which a critic judges: give `init`",
     ),
     "medium": Preset(
         LocalConfig((96, 192, 384), (2, 2, 4), embedding=256),
@@ -152,7 +152,7 @@ PRESETS = {
             learning_rate=2e-5,
             condition_dropout=0.2,
         ),
-        "the paper's second stage: --init with the weights of the first",
+        "the paper's second stage: give `init`, the weights of the first",
     ),
     "nasdm-tiny": Preset(
         SemanticConfig(32, (32, 32, 64), attention=(4,), blocks=1),

@@ -32,7 +32,7 @@ def convert(source: Path, out: Path, *, overwrite: bool = False) -> SemanticConf
     if out.suffix != ".safetensors":
         raise OutputError(f"{out}: the output must end in .safetensors")
     if out.exists() and not overwrite:
-        raise OutputError(f"{out} exists: choose another name or give --overwrite")
+        raise OutputError(f"{out} exists: choose another name or give `overwrite`")
     tensors = _read_state(source)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     try:

@@ -243,7 +243,7 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise PlanError(f"device {name!r} is not available here: try --device cpu") from error
+        raise PlanError(f"device {name!r} is not available here: try `device` cpu") from error
     return device
 
 

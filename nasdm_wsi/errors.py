@@ -1,5 +1,8 @@
 """Every error a user can cause. Messages are one line: the file, the thing, the remedy.
 
+A message names a parameter in backquotes ("give `overwrite`"); the command line writes its own
+option there (`cli.messages`).
+
 NasdmError
 ├── AnnotationError (ValueError)   annotations, label images, class names
 ├── SlideError (ValueError)        slides and images that cannot be read or written

@@ -184,7 +184,7 @@ def read_annotations(
     if like is None:
         return read_contents(path, mpp=mpp, **options).checked()
     if mpp is not None:
-        raise PlanError(f"{like} tells the pixel size: give --like or --mpp, not both")
+        raise PlanError(f"{like} tells the pixel size: give `like` or `mpp`, not both")
     with open_slide(like) as slide:
         slide_mpp, corner = _mpp_of(slide), slide.bounds
     contents = read_contents(path, slide_mpp=slide_mpp, **options)
@@ -209,7 +209,7 @@ def size_like(path: str | Path, mpp: float) -> tuple[int, int]:
 
 def _mpp_of(slide: Slide) -> float:
     if slide.mpp is None:
-        raise SlideError(f"{slide.path} does not tell its pixel size: give --mpp and --size")
+        raise SlideError(f"{slide.path} does not tell its pixel size: give `mpp` and `size`")
     return slide.mpp
 
 
@@ -402,7 +402,7 @@ def check_output(out: Path, *, overwrite: bool) -> None:
             raise OutputError(f"{path} is a folder: choose another name")
         ours = path != out and run_folder(out).exists()  # of a run stopped near its end
         if path.exists() and not (overwrite or ours):
-            raise OutputError(f"{path} exists: choose another name or give --overwrite")
+            raise OutputError(f"{path} exists: choose another name or give `overwrite`")
 
 
 def default_workers() -> int:

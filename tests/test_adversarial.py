@@ -122,5 +122,5 @@ def test_a_critic_changes_texture_and_leaves_layout(dataset, tmp_path, preset, m
 
 
 def test_a_critic_needs_weights_to_start_from(dataset, tmp_path, preset):
-    with pytest.raises(CheckpointError, match="give --init"):
+    with pytest.raises(CheckpointError, match="give `init`"):
         train(dataset, tmp_path / "x", preset=preset, images=4)

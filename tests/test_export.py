@@ -227,7 +227,7 @@ def test_a_picture_without_resolution_takes_that_of_its_labels(slide, nuclei, tm
 
 def test_outputs_that_exist_are_kept(slide, tmp_path):
     (tmp_path / "a.db").write_text("precious")
-    with pytest.raises(OutputError, match="a.db exists: .*--overwrite"):
+    with pytest.raises(OutputError, match="a.db exists: .*`overwrite`"):
         export(slide, tmp_path / "a.db", form="tiatoolbox")
     for form, name in (("lizard", "folder"), ("types", "folder.ome.zarr")):
         (tmp_path / name).mkdir()

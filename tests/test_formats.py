@@ -135,7 +135,7 @@ def test_the_resolution_of_hovernet(written):
         path = written(hovernet(mag))
         assert read_annotations(path, class_map=BY_NUMBER, **given).mpp == mpp
     for mag in (None, "40x", 0):
-        with pytest.raises(AnnotationError, match="a.json: .* like --mpp 0.25"):
+        with pytest.raises(AnnotationError, match="a.json: .* like `mpp` 0.25"):
             read_annotations(written(hovernet(mag)), class_map=BY_NUMBER)
 
 
@@ -289,7 +289,7 @@ def test_tiatoolbox_stores(tmp_path, compression):
     assert_exact(read_annotations(path, mpp=0.25))
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["nuclei.db"]
     assert "also found      1 points" in told(path)
-    with pytest.raises(AnnotationError, match="like --mpp"):
+    with pytest.raises(AnnotationError, match="like `mpp`"):
         read_annotations(path)
 
 
@@ -359,7 +359,7 @@ def test_label_images(tmp_path, name, dtype):
     np.testing.assert_array_equal(labels(nuclei)[0] > 0, INSTANCES > 0)
     last = told(path).splitlines()[-1].split()
     assert last == ["nuclei", "needs", "--class-map", "or", "--ignore-class", f"{COUNT}"]
-    with pytest.raises(AnnotationError, match="like --mpp"):
+    with pytest.raises(AnnotationError, match="like `mpp`"):
         read_annotations(path, class_map={"nuclei": "epithelial"})
 
 
@@ -445,7 +445,7 @@ def test_what_is_no_label_image_is_refused_in_one_line(tmp_path):
             "Fibroblast, Spindle, Spindle-Shaped, Endothelial_Cell, stromal cells",
         ),
         (
-            "needs --class-map or --ignore-class",
+            "needs `class_map` or `ignore_classes`",
             "Dead, necros, Necrosis, Other, nolabe, Miscellaneous, Macrophage, Monocyte, "
             "Histiocyte, Melanophage, Apoptotic_Cell, Nucleus, Cell",
         ),
@@ -573,14 +573,14 @@ def test_hovernet_goes_by_the_pixels_of_the_slide_and_not_by_round_numbers(tmp_p
 
 def test_a_slide_given_with_like_rules_out_other_sizes(tmp_path, annotations):
     slide = slide_at(tmp_path / "slide.ome.tif", 0.25)
-    with pytest.raises(PlanError, match="slide.ome.tif tells the pixel size: give --like or --mpp"):
+    with pytest.raises(PlanError, match="slide.ome.tif tells the pixel size: give `like` or `mpp`"):
         read_annotations(annotations, mpp=0.25, like=slide)
     Image.new("RGB", (30, 20)).save(tmp_path / "plain.png")
     for action in (
         lambda: read_annotations(annotations, like=tmp_path / "plain.png"),
         lambda: size_like(tmp_path / "plain.png", 0.5),
     ):
-        with pytest.raises(SlideError, match="plain.png does not tell its pixel size: give --mpp"):
+        with pytest.raises(SlideError, match="plain.png does not tell its pixel size: give `mpp`"):
             action()
     command = ["render", annotations, "-o", tmp_path / "out.ome.tif", "--like", slide]
     for more in (["--mpp", 0.25], ["--size", 9, 9]):

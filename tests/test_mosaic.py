@@ -303,7 +303,7 @@ def test_two_runs_in_one_folder_and_another_configuration_are_refused(tmp_path):
         with pytest.raises(OutputError, match="another render is at work"):
             with open_run(tmp_path, {"seed": 1}):
                 pass
-    with pytest.raises(OutputError, match="another seed.*--overwrite"):
+    with pytest.raises(OutputError, match="another seed.*`overwrite`"):
         with open_run(tmp_path, {"seed": 2}):
             pass
     (tmp_path / "manifest.json").write_text("{")

@@ -260,7 +260,7 @@ def test_unknown_classes_are_listed_with_their_counts(refusal):
     features = [feature(), feature("Dead", pair), feature("Dead"), feature(None), feature("Foo")]
     message = refusal(features)
     assert "'Dead' (3 nuclei), 'unclassified' (1 nuclei), 'Foo' (1 nuclei)" in message
-    assert "--class-map NAME=TYPE" in message and "--ignore-class NAME" in message
+    assert "`class_map` NAME=TYPE" in message and "`ignore_classes` NAME" in message
     assert "and 5 more" in refusal([feature(f"unknown {k}") for k in range(15)])
 
 
@@ -307,7 +307,7 @@ def test_bad_files(refusal, content, remedy):
 
 @pytest.mark.parametrize("mpp", [None, 0, float("inf"), 250])
 def test_absurd_mpp(refusal, mpp):
-    assert "like --mpp 0.25" in refusal([feature()], mpp=mpp)
+    assert "like `mpp` 0.25" in refusal([feature()], mpp=mpp)
 
 
 def test_missing_file(tmp_path):
@@ -322,7 +322,7 @@ def test_contours_of_opencv(read, caplog):
     traced = [feature(geometry=polygon([ring]))]
     box = (0, 0, 30, 30)
     corner = Conditioning(read(traced), (30, 30)).labels(box)[0] > 0
-    assert "--contours cv2" in caplog.text
+    assert "`contours` cv2" in caplog.text
     caplog.clear()
     centre = Conditioning(read(traced, contours="cv2"), (30, 30)).labels(box)[0] > 0
     assert not caplog.records

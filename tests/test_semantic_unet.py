@@ -264,7 +264,7 @@ def test_an_existing_output_is_kept(tmp_path):
     torch.save(awake(PRESETS["nasdm-tiny"].network).state_dict(), tmp_path / "a.pt")
     out = tmp_path / "out.safetensors"
     out.write_text("precious")
-    with pytest.raises(OutputError, match="--overwrite"):
+    with pytest.raises(OutputError, match="`overwrite`"):
         convert(tmp_path / "a.pt", out)
     with pytest.raises(OutputError, match="must end in"):
         convert(tmp_path / "a.pt", tmp_path / "out.pt")

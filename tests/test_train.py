@@ -170,7 +170,7 @@ def test_a_network_learns_to_guide_itself(dataset, tmp_path, monkeypatch):
     how = replace(tiny.training, guidance=2.0, learning_rate=5e-3, warmup=0)
     monkeypatch.setitem(PRESETS, "tiny-guided", replace(tiny, training=how))
     teacher = train(dataset, tmp_path / "teacher", preset="tiny", images=1_000)
-    with pytest.raises(CheckpointError, match="give --init"):
+    with pytest.raises(CheckpointError, match="give `init`"):
         train(dataset, tmp_path / "x", preset="tiny-guided", images=4)
     student = train(dataset, tmp_path / "run", preset="tiny-guided", images=1_000, init=teacher)
     other = train(dataset, tmp_path / "other", preset="tiny", images=4)

@@ -222,8 +222,10 @@ def test_annotations_that_cannot_be_read_are_told_and_the_slide_is_shown(folder,
     labels.write_text((folder / "slide.geojson").read_text().replace("Plasma", "Necrosis"))
     with Viewer([folder / "slide.ome.tif"], labels=labels) as viewer:
         answer = Client(viewer).get("/0/nuclei")
-        assert answer.status_code == 422 and re.search("Necrosis.*--class-map", answer.text)
+        assert answer.status_code == 422 and re.search("Necrosis.*`class_map`", answer.text)
         assert Client(viewer).get(f"/0/tile/{TOP}/0/0").status_code == 200
+    with Viewer([folder / "slide.ome.tif"], labels=labels, message=lambda e: "no!") as viewer:
+        assert Client(viewer).get("/0/nuclei").text == "no!"
     chosen = {"class_map": {"Necrosis": "plasma"}, "labels": labels}
     with Viewer([folder / "picture.png"], **chosen) as viewer:
         assert Client(viewer).get("/0/nuclei").json["plasma"] == 150

@@ -119,7 +119,7 @@ def _train(
             teacher = guided(denoiser_of(given.to(place)), settings.guidance, learnt=learnt)
             header["teacher"] = checksum(Path(init))
     elif settings.guidance:
-        raise CheckpointError(f"preset {header['preset']!r} learns from weights: give --init")
+        raise CheckpointError(f"preset {header['preset']!r} learns from weights: give `init`")
     if settings.critic_below:
         assert teacher
         real = torch.stack([samples[i][0] for i in range(32)]).to(place)

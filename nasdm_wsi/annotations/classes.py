@@ -76,7 +76,7 @@ class ClassTable:
 
     def _meaning(self, name: str) -> str:
         if name not in self._known:
-            return "needs --class-map or --ignore-class"
+            return "needs `class_map` or `ignore_classes`"
         number = self._known[name]
         if number is None:
             return "left out"
@@ -133,5 +133,5 @@ def _remedy(unknown: Counter[str]) -> str:
         names += f" and {len(unknown) - len(worst)} more"
     return (
         f"no nucleus type is known for class {names}: choose {', '.join(TYPES[1:-1])} or "
-        f"{TYPES[-1]} with --class-map NAME=TYPE, or leave it out with --ignore-class NAME"
+        f"{TYPES[-1]} with `class_map` NAME=TYPE, or leave it out with `ignore_classes` NAME"
     )

@@ -431,7 +431,7 @@ class _Table:
         """The nuclei of all batches, with their tissue and all else there is."""
         if self.contours == "auto" and not self.pixel and _looks_traced(nuclei):
             log.warning(
-                "%s: all coordinates are integers: if OpenCV traced them, give --contours cv2",
+                "%s: all coordinates are integers: if OpenCV traced them, give `contours` cv2",
                 self.source,
             )
         nuclei = replace(nuclei, tissue=shapely.union_all(self.tissue) if self.tissue else None)

@@ -101,7 +101,7 @@ def resolve_class(name: str, own: Mapping[str, int | None] | None = None) -> int
         for plain in names:
             if plain in table:
                 if table is _VAGUE_TYPE_OF:
-                    log.warning("class %r is read as lymphocyte; --class-map can change it", name)
+                    log.warning("class %r is read as lymphocyte; `class_map` can change it", name)
                 return table[plain]
     raise KeyError(name)
 
@@ -113,11 +113,11 @@ def check_mpp(mpp: float | None, source: object) -> float:
         AnnotationError: it is missing or absurd; the message names ``source``.
     """
     if mpp is None:
-        raise AnnotationError(f"{source}: the pixel size is unknown: give it, like --mpp 0.25")
+        raise AnnotationError(f"{source}: the pixel size is unknown: give it, like `mpp` 0.25")
     if not LEAST_MPP < mpp < MOST_MPP:
         raise AnnotationError(
             f"{source}: {mpp:g} micrometres per pixel is absurd: give the pixel size, "
-            "like --mpp 0.25"
+            "like `mpp` 0.25"
         )
     return float(mpp)
 

@@ -158,7 +158,7 @@ def _check_manifest(path: Path, manifest: dict[str, Any]) -> None:
         if differ := sorted(k for k in keys if before.get(k) != manifest.get(k)):
             raise OutputError(
                 f"{path.parent} holds an unfinished render with another {', '.join(differ)}: "
-                "give the same options to go on, or --overwrite to start anew"
+                "give the same options to go on, or `overwrite` to start anew"
             )
         return
     part = path.with_suffix(".part")

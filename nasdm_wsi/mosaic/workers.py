@@ -65,7 +65,7 @@ def local(workers: int, *, gpus: bool = False) -> Iterator[Client]:
             from dask_cuda import LocalCUDACluster
         except ImportError as error:
             raise PlanError(
-                "workers on several GPUs need dask-cuda: install it, or give --device cpu"
+                "workers on several GPUs need dask-cuda: install it, or give `device` cpu"
             ) from error
         cluster = LocalCUDACluster(n_workers=workers, silence_logs=logging.ERROR)
     else:

@@ -102,7 +102,7 @@ def _check(out: Path, form: str, *, overwrite: bool) -> None:
     if out.is_dir():
         raise OutputError(f"{out} exists: choose another name or remove it")
     if out.exists() and not overwrite:
-        raise OutputError(f"{out} exists: choose another name or give --overwrite")
+        raise OutputError(f"{out} exists: choose another name or give `overwrite`")
 
 
 def _read_nuclei(
@@ -112,7 +112,7 @@ def _read_nuclei(
     if labels is None:
         labels = slide.path.with_name(f"{_stem(slide)}.geojson")
         if not labels.exists():
-            raise AnnotationError(f"{labels}: no such file: name the annotations with --labels")
+            raise AnnotationError(f"{labels}: no such file: name the annotations with `labels`")
     known = slide.mpp is not None and mpp is None
     source: dict[str, Any] = {"like": slide.path} if known else {"mpp": mpp}
     nuclei = read_annotations(Path(labels), **source, **reading)
@@ -169,7 +169,7 @@ def _tiles(slide: Slide, nuclei: Nuclei, side: int, progress: Progress | None) -
         if progress:
             progress("exporting", done, len(spans))
     if empty:
-        raise AnnotationError(f"no nucleus lies on {slide.path}: check the labels and their --mpp")
+        raise AnnotationError(f"no nucleus lies on {slide.path}: check the labels and their `mpp`")
 
 
 def _cuts(length: int, side: int) -> list[int]:

@@ -60,15 +60,22 @@ class Viewer:
     """The WSGI application; a context manager that closes the slides."""
 
     def __init__(
-        self, slides: Sequence[Path], *, labels: Path | None = None, **reading: Any
+        self,
+        slides: Sequence[Path],
+        *,
+        labels: Path | None = None,
+        message: Callable[[NasdmError], str] = str,
+        **reading: Any,
     ) -> None:
         """Open slides. Nuclei come from the annotations beside each, of the first from ``labels``.
 
-        ``reading`` goes to `rendering.read_annotations`.
+        Annotations are read when the page first asks for them; the page shows what ``message``
+        makes of an error in them. ``reading`` goes to `rendering.read_annotations`.
 
         Raises:
             SlideError: a file that is no slide.
         """
+        self._message = message
         chosen = [labels, *[None] * (len(slides) - 1)]
         self._slides: list[_Shown] = []
         try:
@@ -106,7 +113,7 @@ class Viewer:
         except HTTPException as error:
             response = Response(f"{error.code} {error.name}", status=error.code)
         except NasdmError as error:
-            response = Response(str(error), status=422)
+            response = Response(self._message(error), status=422)
         response.headers.extend(HEADERS)
         return response(environ, start_response)
 
@@ -261,7 +268,7 @@ def serve(viewer: Viewer, *, port: int = 0) -> BaseWSGIServer:
             )
     except OSError as error:
         raise PortError(
-            f"port {port} cannot be used ({error.strerror}): choose another --port, "
+            f"port {port} cannot be used ({error.strerror}): choose another `port`, "
             "or leave it out for a free one"
         ) from error
 
