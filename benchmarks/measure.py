@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import platform
 import threading
 import time
@@ -13,6 +12,8 @@ from importlib.metadata import version
 from typing import Any
 
 import psutil
+
+from nasdm_wsi.rendering import default_workers
 
 
 def anonymous(pid: int) -> int:
@@ -84,7 +85,7 @@ def machine(*packages: str) -> str:
         model = next((line.split(":")[1].strip() for line in file if "model name" in line), "?")
     names = ", ".join(f"{name} {version(name)}" for name in packages)
     return (
-        f"{time.strftime('%Y-%m-%d')}, {len(os.sched_getaffinity(0))} cores {model}, "
+        f"{time.strftime('%Y-%m-%d')}, {default_workers()} cores {model}, "
         f"Python {platform.python_version()}, {names}"
     )
 

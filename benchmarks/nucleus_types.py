@@ -11,7 +11,6 @@ what was read, in percent of the row.
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from nasdm_wsi.annotations.nuclei import TYPES
 from nasdm_wsi.model import Painter
 from nasdm_wsi.model.checkpoint import SHIPPED
 from nasdm_wsi.model.evaluation.evaluate import paint
+from nasdm_wsi.rendering import default_workers
 from nasdm_wsi.tools.dataset import UNPUBLISHED, Region, read_regions
 
 SIDE = 48
@@ -110,7 +110,7 @@ def main() -> None:
             cut = np.s_[y0:y1, x0:x1]
             real += views(region.image[cut], region, cut)
             painted += views(paint(region, cut, painter), region, cut)
-    torch.set_num_threads(len(os.sched_getaffinity(0)))  # a painter leaves torch one
+    torch.set_num_threads(default_workers())  # a painter leaves torch one
     network = trained(*nuclei_of(known), steps=options.steps)
     for name, pairs in (("real", real), ("painted", painted)):
         counts = confusion(network, *nuclei_of(pairs))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from nasdm_wsi.model.diffusion import TYPE_PLANES, Condition, Denoiser
 from nasdm_wsi.model.local_unet import LocalUNet
 from nasdm_wsi.model.training import data
 from nasdm_wsi.model.training.train import Objective, Trainer
+from nasdm_wsi.rendering import default_workers
 
 LEVELS = (0.1, 0.4, 1.6, 6.4)
 EDGES = slice(6, 7)
@@ -177,7 +177,7 @@ def multiplications(trial: Trial) -> int:
 
 def trained(trial: Trial, dataset: Path) -> Denoiser:
     """The averaged network of a trial."""
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(default_workers())
     torch.manual_seed(trial.seed)
     network, settings = LocalUNet(trial.network), trial.training
     samples = [

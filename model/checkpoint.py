@@ -41,7 +41,7 @@ def save(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None
     part = path.with_name(path.name + ".part")
     try:
         save_file(tensors, part, metadata={FORMAT: json.dumps(header)})
-        with open(part, "rb") as file:
+        with open(part, "r+b") as file:  # Windows flushes no file that is open for reading
             os.fsync(file.fileno())
         os.replace(part, path)
     except (OSError, SafetensorError) as error:

@@ -43,5 +43,5 @@ def _flush(part: Path) -> None:
     """Put a file, or all files below a folder, safely on disk."""
     for path in (part, *part.rglob("*")):
         if path.is_file():
-            with path.open("rb") as file:
+            with path.open("r+b") as file:  # Windows flushes no file that is open for reading
                 os.fsync(file.fileno())

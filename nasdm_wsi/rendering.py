@@ -298,7 +298,7 @@ def render(
             write_tiff(out, pyramid, mosaic.encoded, **common)
         else:
             write_ome_zarr(out, _Rows(mosaic), **common)
-        shutil.rmtree(folder)
+        store.clear()
 
 
 def render_region(
@@ -407,7 +407,9 @@ def check_output(out: Path, *, overwrite: bool) -> None:
 
 def default_workers() -> int:
     """One worker for each core this process may use."""
-    return len(os.sched_getaffinity(0))
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class _Rows:

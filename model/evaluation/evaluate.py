@@ -313,7 +313,7 @@ def write_report(folder: Path, rows: list[dict[str, Any]]) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = [name for name in rows[0] if name not in NO_FIGURES]
-    with open(folder / "table.csv", "w", newline="") as file:
+    with open(folder / "table.csv", "w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, names, extrasaction="ignore")
         table.writeheader()
         table.writerows(rows)

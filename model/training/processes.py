@@ -49,7 +49,9 @@ def no_sync(objective: nn.Module) -> Any:
 class Warned:
     """Notes the signals that announce the end of a job, instead of dying of them."""
 
-    SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+    # Slurm sends SIGUSR1, which Windows lacks; there it may be SIGBREAK.
+    NAMES = ("SIGTERM", "SIGUSR1", "SIGBREAK")
+    SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 
     def __enter__(self) -> Warned:
         self.seen = False

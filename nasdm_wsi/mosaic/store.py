@@ -11,24 +11,29 @@ renamed: a part that exists is whole, or found to be damaged when a render begin
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import json
+import logging
 import os
 import secrets
 import shutil
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import google_crc32c
 import numpy as np
+from filelock import FileLock, Timeout
 
 from ..errors import OutputError, disk_errors
 from ..geometry import Block, Box
 
 _CHECKSUM = struct.Struct("<I")
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+log = logging.getLogger(__name__)
 
 
 class RunStore:
@@ -52,10 +57,19 @@ class RunStore:
                 with open(part, "wb") as file:
                     file.write(data)
                     file.write(_CHECKSUM.pack(google_crc32c.value(data)))
-                os.replace(part, path)
+                self._put(part, path)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
+
+    def _put(self, part: Path, path: Path) -> None:
+        try:
+            os.replace(part, path)
+        except PermissionError:
+            # Windows does not replace a file that is being read. It holds the same bytes.
+            if not path.exists():
+                raise
+            part.unlink()
 
     def read(self, kind: str, place: Block) -> bytes:
         """The bytes of a part."""
@@ -69,7 +83,18 @@ class RunStore:
 
     def free(self, kind: str, place: Block) -> None:
         """Delete a part that nobody needs any more."""
-        self._path(kind, place).unlink(missing_ok=True)
+        with suppress(PermissionError):  # Windows keeps a file that is open: it goes in the end
+            self._path(kind, place).unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Delete everything but the lock, and the manifest last."""
+        manifest = self.folder / "manifest.json"
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name not in ("lock", manifest.name):
+                path.unlink()
+        manifest.unlink(missing_ok=True)
 
     def present(self, kind: str, cells: Box) -> np.ndarray:
         """Bool (rows, columns): which parts of the rectangle ``cells`` there are."""
@@ -127,31 +152,47 @@ def open_run(
         OutputError: another configuration, a render at work in the folder, or a full disk.
     """
     folder = Path(folder)
+    store = RunStore(folder)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / "lock", "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise OutputError(f"another render is at work in {folder}: wait for it") from error
+        with _locked(folder):
             try:
                 _check_manifest(folder / "manifest.json", manifest)
             except OutputError:
                 if not overwrite:
                     raise
-                for path in folder.iterdir():
-                    if path.is_dir():
-                        shutil.rmtree(path)
-                    elif path.name != "lock":
-                        path.unlink()
+                store.clear()
                 _check_manifest(folder / "manifest.json", manifest)
-            yield RunStore(folder)
+            yield store
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run folder, and remove the folder if nothing else is left in it."""
+    lock = FileLock(folder / "lock", blocking=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise OutputError(f"another render is at work in {folder}: wait for it") from error
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        log.warning("%s is on storage without locks: start no second render there", folder)
+    try:
+        yield
+    finally:
+        lock.release()
+        # Only now, because Windows does not delete a file that is open.
+        with suppress(OSError):
+            if [path.name for path in folder.iterdir()] in ([], ["lock"]):
+                (folder / "lock").unlink(missing_ok=True)
+                folder.rmdir()
 
 
 def _check_manifest(path: Path, manifest: dict[str, Any]) -> None:
     if path.exists():
         try:
-            before = json.loads(path.read_text())
+            before = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise OutputError(f"{path} is damaged: remove {path.parent} to start anew") from error
         keys = {*before, *manifest}
@@ -162,5 +203,5 @@ def _check_manifest(path: Path, manifest: dict[str, Any]) -> None:
             )
         return
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(manifest, indent=1))
+    part.write_text(json.dumps(manifest, indent=1), encoding="utf-8", newline="\n")
     os.replace(part, path)

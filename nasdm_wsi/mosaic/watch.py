@@ -51,4 +51,5 @@ class Watch:
             part = self.path.with_suffix(".part")
             with disk_errors(self.path.parent):
                 Image.fromarray(self.picture).save(part, "PNG")
-            os.replace(part, self.path)
+            with suppress(PermissionError):  # Windows, while somebody looks at it
+                os.replace(part, self.path)

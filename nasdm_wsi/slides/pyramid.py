@@ -224,14 +224,22 @@ def _write(
 
 @dataclass(frozen=True)
 class _Stored:
-    """A level on disk, mapped anew for each slice so that rows that are done leave memory."""
+    """A level on disk, of which a slice of rows is read when it is asked for."""
 
     path: Path
     shape: Shape
     dtype: np.dtype
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        return np.memmap(self.path, self.dtype, mode="r", shape=self.shape)[rows]
+        start, stop, _ = rows.indices(self.shape[0])
+        row = math.prod(self.shape[1:])
+        flat = np.fromfile(
+            self.path,
+            self.dtype,
+            count=(stop - start) * row,
+            offset=start * row * self.dtype.itemsize,
+        )
+        return flat.reshape(stop - start, *self.shape[1:])
 
 
 def _rows(pixels: Any, *, side: int, sink: BinaryIO) -> Iterator[list[np.ndarray]]:

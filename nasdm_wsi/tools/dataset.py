@@ -103,7 +103,8 @@ def prepare(
     manifest = {"format": FORMAT, "mpp": MPP, "seed": seed, "regions": rows}
     if normalise_to is not None:
         manifest["normalised"] = {"target": str(normalise_to), "backend": stain_backend}
-    (part / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    text = json.dumps(manifest, indent=1)
+    (part / "manifest.json").write_text(text, encoding="utf-8", newline="\n")
     os.replace(part, out)
     return rows
 
@@ -115,7 +116,7 @@ def read_manifest(path: Path) -> dict:
         DatasetError: ``path`` is no prepared dataset, or of another version.
     """
     try:
-        manifest = json.loads((Path(path) / "manifest.json").read_text())
+        manifest = json.loads((Path(path) / "manifest.json").read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
             raise DatasetError(f"{path}: dataset format {manifest['format']} is not {FORMAT}")
     except (OSError, ValueError, KeyError) as error:
