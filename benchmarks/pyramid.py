@@ -20,7 +20,8 @@ from scipy import ndimage as ndi
 from nasdm_wsi.geometry import Plan, cells_in
 from nasdm_wsi.mosaic.engine import Mosaic, Work
 from nasdm_wsi.mosaic.store import RunStore
-from nasdm_wsi.slides.pyramid import Pyramid, write_tiff
+from nasdm_wsi.slides import ome_tiff
+from nasdm_wsi.slides.pyramid import Pyramid
 
 SIDE = 512
 
@@ -68,7 +69,7 @@ def ours(folder: str, side: int, tiles: int | None = None) -> int:
         done += 1
         if done == tiles:
             return done
-    write_tiff(
+    ome_tiff.write_tiles(
         Path(folder, "ours.tif"), mosaic.pyramid, mosaic.encoded, mpp=0.5, description="benchmark"
     )
     return done

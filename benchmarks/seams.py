@@ -25,7 +25,7 @@ import tifffile
 from nasdm_wsi.geometry import Box, Plan
 from nasdm_wsi.model import Painter
 from nasdm_wsi.rendering import WARNING, plan_render, read_annotations, render
-from nasdm_wsi.slides.pyramid import write_pyramid
+from nasdm_wsi.slides import ome_tiff
 from nasdm_wsi.tools.seams import measure_seams
 
 
@@ -76,7 +76,7 @@ def main() -> None:
         if not lossless.exists():
             render(job, lossless, lossless=True, overwrite=True)
         pixels, text = tifffile.imread(lossless), f"{WARNING} {json.dumps(job.facts)}"
-        write_pyramid(jpeg, pixels, mpp=painter.mpp, description=text)
+        ome_tiff.write(jpeg, pixels, mpp=painter.mpp, description=text)
         table(f"{name}, lossless, {side} x {side}", lossless)
         table(f"{name}, JPEG, {side} x {side}", jpeg)
     if options.real:

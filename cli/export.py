@@ -36,7 +36,7 @@ def export(slide: Path, out: Path, **settings) -> None:
     coco        tiles, images/NAME.png and annotations.json
     masks       tiles, NAME.png and NAME_masks.png: Cellpose, StarDist
     tiatoolbox  an AnnotationStore of TIAToolbox, NAME.db
-    types       a label pyramid of the slide, NAME.ome.tif or NAME.ome.zarr
+    types       a label pyramid of the slide, in a format that render writes
     instances   the same with the number of each nucleus
     """
     from ..tools.export import export as export_slide

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import click
 
+from ..slides.formats import names
 from . import options
 
 
 @click.command()
 @click.argument("annotations", type=options.EXISTING)
-@click.option("-o", "--out", type=options.NEW, required=True, help="NAME.ome.tif or NAME.ome.zarr.")
+@click.option("-o", "--out", type=options.NEW, required=True, help=f"The slide: {names()}.")
 @click.option("--mpp", type=float, help="Micrometres per pixel of the annotations.")
 @click.option(
     "--like",
@@ -62,7 +63,7 @@ def render(
     dry_run: bool,
     **given,
 ) -> None:
-    """Render ANNOTATIONS (GeoJSON, JSON, a store or labels) into a pyramidal OME-TIFF or OME-Zarr.
+    """Render ANNOTATIONS (GeoJSON, JSON, a store or labels) into a pyramidal slide.
 
     A render that was stopped goes on when the same command is given again. NAME.geojson beside
     the slide holds the nuclei in the slide's pixels, NAME.ome.tif.run/thumbnail.png shows while it
@@ -70,9 +71,9 @@ def render(
     """
     from ..errors import PlanError
     from ..model.painter import Painter, place
-    from ..rendering import check_output, labels_path, plan_render, read_annotations, size_like
+    from ..rendering import check_output, plan_render, read_annotations, size_like
     from ..rendering import render as render_slide
-    from ..slides.ome_zarr import is_ome_zarr
+    from ..slides.formats import format_of, labels_path
     from ..slides.reading import find_style
 
     check_output(out, overwrite=given["overwrite"])
@@ -109,10 +110,7 @@ def render(
             )
     height, width = job.region[2] - job.region[0], job.region[3] - job.region[1]
     seconds = time.perf_counter() - begin
-    labels = labels_path(out).name
-    next_step = f"open it in QuPath and drop {labels} on it"
-    if is_ome_zarr(out):
-        next_step = f"its nuclei are in {labels}"
+    next_step = format_of(out).next_step.format(labels=labels_path(out).name)
     click.echo(
         f"{out}: {width} x {height} pixels at {painter.mpp} mpp, "
         f"{width * height / seconds:,.0f} pixels/s; {next_step}"

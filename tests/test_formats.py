@@ -27,8 +27,8 @@ from nasdm_wsi.annotations.raster import Conditioning
 from nasdm_wsi.cli.main import main
 from nasdm_wsi.errors import AnnotationError, PlanError, SlideError
 from nasdm_wsi.rendering import plan_render, read_annotations, size_like
+from nasdm_wsi.slides import ome_tiff
 from nasdm_wsi.slides import reading as slides
-from nasdm_wsi.slides.pyramid import write_pyramid
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 SIZE = (160, 200)
@@ -490,7 +490,7 @@ def test_info_shows_what_each_class_is_read_as(written):
 
 
 def slide_at(path: Path, mpp: float, size=(300, 400)) -> Path:
-    write_pyramid(path, np.full((*size, 3), 200, np.uint8), mpp=mpp, description="")
+    ome_tiff.write(path, np.full((*size, 3), 200, np.uint8), mpp=mpp, description="")
     return path
 
 

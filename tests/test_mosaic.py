@@ -19,7 +19,8 @@ from nasdm_wsi.geometry import Plan, cells_in, inside, intersect
 from nasdm_wsi.mosaic.engine import Mosaic, Work
 from nasdm_wsi.mosaic.noise import noise
 from nasdm_wsi.mosaic.store import open_run
-from nasdm_wsi.slides.pyramid import Pyramid, write_pyramid, write_tiff
+from nasdm_wsi.slides import ome_tiff
+from nasdm_wsi.slides.pyramid import Pyramid
 
 SIZE = (150, 203)
 BOX = Plan(SIZE, 48, 8, 0, 1, ((0, 1), (1, 2), (2, 3)), grid=8)
@@ -149,8 +150,8 @@ def test_tiles_of_any_order_are_those_of_the_whole_picture(tmp_path, plan, regio
     tiles = painted(tmp_path / "tiles", plan, region=region, do=shuffled(1), pyramid=pyramid)
     whole = painted(tmp_path / "whole", plan)[y0:y1, x0:x1]
     common = {"mpp": 0.5, "description": "test"}
-    write_tiff(tmp_path / "a.tif", pyramid, lambda level: tiles[level], **common)
-    write_pyramid(tmp_path / "b.tif", whole, tile=32, lossless=True, **common)
+    ome_tiff.write_tiles(tmp_path / "a.tif", pyramid, lambda level: tiles[level], **common)
+    ome_tiff.write(tmp_path / "b.tif", whole, tile=32, lossless=True, **common)
     assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from nasdm_wsi import Nuclei, open_slide
 from nasdm_wsi.annotations.nuclei import PALETTE, TYPES
+from nasdm_wsi.slides import ome_tiff
 from nasdm_wsi.slides import reading as slides
-from nasdm_wsi.slides.pyramid import write_pyramid
 
 
 def opened(png: bytes) -> np.ndarray:
@@ -28,7 +28,7 @@ def slide_path(tmp_path):
     image = np.empty((1000, 2000, 3), np.uint8)
     image[:500, :1000], image[:500, 1000:] = (200, 0, 0), (0, 200, 0)
     image[500:, :1000], image[500:, 1000:] = (0, 0, 200), (200, 200, 0)
-    write_pyramid(tmp_path / "slide.tif", image, mpp=0.5, description="", lossless=True)
+    ome_tiff.write(tmp_path / "slide.tif", image, mpp=0.5, description="", lossless=True)
     return tmp_path / "slide.tif"
 
 

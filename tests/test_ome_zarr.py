@@ -14,7 +14,7 @@ from test_pyramid import DESCRIPTION, SETTINGS, SIZES, Failing, mean_of_four, ti
 from nasdm_wsi.errors import OutputError, SlideError
 from nasdm_wsi.model import Painter
 from nasdm_wsi.rendering import plan_render, read_annotations, render, render_region
-from nasdm_wsi.slides.ome_zarr import write_ome_zarr
+from nasdm_wsi.slides import ome_zarr
 from nasdm_wsi.slides.reading import open_slide
 from nasdm_wsi.tools.info import describe
 
@@ -31,7 +31,7 @@ def files(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("width", [301, 1100])  # one shard a row, and three, then two
 def test_levels_scales_and_channels(target, width):
     image = tissue(203, width)
-    write_ome_zarr(target, image, **SETTINGS)
+    ome_zarr.write(target, image, **SETTINGS)
     group = zarr.open_group(target, mode="r")
     assert group.attrs["description"] == DESCRIPTION
     ome = Image.from_zarr(group).attributes.ome
@@ -56,7 +56,7 @@ def test_levels_scales_and_channels(target, width):
 @pytest.mark.parametrize("dtype", ["u1", "u2", "u4"])
 def test_labels_take_every_second_pixel(target, dtype):
     labels = np.arange(150 * 97).reshape(150, 97).astype(dtype)
-    write_ome_zarr(target, labels, **SETTINGS)
+    ome_zarr.write(target, labels, **SETTINGS)
     group = zarr.open_group(target, mode="r")
     assert len(ImageLabel.from_zarr(group).attributes.ome.multiscales[0].datasets) == 3
     for level in range(3):
@@ -65,10 +65,10 @@ def test_labels_take_every_second_pixel(target, dtype):
 
 def test_an_older_one_is_replaced_by_the_same_bytes(target):
     image = tissue(*SIZES[0])
-    write_ome_zarr(target, image, **SETTINGS)
+    ome_zarr.write(target, image, **SETTINGS)
     first = files(target)
     (target / "stray").write_text("of the older one")
-    write_ome_zarr(target, image, **SETTINGS)
+    ome_zarr.write(target, image, **SETTINGS)
     assert files(target) == first
     assert list(target.parent.iterdir()) == [target]
 
@@ -87,20 +87,20 @@ class ByRows:
 def test_pixels_are_taken_by_rows_and_counted(target):
     seen: list[tuple[int, int]] = []
     pixels = ByRows(tissue(*SIZES[0]))
-    write_ome_zarr(target, pixels, **SETTINGS, progress=lambda *now: seen.append(now))
+    ome_zarr.write(target, pixels, **SETTINGS, progress=lambda *now: seen.append(now))
     assert seen == [(n, 8) for n in range(1, 9)]
 
 
 def test_a_failure_leaves_nothing_and_loses_nothing(target):
-    write_ome_zarr(target, tissue(40, 50), **SETTINGS)
+    ome_zarr.write(target, tissue(40, 50), **SETTINGS)
     older = files(target)
     with pytest.raises(RuntimeError, match="no more"):
-        write_ome_zarr(target, Failing(RuntimeError("no more")), **SETTINGS)
+        ome_zarr.write(target, Failing(RuntimeError("no more")), **SETTINGS)
     with pytest.raises(OutputError, match="slide.ome.zarr: .*No space left"):
-        write_ome_zarr(target, Failing(OSError(28, "No space left on device")), **SETTINGS)
+        ome_zarr.write(target, Failing(OSError(28, "No space left on device")), **SETTINGS)
     assert list(target.parent.iterdir()) == [target] and files(target) == older
     with pytest.raises(ValueError, match="neither RGB nor labels"):
-        write_ome_zarr(target, np.zeros((9, 9, 4), np.uint8), **SETTINGS)
+        ome_zarr.write(target, np.zeros((9, 9, 4), np.uint8), **SETTINGS)
 
 
 def test_a_slide_rendered_to_ome_zarr(target, annotations, weights):
@@ -126,7 +126,7 @@ def test_a_slide_rendered_to_ome_zarr(target, annotations, weights):
 def test_damage_and_other_images_are_told_in_a_line(target):
     with pytest.raises(SlideError, match="slide.ome.zarr: no such file"):
         open_slide(target)
-    write_ome_zarr(target, tissue(40, 50), **SETTINGS)
+    ome_zarr.write(target, tissue(40, 50), **SETTINGS)
     shard = target / "0/c/0/0/0"
     shard.write_bytes(shard.read_bytes()[:-9])
     with open_slide(target) as slide:
@@ -135,12 +135,12 @@ def test_damage_and_other_images_are_told_in_a_line(target):
     (target / "zarr.json").unlink()
     with pytest.raises(SlideError, match=r"slide.ome.zarr: cannot be read [^\n]*$"):
         open_slide(target)
-    write_ome_zarr(target, np.ones((40, 50), np.uint8), **SETTINGS)
+    ome_zarr.write(target, np.ones((40, 50), np.uint8), **SETTINGS)
     with pytest.raises(SlideError, match="only RGB images with axes c, y, x"):
         open_slide(target)
 
 
 def test_info_tells_of_it(target):
-    write_ome_zarr(target, tissue(203, 301), **SETTINGS)
+    ome_zarr.write(target, tissue(203, 301), **SETTINGS)
     rows = dict(describe(target))
     assert rows["size"] == "301 x 203 pixels" and rows["mpp"] == "0.5"

@@ -12,7 +12,7 @@ from nasdm_wsi.cli.main import main
 from nasdm_wsi.errors import SlideError
 from nasdm_wsi.geometry import Plan, cells_in
 from nasdm_wsi.rendering import WARNING, plan_render, read_annotations
-from nasdm_wsi.slides.pyramid import write_pyramid
+from nasdm_wsi.slides import ome_tiff
 from nasdm_wsi.slides.reading import open_slide
 from nasdm_wsi.tools.seams import Grid, measure_seams, rendered_grid
 
@@ -79,7 +79,7 @@ def slide(path, pixels, *, plan=BOX, corner=(0, 0), **encoding):
     y, x = corner
     facts = {"plan": plan, "region": [y, x, y + pixels.shape[0], x + pixels.shape[1]]}
     text = f"{WARNING} {json.dumps(facts)}"
-    write_pyramid(path, pixels, mpp=0.5, description=text, **(encoding or {"lossless": True}))
+    ome_tiff.write(path, pixels, mpp=0.5, description=text, **(encoding or {"lossless": True}))
     return path
 
 
@@ -199,7 +199,7 @@ def test_the_same_seed_gives_the_same_findings(seamless):
 def test_what_cannot_be_measured_is_one_line(tmp_path):
     glass = np.full((*SIZE, 3), 245, np.uint8)
     nowhere, empty = tmp_path / "nowhere.tif", slide(tmp_path / "glass.tif", glass)
-    write_pyramid(nowhere, texture(SIZE, seed=0), mpp=0.5, description="{foreign}", lossless=True)
+    ome_tiff.write(nowhere, texture(SIZE, seed=0), mpp=0.5, description="{foreign}", lossless=True)
     for arguments, told in (
         ([nowhere], "nowhere.tif does not say how it was rendered"),
         ([empty], "too little tissue"),

@@ -10,8 +10,7 @@ from PIL import Image
 from tifffile import TiffWriter, imwrite
 
 from nasdm_wsi.errors import SlideError
-from nasdm_wsi.slides.ome_zarr import write_ome_zarr
-from nasdm_wsi.slides.pyramid import write_pyramid
+from nasdm_wsi.slides import ome_tiff, ome_zarr
 from nasdm_wsi.slides.reading import find_style, open_slide, tissue_sample
 from nasdm_wsi.slides.stain import STYLES, style_vector
 
@@ -34,7 +33,7 @@ HALF = IMAGE.reshape(128, 2, 192, 2, 3).mean((1, 3))
 @pytest.fixture
 def tiff_path(tmp_path: Path) -> Path:
     path = tmp_path / "slide.tif"
-    write_pyramid(path, IMAGE, mpp=0.5, description="", lossless=True, tile=64)
+    ome_tiff.write(path, IMAGE, mpp=0.5, description="", lossless=True, tile=64)
     return path
 
 
@@ -43,7 +42,7 @@ def slide_path(tiff_path: Path, request) -> Path:
     if request.param == "tif":
         return tiff_path
     path = tiff_path.with_name("slide.ome.zarr")
-    write_ome_zarr(path, IMAGE, mpp=0.5, description="", tile=64)
+    ome_zarr.write(path, IMAGE, mpp=0.5, description="", tile=64)
     return path
 
 

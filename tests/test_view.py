@@ -23,7 +23,7 @@ from nasdm_wsi.annotations.geojson import write_geojson
 from nasdm_wsi.annotations.nuclei import PALETTE, TYPES, Nuclei
 from nasdm_wsi.cli.main import main
 from nasdm_wsi.rendering import WARNING
-from nasdm_wsi.slides.pyramid import write_pyramid
+from nasdm_wsi.slides import ome_tiff
 from nasdm_wsi.viewer.app import Viewer, serve
 from nasdm_wsi.viewer.overlay import Overlay
 
@@ -63,7 +63,7 @@ def folder(tmp_path_factory, pixels, nuclei):
     """A rendered slide and its nuclei, a picture without pixel size, and a file left alone."""
     folder = tmp_path_factory.mktemp("slides")
     facts = {"software": "nasdm-wsi 0.1.0", "seed": 7, "region": [0, 0, *SIZE]}
-    write_pyramid(
+    ome_tiff.write(
         folder / "slide.ome.tif",
         pixels,
         mpp=0.5,

@@ -17,7 +17,7 @@ from PIL import Image
 from nasdm_wsi.annotations.geojson import write_geojson
 from nasdm_wsi.annotations.nuclei import PALETTE, TYPES, Nuclei
 from nasdm_wsi.rendering import WARNING
-from nasdm_wsi.slides.pyramid import write_pyramid
+from nasdm_wsi.slides import ome_tiff
 from nasdm_wsi.viewer.app import Viewer, serve
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
@@ -50,8 +50,8 @@ def slides(tmp_path_factory):
         pixels[y0:y1, x0:x1] = 0
     slides = [folder / "synthetic.ome.tif", folder / "real.ome.tif"]
     text = f'{WARNING} {{"software": "nasdm-wsi 0.1.0", "seed": 7}}'
-    write_pyramid(slides[0], pixels, mpp=0.5, description=text, quality=95)
-    write_pyramid(slides[1], pixels[::2, ::2], mpp=1.0, description="", quality=95)
+    ome_tiff.write(slides[0], pixels, mpp=0.5, description=text, quality=95)
+    ome_tiff.write(slides[1], pixels[::2, ::2], mpp=1.0, description="", quality=95)
     squares = shapely.box(*NUCLEI.T.astype(float))
     types = [TYPES.index(kind) for kind in KINDS]
     write_geojson(folder / "synthetic.geojson", Nuclei.from_polygons(squares, types, mpp=0.5))

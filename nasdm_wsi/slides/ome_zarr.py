@@ -22,12 +22,7 @@ SHARD_TILES = 8
 CHANNELS = {"Red": "FF0000", "Green": "00FF00", "Blue": "0000FF"}
 
 
-def is_ome_zarr(path: str | Path) -> bool:
-    """Whether the name says that a path is an OME-Zarr."""
-    return Path(path).name.lower().endswith(".ome.zarr")
-
-
-def write_ome_zarr(
+def write(
     path: str | Path,
     pixels: Any,
     *,
@@ -38,14 +33,14 @@ def write_ome_zarr(
 ) -> None:
     """Write ``pixels`` as a pyramid; an existing folder is replaced once the new one is whole.
 
-    The arguments, the levels and the bound on memory are those of `pyramid.write_pyramid`.
+    The arguments, the levels and the bound on memory are those of `ome_tiff.write`.
 
     Raises:
         ValueError: ``pixels`` are neither RGB nor labels.
         OutputError: the folder cannot be written.
     """
     path = Path(path)
-    shapes = Pyramid(tuple(pixels.shape), str(pixels.dtype), lossless=True, tile=tile).shapes
+    shapes = Pyramid(tuple(pixels.shape), str(pixels.dtype), tile=tile).shapes
     attributes = _attributes(path.name, shapes, mpp=mpp, description=description)
     with whole_or_nothing(path) as part:
         group = zarr.create_group(part, zarr_format=3, attributes=attributes)
@@ -133,7 +128,7 @@ def _dataset(level: int, scale: list[float]) -> dict[str, Any]:
     }
 
 
-class OmeZarrSlide:
+class Reader:
     """An OME-Zarr RGB image, read through the interface of openslide-python.
 
     Raises:

@@ -1,33 +1,21 @@
-"""Pixels to one pyramidal, tiled OME-TIFF that every slide viewer opens with all its levels.
+"""The levels of a slide and their tiles: sizes, places and encoding, whatever the file format.
 
-The levels are SubIFDs of the first image, where OME-TIFF (schema 2016-06) and with it Bio-Formats
-and QuPath look for them, and also stand in the main chain of pages, where OpenSlide looks. Pixel
-size stands in the resolution tags of every level and in the OME-XML. Axis order is (y, x), mpp is
-micrometres per pixel of level 0.
+Each level is half the size of the one before. Axis order is (y, x), places of tiles are (row,
+column).
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-import struct
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any, BinaryIO
-from xml.sax.saxutils import escape
 
 import imagecodecs
 import numpy as np
 from PIL import Image
-from tifffile import TiffFile, TiffWriter
 
 from ..geometry import Block, Box, intersect
-from ..output import whole_or_nothing
-
-BIGTIFF_BYTES = 2**31  # of pixels: half of what a classic TIFF can address
 
 Shape = tuple[int, ...]
 
@@ -38,12 +26,15 @@ Progress = Callable[[int, int], None]
 class Pyramid:
     """How a picture is cut into levels and tiles, and how tiles are encoded.
 
-    shape: RGB (h, w, 3), or labels (h, w), which must be lossless. dtype: uint8, and for labels
-    also uint16 or uint32. quality: of the JPEG tiles. lossless: deflate instead of JPEG.
-    tile: pixels a side of a tile, a multiple of 16.
+    Attributes:
+        shape: RGB (h, w, 3), or labels (h, w).
+        dtype: uint8; for labels also uint16 or uint32.
+        quality: quality of the JPEG tiles, 1 to 100.
+        lossless: whether RGB tiles are deflated instead; labels always are.
+        tile: pixels a side of a tile, a multiple of 16.
 
     Raises:
-        ValueError: something is not as above.
+        ValueError: an argument is not as described.
     """
 
     shape: Shape
@@ -57,14 +48,22 @@ class Pyramid:
         labels = len(self.shape) == 2 and self.dtype in ("uint8", "uint16", "uint32")
         if not (rgb or labels) or 0 in self.shape:
             raise ValueError(f"{self.dtype} {self.shape} is neither RGB nor labels")
-        if labels and not self.lossless:
-            raise ValueError("labels must be written lossless")
         if self.tile < 16 or self.tile % 16:
             raise ValueError(f"a tile of {self.tile} pixels: choose a multiple of 16")
 
+    @property
+    def deflated(self) -> bool:
+        """Whether tiles are deflated; else they are JPEG."""
+        return self.lossless or len(self.shape) == 2
+
+    @property
+    def encoding(self) -> str:
+        """The encoding of the tiles in words."""
+        return "deflate" if self.deflated else f"JPEG {self.quality}"
+
     @cached_property
     def shapes(self) -> list[Shape]:
-        """Of all levels: halved, rounding up, until the larger side fits in a tile."""
+        """The shape of each level: halved, rounding up, until the larger side fits in a tile."""
         shapes = [self.shape]
         while max(shapes[-1][:2]) > self.tile:
             h, w, *rest = shapes[-1]
@@ -72,7 +71,7 @@ class Pyramid:
         return shapes
 
     def grid(self, level: int) -> tuple[int, int]:
-        """Rows and columns of tiles of a level."""
+        """The number of rows and columns of tiles of a level."""
         h, w = self.shapes[level][:2]
         return -(-h // self.tile), -(-w // self.tile)
 
@@ -88,21 +87,21 @@ class Pyramid:
 
     @property
     def nbytes(self) -> int:
-        """Of the pixels of all levels."""
+        """Bytes of the pixels of all levels."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize * 4 // 3
 
     @property
     def subsampling(self) -> tuple[int, int]:
-        """Of the colours of JPEG tiles, in x and y."""
+        """The subsampling of the colours of JPEG tiles in x and y."""
         # Never 4:4:4: Bio-Formats converts such tiles to RGB twice and shows them pink.
         return (2, 2) if self.quality < 90 else (2, 1)
 
     def encode(self, pixels: np.ndarray) -> bytes:
-        """A tile; what lies beyond the picture is white, in labels background."""
+        """A tile of a level; beyond the picture it is white, or background in labels."""
         beyond = 255 if pixels.ndim == 3 else 0
         tile = np.full((self.tile, self.tile, *pixels.shape[2:]), beyond, self.dtype)
         tile[: pixels.shape[0], : pixels.shape[1]] = pixels
-        if self.lossless:
+        if self.deflated:
             return bytes(imagecodecs.zlib_encode(imagecodecs.delta_encode(tile, axis=1).tobytes()))
         jpeg = imagecodecs.jpeg8_encode(
             tile,
@@ -113,187 +112,7 @@ class Pyramid:
         )
         return bytes(jpeg)
 
-    def tags(self) -> dict[str, Any]:
-        """The arguments of tifffile that say how tiles are encoded."""
-        photometric = "rgb" if len(self.shape) == 3 else "minisblack"
-        if self.lossless:
-            return {"photometric": photometric, "compression": "zlib", "predictor": True}
-        return {"photometric": photometric, "compression": "jpeg", "subsampling": self.subsampling}
-
-
-def write_tiff(
-    path: str | Path,
-    pyramid: Pyramid,
-    tiles: Callable[[int], Iterable[bytes]],
-    *,
-    mpp: float,
-    description: str,
-    progress: Progress | None = None,
-) -> None:
-    """Write encoded tiles as a file; an existing one is replaced once the new one is whole.
-
-    The same tiles give the same bytes.
-
-    Args:
-        tiles: of a level, in raster order; levels are asked for from the finest to the coarsest.
-        mpp: micrometres per pixel of level 0.
-        description: free text, for the OME description.
-        progress: called with the tiles done and the tiles in all.
-
-    Raises:
-        ValueError: mpp is not positive.
-        OutputError: the file cannot be written.
-    """
-    with whole_or_nothing(Path(path)) as whole:
-        _write(whole, pyramid, tiles, mpp=mpp, description=description, progress=progress)
-
-
-def write_pyramid(
-    path: str | Path,
-    pixels: Any,
-    *,
-    mpp: float,
-    description: str,
-    progress: Progress | None = None,
-    **encoding: Any,
-) -> None:
-    """Write an array as a pyramid, as `write_tiff` does; memory is bounded by some rows of tiles.
-
-    Args:
-        pixels: RGB or labels, of a shape and dtype as in `Pyramid`: a numpy or zarr array, or
-            whatever else can be sliced by rows.
-        encoding: goes to `Pyramid`.
-
-    Raises:
-        ValueError: an argument is not as there.
-        OutputError: the file cannot be written.
-    """
-    pyramid = Pyramid(tuple(pixels.shape), str(pixels.dtype), **encoding)
-    with whole_or_nothing(Path(path)) as whole:
-
-        def tiles(level: int) -> Iterator[bytes]:
-            source = pixels
-            if level:
-                stored = whole.with_name(f"level-{level}")
-                source = _Stored(stored, pyramid.shapes[level], pixels.dtype)
-            following = whole.with_name(f"level-{level + 1}")
-            with following.open("wb") as sink, ThreadPoolExecutor() as pool:
-                for row in _rows(source, side=pyramid.tile, sink=sink):
-                    yield from pool.map(pyramid.encode, row)
-
-        _write(whole, pyramid, tiles, mpp=mpp, description=description, progress=progress)
-
-
-def _write(
-    whole: Path,
-    pyramid: Pyramid,
-    tiles: Callable[[int], Iterable[bytes]],
-    *,
-    mpp: float,
-    description: str,
-    progress: Progress | None,
-) -> None:
-    if not mpp > 0:
-        raise ValueError("mpp must be positive")
-    text = _ome_xml(pyramid, mpp=mpp, description=description)
-    tags: dict[str, Any] = dict(
-        tile=(pyramid.tile, pyramid.tile),
-        dtype=pyramid.dtype,
-        resolution=(1e4 / mpp, 1e4 / mpp),
-        resolutionunit="CENTIMETER",
-        metadata=None,
-        software=False,
-        **pyramid.tags(),
-    )
-    shapes, done = pyramid.shapes, itertools.count(1)
-
-    def counted(level: int) -> Iterator[bytes]:
-        for tile in tiles(level):
-            if progress:
-                progress(next(done), pyramid.tiles)
-            yield tile
-
-    with TiffWriter(whole, bigtiff=pyramid.nbytes >= BIGTIFF_BYTES, byteorder="<") as tiff:
-        for level, shape in enumerate(shapes):
-            place: dict[str, Any] = {"subfiletype": 1}
-            if not level:
-                place = {"subifds": len(shapes) - 1, "description": text}
-            tiff.write(counted(level), shape=shape, **place, **tags)
-    _link_levels(whole)
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """A level on disk, of which a slice of rows is read when it is asked for."""
-
-    path: Path
-    shape: Shape
-    dtype: np.dtype
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        start, stop, _ = rows.indices(self.shape[0])
-        row = math.prod(self.shape[1:])
-        flat = np.fromfile(
-            self.path,
-            self.dtype,
-            count=(stop - start) * row,
-            offset=start * row * self.dtype.itemsize,
-        )
-        return flat.reshape(stop - start, *self.shape[1:])
-
-
-def _rows(pixels: Any, *, side: int, sink: BinaryIO) -> Iterator[list[np.ndarray]]:
-    """The rows of tiles of a level, while those of the next level go to ``sink``."""
-    for y in range(0, pixels.shape[0], side):
-        rows = np.asarray(pixels[y : y + side])
-        # A plain write fails when the disk is full, where a memory map would kill the process.
-        sink.write(halved(rows).tobytes())
-        yield [rows[:, x : x + side] for x in range(0, pixels.shape[1], side)]
-
 
 def halved(pixels: np.ndarray) -> np.ndarray:
     """Half the size, rounding up: RGB by the mean of 2 x 2 (halves go up), labels by choice."""
     return pixels[::2, ::2] if pixels.ndim == 2 else np.asarray(Image.fromarray(pixels).reduce(2))
-
-
-def _link_levels(path: Path) -> None:
-    """Put the SubIFDs into the main chain of pages.
-
-    Each page ends with the offset of the next. Bio-Formats takes levels from SubIFDs only,
-    OpenSlide from the chain only, and both take a file in which the two are the same pages.
-    """
-    with TiffFile(path) as tiff:
-        page, form = tiff.pages.first, tiff.tiff
-        pages = [page.offset, *(page.subifds or ())]
-    with path.open("r+b") as file:
-        for here, following in itertools.pairwise(pages):
-            file.seek(here)
-            (tags,) = struct.unpack(form.tagnoformat, file.read(form.tagnosize))
-            file.seek(here + form.tagnosize + tags * form.tagsize)
-            file.write(struct.pack(form.offsetformat, following))
-
-
-def _ome_xml(pyramid: Pyramid, *, mpp: float, description: str) -> bytes:
-    """The OME-XML of one image, as UTF-8.
-
-    As UTF-8 and not ASCII: a micro sign as a character reference makes Bio-Formats drop the
-    pyramid without a word.
-    """
-    h, w, *channels = pyramid.shape
-    samples = 3 if channels else 1
-    objective = float(f"{10 / mpp:.2g}")  # a 20x objective is said to give 0.5 micrometres
-    legible = "".join(c for c in description if c.isprintable() or c in "\n\t")
-    return f"""<?xml version="1.0" encoding="UTF-8"?>
-<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" \
-xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" \
-xsi:schemaLocation="http://www.openmicroscopy.org/Schemas/OME/2016-06 \
-http://www.openmicroscopy.org/Schemas/OME/2016-06/ome.xsd">
-<Instrument ID="Instrument:0"><Objective ID="Objective:0" NominalMagnification="{objective:g}"/>\
-</Instrument>
-<Image ID="Image:0"><Description>{escape(legible)}</Description>
-<InstrumentRef ID="Instrument:0"/><ObjectiveSettings ID="Objective:0"/>
-<Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="{pyramid.dtype}" Interleaved="true" \
-SizeX="{w}" SizeY="{h}" SizeC="{samples}" SizeZ="1" SizeT="1" \
-PhysicalSizeX="{mpp}" PhysicalSizeXUnit="µm" PhysicalSizeY="{mpp}" PhysicalSizeYUnit="µm">
-<Channel ID="Channel:0:0" SamplesPerPixel="{samples}"/><TiffData IFD="0" PlaneCount="1"/>
-</Pixels></Image></OME>""".encode()

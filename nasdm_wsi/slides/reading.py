@@ -1,9 +1,10 @@
 """Real slides and ordinary images, read at the resolution that is asked for.
 
-OpenSlide reads most formats; tiffslide stands in for TIFFs that OpenSlide does not know and for
-those of which it sees one level only (OME-TIFF with SubIFDs); `ome_zarr` reads OME-Zarr and Pillow
-ordinary images. All are used through the interface of openslide-python. Axis order is (y, x), a box
-is (y0, x0, y1, x1), half open, mpp is micrometres per pixel.
+OpenSlide reads most formats. tiffslide stands in for TIFFs that OpenSlide does not know and for
+those of which it sees one level only (OME-TIFF with SubIFDs). A format that this package writes may
+have a reader of its own (OME-Zarr), and Pillow reads ordinary images. All are used through the
+interface of openslide-python. Axis order is (y, x), a box is (y0, x0, y1, x1), half open, mpp is
+micrometres per pixel.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from tiffslide import TiffSlide
 from ..annotations.notebook import SIDE, png
 from ..errors import SlideError
 from ..geometry import Box, grow, intersect, shape
-from .ome_zarr import OmeZarrSlide, is_ome_zarr
+from .formats import find_format
 from .stain import STYLES, style_vector, tissue_mask
 
 MOST_FOR_A_LOOK = 50_000_000  # pixels to read, for a thumbnail in a notebook
@@ -210,8 +211,9 @@ def _readable(path: Path) -> Iterator[None]:
 
 def _open_reader(path: Path) -> Any:
     """The reader that shows most levels, OpenSlide where there is a choice."""
-    if is_ome_zarr(path):
-        return OmeZarrSlide(path)
+    form = find_format(path)
+    if form and form.reader:
+        return form.code.Reader(path)
     try:
         reader = OpenSlide(path)
     except OpenSlideUnsupportedFormatError:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import re
 import sqlite3
 import uuid
 import zlib
@@ -38,8 +37,7 @@ from ..annotations.raster import Conditioning
 from ..errors import AnnotationError, OutputError
 from ..output import whole_or_nothing
 from ..rendering import Progress, read_annotations
-from ..slides.ome_zarr import is_ome_zarr, write_ome_zarr
-from ..slides.pyramid import write_pyramid
+from ..slides.formats import format_of, labels_path, stem
 from ..slides.reading import Slide, open_slide
 
 TILED, PYRAMIDS = ("lizard", "coco", "masks"), ("types", "instances")
@@ -95,8 +93,8 @@ def export(
 def _check(out: Path, form: str, *, overwrite: bool) -> None:
     if form not in FORMATS:
         raise ValueError(f"{form} is none of {', '.join(FORMATS)}")
-    if form in PYRAMIDS and not out.name.lower().endswith((".tif", ".tiff", ".ome.zarr")):
-        raise OutputError(f"{out}: the output must end in .ome.tif, .tif, .tiff or .ome.zarr")
+    if form in PYRAMIDS:
+        format_of(out)  # refuses other suffixes
     if not out.parent.is_dir():
         raise OutputError(f"{out.parent} is no folder: make it first")
     if out.is_dir():
@@ -110,7 +108,7 @@ def _read_nuclei(
 ) -> Nuclei:
     """The nuclei in pixels of the slide, counted from its corner."""
     if labels is None:
-        labels = slide.path.with_name(f"{_stem(slide)}.geojson")
+        labels = labels_path(slide.path)
         if not labels.exists():
             raise AnnotationError(f"{labels}: no such file: name the annotations with `labels`")
     known = slide.mpp is not None and mpp is None
@@ -118,11 +116,6 @@ def _read_nuclei(
     nuclei = read_annotations(Path(labels), **source, **reading)
     slide.mpp = slide.mpp or nuclei.mpp
     return nuclei.scaled(slide.mpp).shifted(*slide.bounds)
-
-
-def _stem(slide: Slide) -> str:
-    """slide for slide.ome.tif."""
-    return re.sub(r"(\.ome)?\.[^.]*$", "", slide.path.name)
 
 
 # Tiles
@@ -161,7 +154,7 @@ def _tiles(slide: Slide, nuclei: Nuclei, side: int, progress: Progress | None) -
         if len(present):
             empty = False
             yield Tile(
-                f"{_stem(slide)}_x{x0}_y{y0}",
+                f"{stem(slide.path)}_x{x0}_y{y0}",
                 slide.read((y0, x0, y1, x1), mpp=nuclei.mpp),
                 np.searchsorted(present, instances, side="right").astype(np.int32),
                 nuclei.types[present - 1],
@@ -325,7 +318,7 @@ def _write_pyramid(
 ) -> None:
     names = ", ".join(f"{k} {name}" for k, name in enumerate(TYPES))
     meaning = f"types: {names}" if form == "types" else "numbers: 0 background"
-    (write_ome_zarr if is_ome_zarr(out) else partial(write_pyramid, lossless=True))(
+    format_of(out).write(
         out,
         _Labels(form, nuclei, slide.size),
         mpp=nuclei.mpp,

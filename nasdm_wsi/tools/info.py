@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from ..annotations.classes import ClassTable, Contents
 from ..annotations.formats import is_annotation, read_contents
 from ..errors import CheckpointError
-from ..slides.ome_zarr import is_ome_zarr
+from ..slides.formats import find_format
 from ..slides.reading import open_slide
 from .dataset import read_manifest
 
@@ -30,7 +30,7 @@ def describe(path: Path, **reading: Any) -> Rows:
     """
     path = Path(path)
     if path.is_dir():
-        return _slide(path) if is_ome_zarr(path) else _dataset(path)
+        return _slide(path) if find_format(path) else _dataset(path)
     if path.suffix == ".safetensors":
         return _checkpoint(path)
     if is_annotation(path):

@@ -26,9 +26,10 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from werkzeug.wrappers import Response
 
 from ..annotations.nuclei import PALETTE, TYPES
-from ..errors import NasdmError, OutputError, PortError
+from ..errors import NasdmError, PortError
 from ..geometry import Box, grow, intersect, shape
-from ..rendering import WARNING, labels_path, read_annotations
+from ..rendering import WARNING, read_annotations
+from ..slides.formats import labels_path
 from ..slides.reading import open_slide
 from .overlay import Overlay
 
@@ -281,10 +282,7 @@ class _Handler(WSGIRequestHandler):
 
 
 def _labels_beside(slide: Path) -> Path | None:
-    try:
-        labels = labels_path(slide)
-    except OutputError:  # a format that `render` does not write
-        labels = slide.with_suffix(".geojson")
+    labels = labels_path(slide)
     return labels if labels.is_file() else None
 
 

@@ -1,0 +1,136 @@
+"""The formats that slides and label pyramids are written in; the suffix decides which.
+
+A new format is a module in this folder with its writer, an entry in FORMATS and a test. The module
+offers
+
+    write(path, pixels, *, mpp, description, progress=None)
+        pixels: RGB (h, w, 3) or labels (h, w), as in `pyramid.Pyramid`, sliced by rows
+    write_tiles(path, pyramid, tiles, *, mpp, description, progress=None)
+        if the entry says ``tiled``: tiles(level) are those that `Pyramid.encode` made, in raster
+        order; a render encodes them while it paints
+    Reader(path)
+        if the entry says ``reader``: what opens it, through the interface of openslide-python
+
+Modules are loaded when they are asked for: command lines print this table in their help.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from ..errors import OutputError
+
+if TYPE_CHECKING:
+    from .pyramid import Pyramid
+
+
+@dataclass(frozen=True)
+class OutputFormat:
+    """A format to write.
+
+    Attributes:
+        name: what the format is called.
+        suffixes: how names of its files end, in lower case; the usual one first.
+        module: the module in this folder with its writer.
+        next_step: what the user may do with a slide; {labels} stands for the nuclei's file.
+        tiled: whether it stores JPEG or deflated tiles, so that quality and lossless matter.
+        reader: whether its module reads it; else OpenSlide or tiffslide do.
+        marker: the file by which a folder is known as a slide; "" where a slide is a file.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    module: str
+    next_step: str
+    tiled: bool = False
+    reader: bool = False
+    marker: str = ""
+
+    @property
+    def code(self) -> ModuleType:
+        """The module with the writer."""
+        return import_module(f".{self.module}", __package__)
+
+    def write(self, path: Path, pixels: Any, **settings: Any) -> None:
+        """Write pixels that can be sliced by rows; see the module's docstring."""
+        self.code.write(path, pixels, **settings)
+
+    def write_tiles(
+        self, path: Path, pyramid: Pyramid, tiles: Callable[[int], Iterable[bytes]], **settings: Any
+    ) -> None:
+        """Write tiles that are encoded; see the module's docstring."""
+        self.code.write_tiles(path, pyramid, tiles, **settings)
+
+    def encoded(
+        self, shape: tuple[int, int, int], *, quality: int, lossless: bool
+    ) -> Pyramid | None:
+        """How a slide of ``shape`` is cut into encoded tiles; None if it is written from pixels."""
+        from .pyramid import Pyramid
+
+        return Pyramid(shape, quality=quality, lossless=lossless) if self.tiled else None
+
+    def may_replace(self, path: Path) -> bool:
+        """Whether what is at ``path`` is a file, or a folder that holds a slide of this format."""
+        return not path.is_dir() or bool(self.marker and (path / self.marker).exists())
+
+
+FORMATS = (
+    OutputFormat(
+        "OME-TIFF",
+        (".ome.tif", ".ome.tiff", ".tif", ".tiff"),
+        module="ome_tiff",
+        next_step="open it in QuPath and drop {labels} on it",
+        tiled=True,
+    ),
+    OutputFormat(
+        "OME-Zarr",
+        (".ome.zarr",),
+        module="ome_zarr",
+        next_step="its nuclei are in {labels}",
+        reader=True,
+        marker="zarr.json",
+    ),
+)
+
+
+def names() -> str:
+    """What an output may be called, for help: NAME.ome.tif or NAME.ome.zarr."""
+    *most, last = (f"NAME{form.suffixes[0]}" for form in FORMATS)
+    return f"{', '.join(most)} or {last}"
+
+
+def find_format(path: str | Path) -> OutputFormat | None:
+    """The format that the name of ``path`` asks for; None if it is none that is written here."""
+    name = Path(path).name.lower()
+    return next((form for form in FORMATS if name.endswith(form.suffixes)), None)
+
+
+def format_of(path: str | Path) -> OutputFormat:
+    """The format in which an output is to be written.
+
+    Raises:
+        OutputError: the name ends in none of the suffixes.
+    """
+    if form := find_format(path):
+        return form
+    *most, last = (suffix for form in FORMATS for suffix in form.suffixes)
+    raise OutputError(f"{path}: the output must end in {', '.join(most)} or {last}")
+
+
+def stem(path: str | Path) -> str:
+    """The name of a slide without its suffix: ``slide`` for slide.ome.tif and for slide.svs."""
+    name = Path(path).name
+    form = find_format(path)
+    suffixes = form.suffixes if form else ()
+    longest = max((s for s in suffixes if name.lower().endswith(s)), key=len, default="")
+    return name[: -len(longest)] if longest else Path(name).stem
+
+
+def labels_path(slide: str | Path) -> Path:
+    """Where the nuclei of a slide are: slide.ome.tif has slide.geojson beside it."""
+    return Path(slide).with_name(f"{stem(slide)}.geojson")
