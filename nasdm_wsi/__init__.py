@@ -5,7 +5,12 @@ The core: annotations, conditioning, the mosaic engine and the slide. The networ
 """
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+if not Path(__path__[0], "model").is_dir():
+    # A checkout without symbolic links, as on Windows: model/ and cli/ lie beside this folder.
+    __path__.append(str(Path(__path__[0]).parent))
 
 if TYPE_CHECKING:
     from .annotations.nuclei import Nuclei

@@ -7,27 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import labelled_tissue
 from scipy.io import savemat
-from skimage.draw import disk
 from skimage.io import imsave
 
 torch.set_num_threads(1)  # the networks of the tests are too small for more
-
-COLOURS = np.array([[230, 190, 220], *[[90 + 15 * t, 60 + 10 * t, 150] for t in range(1, 7)]])
-
-
-def tissue(size: tuple[int, int], *, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image (h, w, 3), instances and types (h, w): round nuclei of all types on pink."""
-    rng = np.random.default_rng(seed)
-    instances, types = np.zeros(size, np.int32), np.zeros(size, np.uint8)
-    number = 0
-    for y in range(12, size[0] - 8, 20):
-        for x in range(12, size[1] - 8, 20):
-            number += 1
-            where = disk((y, x), rng.uniform(4, 7), shape=size)
-            instances[where], types[where] = number, number % 6 + 1
-    image = COLOURS[types] + rng.normal(0, 6, (*size, 3))
-    return np.clip(image, 0, 255).astype(np.uint8), instances, types
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +21,7 @@ def lizard_source(tmp_path_factory) -> Path:
     (folder / "images").mkdir()
     (folder / "labels").mkdir()
     for seed, name in enumerate(["a", "b"]):
-        image, instances, types = tissue((160, 200), seed=seed)
+        image, instances, types = labelled_tissue((160, 200), seed=seed)
         ids = np.unique(instances)[1:]
         _, first = np.unique(instances, return_index=True)
         imsave(folder / "images" / f"{name}.png", image)
@@ -52,7 +36,7 @@ def lizard_source(tmp_path_factory) -> Path:
 def region_source(tmp_path_factory) -> Path:
     """Region images with type maps; a corner is unpublished and black."""
     folder = tmp_path_factory.mktemp("regions")
-    image, _, types = tissue((180, 150), seed=7)
+    image, _, types = labelled_tissue((180, 150), seed=7)
     image[:60, :60], types[:60, :60] = 0, 255
     imsave(folder / "c.png", image)
     imsave(folder / "c_classes.png", types, check_contrast=False)

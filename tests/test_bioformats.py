@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_pyramid import DESCRIPTION, SETTINGS, SIZES, tissue
+from helpers import DESCRIPTION, SETTINGS, SIZES, tissue
 from tifffile import TiffFile, imread
 
 from nasdm_wsi.slides import ome_tiff

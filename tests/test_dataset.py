@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import tissue
+from helpers import labelled_tissue
 from skimage.io import imread, imsave
 from skimage.transform import downscale_local_mean
 
@@ -18,7 +18,7 @@ from nasdm_wsi.tools.dataset import prepare, read_manifest, read_regions
 def test_regions_are_what_the_sources_hold(dataset):
     regions = {r.name: r for r in read_regions(dataset)}
     assert sorted(regions) == ["a", "b", "c"]
-    image, instances, types = tissue((160, 200), seed=0)
+    image, instances, types = labelled_tissue((160, 200), seed=0)
     np.testing.assert_array_equal(regions["a"].image, image)
     np.testing.assert_array_equal(regions["a"].types, types)
     np.testing.assert_array_equal(regions["a"].instances, instances)
@@ -29,7 +29,7 @@ def test_regions_are_what_the_sources_hold(dataset):
 
 def test_the_manifest_counts_nuclei(dataset):
     row = next(r for r in read_manifest(dataset)["regions"] if r["name"] == "a")
-    _, instances, types = tissue((160, 200), seed=0)
+    _, instances, types = labelled_tissue((160, 200), seed=0)
     _, first = np.unique(instances, return_index=True)
     counts = np.bincount(types.flat[first[1:]], minlength=7)[1:]
     assert list(row["nuclei"].values()) == counts.tolist()
@@ -86,7 +86,7 @@ def test_mask_and_pixels_are_turned_together(dataset):
 def test_rare_types_are_met_more_often_than_by_area(tmp_path):
     folder = tmp_path / "source"
     folder.mkdir()
-    image, _, types = tissue((400, 400), seed=3)
+    image, _, types = labelled_tissue((400, 400), seed=3)
     rare = np.zeros_like(types)
     rare[8:18, 8:18] = 5
     types = np.where(rare, 5, np.where(types == 5, 2, types)).astype(np.uint8)
@@ -194,7 +194,7 @@ def test_what_training_draws_does_not_depend_on_how_samples_are_shared():
 
 
 def test_normalised_sources_have_the_stain_of_the_target(lizard_source, region_source, tmp_path):
-    image, *_ = tissue((300, 300), seed=5)
+    image, *_ = labelled_tissue((300, 300), seed=5)
     target = restain(image, np.diag([0.6, 1.5, 1.0]))
     imsave(tmp_path / "target.png", target)
     seen = []

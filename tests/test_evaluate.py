@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 import torch
 from click.testing import CliRunner
-from conftest import tissue
+from helpers import labelled_tissue
 from skimage.io import imread, imsave
 
 from nasdm_wsi.cli.main import main
@@ -38,7 +38,7 @@ def colours(pictures):
 
 def stained(size, *, seed):
     """Tissue whose nuclei are all as dark."""
-    _, instances, types = tissue(size, seed=seed)
+    _, instances, types = labelled_tissue(size, seed=seed)
     noise = np.random.default_rng(seed).normal(0, 6, (*size, 3))
     image = np.where(types[..., None] > 0, (90, 60, 150), (230, 190, 220)) + noise
     return np.clip(image, 0, 255).astype(np.uint8), instances, types
@@ -197,7 +197,7 @@ def test_no_room_is_told(dataset, weights):
 def test_efficientnet_has_features_and_classes():
     pytest.importorskip("efficientnet_lite_pytorch")
     features = measures.efficientnet()
-    image, *_ = tissue((128, 128), seed=0)
+    image, *_ = labelled_tissue((128, 128), seed=0)
     with torch.inference_mode():
         measured, probabilities = features.measure(np.stack([image, 255 - image]))
     assert measured.shape == (2, 1280) and probabilities.shape == (2, 1000)

@@ -12,12 +12,12 @@ import shapely
 import tifffile
 import zarr
 from click.testing import CliRunner
+from helpers import tissue
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from scipy.io import loadmat
 from skimage.io import imread, imsave
 from skimage.measure import regionprops
-from test_pyramid import tissue
 
 from nasdm_wsi.annotations.geojson import read_geojson, write_geojson
 from nasdm_wsi.annotations.nuclei import TYPES, Nuclei

@@ -15,7 +15,7 @@ import pytest
 import shapely
 import tifffile
 from click.testing import CliRunner
-from conftest import tissue
+from helpers import labelled_tissue
 from PIL import Image
 from scipy import ndimage
 
@@ -32,7 +32,7 @@ from nasdm_wsi.slides import reading as slides
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 SIZE = (160, 200)
-_, INSTANCES, KINDS = tissue(SIZE, seed=3)
+_, INSTANCES, KINDS = labelled_tissue(SIZE, seed=3)
 COUNT = int(INSTANCES.max())
 # The type number of each nucleus, 1 to COUNT.
 NUMBERS = [int(KINDS[INSTANCES == k][0]) for k in range(1, COUNT + 1)]

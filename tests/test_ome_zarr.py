@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from helpers import DESCRIPTION, SETTINGS, SIZES, Failing, mean_of_four, tissue
 from ome_zarr_models.v05 import Image, ImageLabel
-from test_pyramid import DESCRIPTION, SETTINGS, SIZES, Failing, mean_of_four, tissue
 
 from nasdm_wsi.errors import OutputError, SlideError
 from nasdm_wsi.model import Painter

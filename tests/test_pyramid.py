@@ -8,32 +8,13 @@ import numpy as np
 import pytest
 import pyvips
 import zarr
+from helpers import SETTINGS, SIZES, Failing, mean_of_four, tissue
 from openslide import OpenSlide
 from tifffile import TiffFile, imread
 from tiffslide import TiffSlide
 
 from nasdm_wsi.errors import OutputError
 from nasdm_wsi.slides import ome_tiff
-
-DESCRIPTION = "synthetic & <not> for diagnosis: 0.5 µm, é"
-SETTINGS = dict(mpp=0.5, description=DESCRIPTION, tile=64)
-SIZES = [(203, 301), (102, 151), (51, 76), (26, 38)]
-
-
-def tissue(h: int, w: int) -> np.ndarray:
-    """Smooth pink with violet discs, uint8 (h, w, 3)."""
-    y, x = np.mgrid[:h, :w]
-    disc = ((y % 40 - 20) ** 2 + (x % 50 - 25) ** 2 < 120)[..., None]
-    pink = np.stack([225 + 10 * np.sin(x / 30), 160 + 15 * np.cos(y / 25), 200 + 0 * x], -1)
-    return np.where(disc, [110, 70, 150], pink).astype(np.uint8)
-
-
-def mean_of_four(image: np.ndarray) -> np.ndarray:
-    """What a level should be, by way of float64."""
-    h, w = image.shape[:2]
-    even = np.pad(image, ((0, h % 2), (0, w % 2), (0, 0)), mode="edge").astype(float)
-    blocks = even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2, 3)
-    return np.floor(blocks.mean(axis=(1, 3)) + 0.5).astype(np.uint8)
 
 
 @pytest.fixture
@@ -129,20 +110,6 @@ def test_progress_counts_all_tiles(target):
     seen: list[tuple[int, int]] = []
     ome_tiff.write(target, tissue(130, 70), **SETTINGS, progress=lambda *now: seen.append(now))
     assert seen == [(n, 9) for n in range(1, 10)]
-
-
-class Failing:
-    """An image that breaks off half-way."""
-
-    shape, dtype = (256, 64, 3), np.dtype("u1")
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        if rows.start >= 128:
-            raise self.error
-        return np.zeros((64, 64, 3), np.uint8)
 
 
 @pytest.mark.parametrize("older", [False, True])
