@@ -14,11 +14,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from measure import apart, machine, table
+from measure import apart, machine, table, unpainted
 from scipy import ndimage as ndi
 
 from nasdm_wsi.geometry import Plan, cells_in
-from nasdm_wsi.mosaic.engine import Mosaic, Work
+from nasdm_wsi.mosaic.engine import Mosaic
 from nasdm_wsi.mosaic.store import RunStore
 from nasdm_wsi.slides import ome_tiff
 from nasdm_wsi.slides.pyramid import Pyramid
@@ -37,9 +37,7 @@ def texture() -> np.ndarray:
 def mosaic_of(folder: str, side: int) -> Mosaic:
     """Blocks of finished pixels, and a pyramid to cut from them."""
     plan = Plan((side, side), SIDE, 0, 0, 1, ((0, 1),))
-    pyramid = Pyramid((side, side, 3))
-    work = Work(*[lambda *_: np.empty(0)] * 3)
-    return Mosaic(work, plan, RunStore(Path(folder)), region=(0, 0, side, side), pyramid=pyramid)
+    return Mosaic(unpainted(plan), RunStore(Path(folder)), Pyramid((side, side, 3)))
 
 
 def prepare(folder: str, side: int) -> None:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from nasdm_wsi.annotations.raster import edges, one_hot
+from nasdm_wsi.job import default_workers
 from nasdm_wsi.model.diffusion import Condition, Denoise
 from nasdm_wsi.model.evaluation.evaluate import efficientnet, held_out, known_patches
 from nasdm_wsi.model.samplers import sample
-from nasdm_wsi.rendering import default_workers
 from nasdm_wsi.tools.dataset import UNPUBLISHED, Region
 
 

@@ -17,11 +17,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from measure import machine, table
+from measure import machine, table, unpainted
 
 from nasdm_wsi.geometry import Plan
 from nasdm_wsi.mosaic import schedule
-from nasdm_wsi.mosaic.engine import Mosaic, Work
+from nasdm_wsi.mosaic.engine import Mosaic
 from nasdm_wsi.mosaic.schedule import Ledger, Stage
 from nasdm_wsi.mosaic.store import RunStore
 from nasdm_wsi.mosaic.workers import local
@@ -86,13 +86,7 @@ def run(model: Model, side: int, per_task: float) -> tuple[float, float, float, 
         reach=HALO + 8,
     )
     with TemporaryDirectory() as folder:
-        mosaic = Mosaic(
-            Work(*[lambda *_: np.empty(0)] * 3),
-            plan,
-            RunStore(Path(folder)),
-            region=(0, 0, side, side),
-            pyramid=Pyramid((side, side, 3)),
-        )
+        mosaic = Mosaic(unpainted(plan), RunStore(Path(folder)), Pyramid((side, side, 3)))
         begin = time.perf_counter()
         ledger = mosaic.ledger()
     now = scheduler = storage = 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..annotations.types import PLANES
 from ..errors import CheckpointError, PlanError
 from ..geometry import Plan
+from ..job import Window
 from .checkpoint import SHIPPED, checksum, load_weights
 from .diffusion import Condition, denoiser_of
 from .guidance import guided
@@ -51,6 +53,8 @@ class Painter:
     """
 
     mpp = 0.5
+    channels = 6  # of a state: the pixels and the last estimate of them
+    planes: tuple[str, ...] = PLANES
 
     def __init__(
         self,
@@ -141,33 +145,35 @@ class Painter:
         """How a canvas of ``size`` (h, w) is cut for this network and sampler."""
         return Plan(size=size, phases=self.phases, **self.cut.geometry)
 
-    def solve(
-        self, phase: int, state: np.ndarray, mask: np.ndarray, tissue: np.ndarray
-    ) -> np.ndarray:
-        """One phase of n windows: states (n, 6, h, w) before to states after.
+    def start(self, unit: np.ndarray) -> np.ndarray:
+        """State (6, h, w) before the first phase, from unit noise (3, h, w)."""
+        return np.concatenate([unit, np.zeros_like(unit)])
+
+    def solve(self, phase: int, windows: Sequence[Window]) -> np.ndarray:
+        """One phase of n windows of one size: states (n, 6, h, w) after it.
 
         A state is the pixels and the last estimate of them; before the first phase the pixels are
-        unit noise. mask: (n, 7, h, w); tissue: bool (n, h, w), outside it the slide is glass.
-        Batches have one size whatever n is, for the size decides the last bits of a convolution.
+        unit noise. Outside the tissue the slide is glass. Batches have one size whatever n is, for
+        the size decides the last bits of a convolution.
         """
-        out = np.empty_like(state)
-        for first in range(0, len(state), self.batch):
-            index = np.arange(first, first + self.batch).clip(max=len(state) - 1)
-            batch = self._solve_batch(phase, state[index], mask[index], tissue[index])
-            out[first : first + self.batch] = batch[: len(state) - first]
-        return out
+        out = []
+        for first in range(0, len(windows), self.batch):
+            batch = list(windows[first : first + self.batch])
+            filled = batch + [batch[-1]] * (self.batch - len(batch))
+            out.append(self._solve_batch(phase, filled)[: len(batch)])
+        return np.concatenate(out)
 
     @torch.inference_mode()
-    def _solve_batch(
-        self, phase: int, state: np.ndarray, mask: np.ndarray, tissue: np.ndarray
-    ) -> np.ndarray:
+    def _solve_batch(self, phase: int, windows: list[Window]) -> np.ndarray:
+        state = np.stack([window.state for window in windows])
+        tissue = np.stack([window.tissue for window in windows])
         x, previous = self._tensor(state[:, :3]), self._tensor(state[:, 3:])
         if phase == 0:
             x = x * self.sigmas[0]
         covered = torch.from_numpy(tissue[:, None]).to(self.device)
-        known = np.ones_like(mask[:, :1])
         style = torch.from_numpy(self.style).to(self.device).expand(len(x), -1)
-        condition = Condition(self._tensor(np.concatenate([mask, known], axis=1)), style)
+        mask = self._tensor(np.stack([window.planes for window in windows]))
+        condition = Condition(mask, style)
         for k in range(*self.phases[phase]):
             x0 = torch.full_like(x, GLASS)
             if tissue.any():
@@ -181,6 +187,11 @@ class Painter:
         for k in range(self.phases[phase][1]):
             x = dpmpp_2m_step(x, x0, x0, sigmas=self.sigmas, k=k)
         return np.concatenate([x, x0])
+
+    def finish(self, state: np.ndarray) -> np.ndarray:
+        """Pixels uint8 (h, w, 3) of a state (6, h, w) after the last phase."""
+        pixels = np.rint((state[:3].transpose(1, 2, 0) + 1) * 127.5)
+        return np.clip(pixels, 0, 255).astype(np.uint8)
 
     def _estimate(self, x: Tensor, k: int, condition: Condition) -> Tensor:
         sigma = torch.full((len(x),), self.sigmas[k], device=self.device)

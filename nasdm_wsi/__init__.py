@@ -15,7 +15,8 @@ if not Path(__path__[0], "model").is_dir():
 if TYPE_CHECKING:
     from .annotations.nuclei import Nuclei
     from .errors import NasdmError
-    from .rendering import Job, plan_render, read_annotations, render, render_region, size_like
+    from .job import Job
+    from .rendering import plan_render, read_annotations, render, render_region, size_like
     from .slides.reading import Slide, find_style, open_slide
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
 _HOME = {
     **dict.fromkeys(__all__, "rendering"),
     **dict.fromkeys(("Slide", "find_style", "open_slide"), "slides.reading"),
+    "Job": "job",
     "NasdmError": "errors",
     "Nuclei": "annotations.nuclei",
 }

@@ -8,32 +8,26 @@ pixels. The work is done by threads of this process, or by the workers of a dask
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
-import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .annotations.formats import read_contents
 from .annotations.geojson import write_geojson
 from .annotations.nuclei import Nuclei
-from .annotations.raster import Conditioning
 from .errors import OutputError, PlanError, SlideError
-from .geometry import Block, Box, Plan, cells_in, intersect, shape
-from .mosaic.engine import CHANNELS, Mosaic, Work
-from .mosaic.noise import noise
+from .geometry import Box, intersect, shape
+from .job import Job, Painter, default_workers
+from .mosaic.engine import Mosaic
 from .mosaic.schedule import Task
 from .mosaic.store import RunStore, open_run
 from .mosaic.watch import Progress, Watch
@@ -47,123 +41,6 @@ if TYPE_CHECKING:
 MARGIN = 16  # pixels of background round the annotations where no size is given
 NUCLEI = "nuclei.npz"  # in the run folder
 WARNING = "Synthetic image made by nasdm-wsi: not for diagnosis."
-
-
-class Painter(Protocol):
-    """What paints windows; `nasdm_wsi.model.Painter` is one.
-
-    mpp: micrometres per pixel of the slides it paints.
-    facts: what decides the bytes, for the provenance and for telling runs apart.
-    bytes_per_pixel: memory that `solve` needs for each pixel of a window.
-    resident_bytes: memory that the program and the network take, whatever is painted.
-    """
-
-    mpp: float
-    facts: dict[str, Any]
-    bytes_per_pixel: int
-    resident_bytes: int
-
-    def plan(self, size: tuple[int, int]) -> Plan:
-        """How a canvas of ``size`` (h, w) is cut."""
-
-    def solve(
-        self, phase: int, state: np.ndarray, mask: np.ndarray, tissue: np.ndarray
-    ) -> np.ndarray:
-        """States (n, 6, h, w) of n windows after a phase.
-
-        From those before, masks (n, 7, h, w) and where there is tissue, bool (n, h, w).
-        """
-
-    def glass(self, phase: int, unit: np.ndarray) -> np.ndarray:
-        """State (6, h, w) after a phase where there is no tissue, from unit noise (3, h, w)."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """A render, planned: everything is known and nothing has happened yet.
-
-    Attributes:
-        nuclei: in canvas pixels at the painter's mpp.
-        region: the part of the canvas that the slide will show.
-    """
-
-    nuclei: Nuclei
-    painter: Painter
-    plan: Plan
-    region: Box
-    seed: int
-
-    def __repr__(self) -> str:
-        h, w = shape(self.region)
-        what = f"{w} x {h} pixels at {self.painter.mpp} mpp, {len(self.nuclei):,} nuclei"
-        return f"<Job: {what}, seed {self.seed}>"
-
-    @property
-    def blocks(self) -> list[Block]:
-        """The blocks to paint."""
-        return cells_in(self.plan.blocks_of(self.region))
-
-    @property
-    def disk(self) -> int:
-        """Bytes that the run folder and the output need at most."""
-        i0, j0, i1, j1 = self.plan.needed(self.region)[0]
-        rows = min(i1 - i0, len(self.plan.phases))
-        # Of each phase, two rows wait for their neighbours while a third is written.
-        state = 3 * 4 * CHANNELS * self.plan.part_side**2 * (rows + 2) * (j1 - j0)
-        return state + 2 * 3 * self.plan.block_side**2 * len(self.blocks)
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What decides the bytes of the slide."""
-        return {
-            "software": f"nasdm-wsi {version('nasdm-wsi')}",
-            "seed": self.seed,
-            "canvas": list(self.plan.size),
-            "region": list(self.region),
-            "plan": {k: getattr(self.plan, k) for k in ("stride", "margin", "taper", "windows")},
-            "nuclei": _fingerprint(self.nuclei),
-            **self.painter.facts,
-        }
-
-    def report(self, *, workers: int | None = None) -> list[str]:
-        """The plan in lines: size, blocks, steps, memory, disk, expected time.
-
-        The time is extrapolated from painting one small window, which takes a moment.
-        """
-        conditioning = Conditioning(self.nuclei, self.plan.size)
-        needed = [cells_in(cells) for cells in self.plan.needed(self.region)]
-        painted = {b for b in needed[0] if not conditioning.is_glass(self.plan.part(b))}
-        pixels = {b: self._window_pixels(b) for b in painted}
-        work = sum(pixels.get(b, 0) for blocks in needed for b in blocks) / len(needed)
-        workers = min(workers or default_workers(), max(len(painted), 1))
-        largest = math.prod(shape(self.plan.window(self.plan.cores(self.blocks[0])[0])))
-        memory = workers * largest * self.painter.bytes_per_pixel + self.painter.resident_bytes
-        minutes = work * self._seconds_per_pixel() / workers / 60
-        h, w = shape(self.region)
-        return [
-            f"slide     {w} x {h} pixels at {self.painter.mpp} mpp, {len(self.nuclei):,} nuclei",
-            f"blocks    {len(self.blocks)} of {self.plan.block_side} pixels, "
-            f"margin {self.plan.margin}; {len(painted.intersection(self.blocks))} show tissue",
-            f"phases    {len(needed)}",
-            f"workers   {workers}",
-            f"memory    {memory / 1e9:.1f} GB at most",
-            f"disk      {self.disk / 1e9:.1f} GB at most",
-            f"time      {minutes:.1f} minutes expected",
-        ]
-
-    def _window_pixels(self, block: Block) -> int:
-        return sum(math.prod(shape(self.plan.window(core))) for core in self.plan.cores(block))
-
-    def _seconds_per_pixel(self) -> float:
-        first = self.plan.window(self.plan.cores(self.blocks[0])[0])
-        side = min(256, *shape(first))
-        state, mask = (np.zeros((1, n, side, side), np.float32) for n in (CHANNELS, 7))
-        tissue = np.ones((1, side, side), bool)
-        self.painter.solve(0, state, mask, tissue)
-        begin = time.perf_counter()
-        for phase in range(len(self.plan.phases)):
-            self.painter.solve(phase, state, mask, tissue)
-        return (time.perf_counter() - begin) / side**2
 
 
 def read_annotations(
@@ -228,7 +105,8 @@ def plan_render(
     whole slide would show there.
 
     Raises:
-        PlanError: an empty canvas, or a region outside it.
+        PlanError: an empty canvas, a region outside it, or a painter that asks for a plane which
+            nobody can give.
     """
     nuclei = nuclei.scaled(painter.mpp)
     if size is None:
@@ -281,7 +159,7 @@ def render(
     encoding = pyramid.encoding if pyramid else form.name
     with open_run(folder, {**job.facts, "encoding": encoding}, overwrite=overwrite) as store:
         store.drop_damaged()
-        mosaic = mosaic_of(job, store, pyramid)
+        mosaic = Mosaic(job, store, pyramid)
         with _hands(mosaic, job, workers, client) as hands:
             mosaic.paint(**hands, progress=Watch(mosaic, progress))
         # The slide comes last: when it is there, everything is.
@@ -314,34 +192,10 @@ def render_region(
     with TemporaryDirectory() as folder:
         _check_disk(Path(folder, "run"), job.disk)
         with open_run(Path(folder, "run"), job.facts) as store:
-            mosaic = mosaic_of(job, store)
+            mosaic = Mosaic(job, store)
             with _hands(mosaic, job, workers, client) as hands:
                 mosaic.paint(**hands, progress=Watch(mosaic, progress))
             return mosaic.pixels(job.region)
-
-
-def mosaic_of(job: Job, store: RunStore, pyramid: Pyramid | None = None) -> Mosaic:
-    """The mosaic of a job whose state is kept in ``store``."""
-    conditioning = Conditioning(job.nuclei, job.plan.size)
-
-    def start(box: Box) -> np.ndarray:
-        unit = noise(box, seed=job.seed)
-        return np.concatenate([unit, np.zeros_like(unit)])
-
-    def solve(phase: int, boxes: list[Box], states: np.ndarray) -> np.ndarray:
-        masks = np.stack([conditioning(box) for box in boxes])
-        tissue = np.stack([conditioning.tissue(box) for box in boxes])
-        return job.painter.solve(phase, states, masks, tissue)
-
-    def finish(box: Box, state: np.ndarray) -> np.ndarray:
-        rgb = np.rint((state[:3].transpose(1, 2, 0) + 1) * 127.5)
-        return np.clip(rgb, 0, 255).astype(np.uint8)
-
-    def glass(phase: int, box: Box) -> np.ndarray:
-        return job.painter.glass(phase, noise(box, seed=job.seed))
-
-    work = Work(start, solve, finish, conditioning.is_glass, glass)
-    return Mosaic(work, job.plan, store, region=job.region, pyramid=pyramid)
 
 
 @contextmanager
@@ -370,7 +224,7 @@ def _hands(
 def _doer(light: Job, folder: Path, pyramid: Pyramid | None) -> Callable[[Task], None]:
     """In another process: what does the tasks of a job whose nuclei lie in its run folder."""
     job = replace(light, nuclei=Nuclei.load(folder / NUCLEI))
-    return mosaic_of(job, RunStore(folder), pyramid).do
+    return Mosaic(job, RunStore(folder), pyramid).do
 
 
 def run_folder(out: Path) -> Path:
@@ -395,13 +249,6 @@ def check_output(out: Path, *, overwrite: bool) -> None:
             raise OutputError(f"{path} exists: choose another name or give `overwrite`")
 
 
-def default_workers() -> int:
-    """One worker for each core this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 class _Rows:
     """A finished region, sliced by rows and read only then."""
 
@@ -414,14 +261,6 @@ class _Rows:
         y0, x0, _, x1 = self.mosaic.region
         start, stop, _ = rows.indices(self.shape[0])
         return self.mosaic.pixels((y0 + start, x0, y0 + stop, x1))
-
-
-def _fingerprint(nuclei: Nuclei) -> str:
-    digest = hashlib.sha256()
-    for part in (nuclei.coords, nuclei.ring_offsets, nuclei.polygon_offsets, nuclei.types):
-        digest.update(np.ascontiguousarray(part).reshape(-1).data)
-    digest.update(nuclei.tissue.wkb if nuclei.tissue is not None else b"")
-    return digest.hexdigest()[:16]
 
 
 def _check_disk(folder: Path, needed: int) -> None:

@@ -18,6 +18,7 @@ import pytest
 import toy
 
 from nasdm_wsi.errors import CheckpointError, OutputError
+from nasdm_wsi.job import Window
 from nasdm_wsi.model import Painter
 from nasdm_wsi.mosaic import workers as clusters
 from nasdm_wsi.rendering import render, render_region, run_folder
@@ -253,14 +254,15 @@ def test_a_painter_travels_and_finds_its_weights(weights, tmp_path):
     path = tmp_path / "here.safetensors"
     path.write_bytes(weights.read_bytes())
     rng = np.random.default_rng(0)
-    state, mask = rng.normal(size=(1, 6, 64, 64)), rng.integers(0, 2, (1, 7, 64, 64))
-    window = state.astype(np.float32), mask.astype(np.float32), np.ones((1, 64, 64), bool)
+    state, planes = rng.normal(size=(6, 64, 64)), rng.integers(0, 2, (8, 64, 64))
+    state, planes = state.astype(np.float32), planes.astype(np.float32)
+    window = Window((0, 0, 64, 64), state, planes, np.ones((64, 64), bool), None)
     for place in (path, None):
         painter = Painter(*[place] * bool(place), steps=3, device="cpu", style=np.full(6, 0.1))
         sent = pickle.dumps(painter)
         assert len(sent) < 10_000
         np.testing.assert_array_equal(
-            pickle.loads(sent).solve(1, *window), painter.solve(1, *window)
+            pickle.loads(sent).solve(1, [window]), painter.solve(1, [window])
         )
     sent = pickle.dumps(Painter(path, device="cpu"))
     path.write_bytes(Path(Painter(device="cpu").weights).read_bytes())

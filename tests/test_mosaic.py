@@ -1,4 +1,4 @@
-"""The engine with toy callables: no network, whole-slide behaviour in milliseconds."""
+"""The engine with toy painters: no network, whole-slide behaviour in milliseconds."""
 
 import os
 import signal
@@ -6,17 +6,17 @@ import subprocess
 import sys
 import textwrap
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import ndimage as ndi
+import shapely
+import toy
 
-from nasdm_wsi.errors import OutputError
-from nasdm_wsi.geometry import Plan, cells_in, inside, intersect
-from nasdm_wsi.mosaic.engine import Mosaic, Work
+from nasdm_wsi.errors import OutputError, PlanError
+from nasdm_wsi.geometry import Plan, cells_in, inside, intersect, shape
+from nasdm_wsi.job import Job, Window
 from nasdm_wsi.mosaic.noise import noise
 from nasdm_wsi.mosaic.store import open_run
 from nasdm_wsi.slides import ome_tiff
@@ -28,47 +28,18 @@ TAPERED = Plan(SIZE, 24, 4, 4, 2, ((0, 2), (2, 3)))
 PLANS = [pytest.param(BOX, id="box"), pytest.param(TAPERED, id="tapered")]
 
 
-def start(box):
-    unit = noise(box, seed=3)
-    return np.concatenate([unit, np.zeros_like(unit)])
-
-
-def step(phase, state):
-    """A local step: reaches 2 x 4 pixels and remembers the picture before."""
-    x = state[:3]
-    for _ in range(2):
-        x = ndi.convolve(x, np.ones((1, 5, 5)) / (5 + phase), mode="constant")
-    return np.concatenate([np.tanh(x) - 0.1 * state[3:], x])
-
-
-def finish(box, state):
-    return np.clip(127.5 + 100 * state[:3].transpose(1, 2, 0), 0, 255).astype(np.uint8)
-
-
-def solve(phase, boxes, states):
-    return np.stack([step(phase, state) for state in states])
-
-
-WORK = Work(start, solve, finish)
+def job_of(plan, *, region=None, painter=toy.StepPainter, nuclei=None, **options):
+    return toy.step_job(painter(plan, **options), region=region, nuclei=nuclei)
 
 
 def all_blocks(plan):
     return cells_in((0, 0, *plan.blocks))
 
 
-def painted(folder, plan, work=WORK, *, region=None, do=None, threads=1, pyramid=None):
-    """The region's pixels, or the encoded tiles of a pyramid by level; ``do(mosaic)`` does all."""
-    region = region or (0, 0, *plan.size)
-    with open_run(folder, {"run": "test"}) as store:
-        mosaic = Mosaic(work, plan, store, region=region, pyramid=pyramid)
-        if do:
-            do(mosaic)
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                mosaic.paint(lambda task: pool.submit(mosaic.do, task), in_flight=lambda: threads)
-        if pyramid:
-            return [list(mosaic.encoded(level)) for level in range(len(pyramid.shapes))]
-        return mosaic.pixels(region)
+def whole_window(plan, state):
+    """All of the canvas as one window without nuclei."""
+    size = state.shape[1:]
+    return Window(plan.bounds, state, np.empty((0, *size)), np.ones(size, bool), None)
 
 
 def shuffled(seed):
@@ -91,55 +62,102 @@ def parts(folder, kind="phase-*"):
     return sorted(path for path in folder.glob(f"{kind}/*/*"))
 
 
-def test_box_plan_equals_the_whole_canvas_at_once(tmp_path):
+@pytest.mark.parametrize("channels", [3, 6, 7])
+def test_box_plan_equals_the_whole_canvas_at_once(tmp_path, channels):
+    job = job_of(BOX, channels=channels)
     canvas = (0, 0, 152, 208)  # rounded up to the grid
-    state = start(canvas)
+    state = job.painter.start(noise(canvas, seed=3))
     for phase in range(3):
-        state = step(phase, state)
-    whole = finish(canvas, state)[: SIZE[0], : SIZE[1]]
-    np.testing.assert_array_equal(painted(tmp_path / "run", BOX), whole)
+        state = job.painter.step(phase, whole_window(BOX, state))
+    whole = job.painter.finish(state)[: SIZE[0], : SIZE[1]]
+    np.testing.assert_array_equal(toy.painted(tmp_path / "run", job), whole)
 
 
-def test_tapered_plan_equals_fusing_all_windows_between_phases(tmp_path):
-    state = start(TAPERED.bounds)
+@pytest.mark.parametrize("channels", [3, 7])
+def test_tapered_plan_equals_fusing_all_windows_between_phases(tmp_path, channels):
+    job = job_of(TAPERED, channels=channels)
+    state = job.painter.start(noise(TAPERED.bounds, seed=3))
     for phase in range(2):
         fused = np.zeros_like(state)
         for block in all_blocks(TAPERED):
             for core in TAPERED.cores(block):
                 at = inside(TAPERED.window(core), TAPERED.bounds)
-                fused[:, *at] += step(phase, state[:, *at]) * TAPERED.weight(core)
+                after = job.painter.step(phase, whole_window(TAPERED, state[:, *at]))
+                fused[:, *at] += after * TAPERED.weight(core)
         state = fused
-    whole = finish(None, state)[inside((0, 0, *SIZE), TAPERED.bounds)]
-    difference = painted(tmp_path / "run", TAPERED).astype(int) - whole
+    whole = job.painter.finish(state)[inside((0, 0, *SIZE), TAPERED.bounds)]
+    difference = toy.painted(tmp_path / "run", job).astype(int) - whole
     assert np.abs(difference).max() <= 1  # sums in another order, then truncation
 
 
 @pytest.mark.parametrize("plan", PLANS)
+def test_planes_come_in_the_order_in_which_the_painter_names_them(tmp_path, plan):
+    names = ("epithelial", "lymphocyte", "edge", "nuclei known")
+    nuclei = replace(toy.toy_job().nuclei, tissue=None)
+    nuclei.types[::2] = 3  # lymphocytes
+    pictures = [
+        toy.painted(tmp_path / str(k), job_of(plan, nuclei=nuclei, planes=planes))
+        for k, planes in enumerate([names, names[::-1], names[:1], ()])
+    ]
+    np.testing.assert_array_equal(pictures[0], pictures[1])
+    assert len({picture.tobytes() for picture in pictures}) == 3
+
+
+def test_a_plane_that_nobody_can_give_is_named():
+    with pytest.raises(PlanError, match="'mitosis'.* lymphocyte, .*nuclei known"):
+        job_of(BOX, planes=("edge", "mitosis"))
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_noise_of_a_step_is_that_of_the_place_in_any_window(tmp_path, plan):
+    """Another for another step, and none of them that from which the canvas starts."""
+    seen = {}  # by step: a canvas of what any window said
+
+    def watch(phase, windows):
+        for window in windows:
+            at = inside(window.box, plan.bounds)
+            for step in range(2):
+                canvas = seen.setdefault(step, np.full((3, *shape(plan.bounds)), np.nan))
+                known, said = canvas[:, *at], window.noise(step)
+                assert ((known == said) | np.isnan(known)).all()
+                canvas[:, *at] = said
+
+    toy.painted(tmp_path / "run", job_of(plan, watch=watch))
+    draws = [seen[0], seen[1], noise(plan.bounds, seed=3)]
+    for k, one in enumerate(draws):
+        assert one.std() == pytest.approx(1, abs=0.02)
+        for other in draws[:k]:
+            assert abs(np.mean(one * other)) < 0.02
+
+
+@pytest.mark.parametrize("plan", PLANS)
 def test_order_workers_and_region_do_not_change_a_byte(tmp_path, plan):
-    reference = painted(tmp_path / "reference", plan)
-    np.testing.assert_array_equal(painted(tmp_path / "threads", plan, threads=4), reference)
+    reference = toy.painted(tmp_path / "reference", job_of(plan))
+    threads = toy.painted(tmp_path / "threads", job_of(plan), threads=4)
+    np.testing.assert_array_equal(threads, reference)
     for seed in range(3):
-        again = painted(tmp_path / f"{seed}", plan, do=shuffled(seed))
+        again = toy.painted(tmp_path / f"{seed}", job_of(plan), do=shuffled(seed))
         np.testing.assert_array_equal(again, reference)
     for region in [(60, 70, 140, 120), (0, 190, 1, 203), (100, 100, 101, 101)]:
-        alone = painted(tmp_path / f"{region}", plan, region=region)
+        alone = toy.painted(tmp_path / f"{region}", job_of(plan, region=region))
         y0, x0, y1, x1 = region
         np.testing.assert_array_equal(alone, reference[y0:y1, x0:x1])
+
+
+def recorder(calls):
+    """A `StepPainter.watch` that notes phase and box of each window."""
+    return lambda phase, windows: calls.extend((phase, window.box) for window in windows)
 
 
 def test_a_region_computes_only_what_lies_within_reach(tmp_path):
     """Beyond that there is nothing, and it does not matter what."""
     plan = replace(BOX, stride=16, reach=8)
     calls = []
-
-    def counting(phase, boxes, states):
-        calls.extend((phase, box) for box in boxes)
-        return solve(phase, boxes, states)
-
-    region = (64, 96, 80, 112)  # one block
-    alone = painted(tmp_path / "a", plan, replace(WORK, solve=counting), region=region)
+    job = job_of(plan, watch=recorder(calls), region=(64, 96, 80, 112))  # one block
+    alone = toy.painted(tmp_path / "a", job)
     assert [sum(k == phase for k, _ in calls) for phase in range(3)] == [9, 9, 1]
-    np.testing.assert_array_equal(alone, painted(tmp_path / "b", BOX)[64:80, 96:112])
+    whole = toy.painted(tmp_path / "b", job_of(BOX))
+    np.testing.assert_array_equal(alone, whole[64:80, 96:112])
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -147,8 +165,9 @@ def test_a_region_computes_only_what_lies_within_reach(tmp_path):
 def test_tiles_of_any_order_are_those_of_the_whole_picture(tmp_path, plan, region):
     y0, x0, y1, x1 = region
     pyramid = Pyramid((y1 - y0, x1 - x0, 3), tile=32, lossless=True)
-    tiles = painted(tmp_path / "tiles", plan, region=region, do=shuffled(1), pyramid=pyramid)
-    whole = painted(tmp_path / "whole", plan)[y0:y1, x0:x1]
+    job = job_of(plan, region=region)
+    tiles = toy.painted(tmp_path / "tiles", job, do=shuffled(1), pyramid=pyramid)
+    whole = toy.painted(tmp_path / "whole", job_of(plan))[y0:y1, x0:x1]
     common = {"mpp": 0.5, "description": "test"}
     ome_tiff.write_tiles(tmp_path / "a.tif", pyramid, lambda level: tiles[level], **common)
     ome_tiff.write(tmp_path / "b.tif", whole, tile=32, lossless=True, **common)
@@ -158,82 +177,56 @@ def test_tiles_of_any_order_are_those_of_the_whole_picture(tmp_path, plan, regio
 @pytest.mark.parametrize("plan", PLANS)
 def test_state_is_freed_when_it_was_used(tmp_path, plan):
     pyramid = Pyramid((*SIZE, 3), tile=32)
-    painted(tmp_path / "run", plan, pyramid=pyramid)
+    toy.painted(tmp_path / "run", job_of(plan), pyramid=pyramid)
     assert {path.parts[-3] for path in parts(tmp_path / "run", "*")} == {
         f"tiles-{level}" for level in range(len(pyramid.shapes))
     }
 
 
 GLASS = (-8, -8, 100, 120)  # this corner shows nothing
+TISSUE = shapely.box(-50, -50, 300, 300) - shapely.box(-50, -50, GLASS[3], GLASS[2])
 
 
-def in_glass(box):
-    return intersect(box, GLASS) == box
+class ThoroughJob(Job):
+    """Paints glass as if it were tissue."""
 
-
-def glass(phase, box):
-    """As `start` and `glassy_solve` would have it, pixel for pixel."""
-    unit = start(box)[:3]
-    return np.concatenate([0.5 ** (phase + 1) * unit, np.full_like(unit, 0.3)])
-
-
-def glassy_finish(box, state):
-    return np.clip(127.5 + 100 * state[3:].transpose(1, 2, 0), 0, 255).astype(np.uint8)
-
-
-def glassy_solve(phase, boxes, states):
-    results = solve(phase, boxes, states)
-    for box, state, new in zip(boxes, states, results, strict=True):
-        at = inside(intersect(box, GLASS), box)
-        new[:3, *at] = 0.5 * state[:3, *at]
-        new[3:, *at] = 0.3
-    return results
+    def is_glass(self, box):
+        return False
 
 
 @pytest.mark.parametrize("plan", PLANS)
 def test_glass_is_not_computed_and_changes_nothing(tmp_path, plan):
-    everything = Work(start, glassy_solve, glassy_finish)
-    reference = painted(tmp_path / "all", plan, everything)
     calls = []
-
-    def counting(phase, boxes, states):
-        calls.extend((phase, box) for box in boxes)
-        return glassy_solve(phase, boxes, states)
-
-    spared = Work(start, counting, glassy_finish, in_glass, glass)
-    np.testing.assert_array_equal(painted(tmp_path / "spared", plan, spared), reference)
-    blocks = [b for b in all_blocks(plan) if not in_glass(plan.part(b))]
+    common = {"painter": toy.GlassPainter, "nuclei": toy.no_nuclei(TISSUE)}
+    spared = job_of(plan, watch=recorder(calls), **common)
+    everything = ThoroughJob(**vars(job_of(plan, **common)))
+    reference = toy.painted(tmp_path / "all", everything)
+    np.testing.assert_array_equal(toy.painted(tmp_path / "spared", spared), reference)
+    blocks = [b for b in all_blocks(plan) if intersect(plan.part(b), GLASS) != plan.part(b)]
     windows = sum(len(plan.cores(b)) for b in blocks)
     assert len(calls) == windows * len(plan.phases) and len(blocks) < len(all_blocks(plan))
 
     pyramid = Pyramid((*SIZE, 3), tile=16, lossless=True)
-    tiles = painted(tmp_path / "tiles", plan, spared, pyramid=pyramid)
-    assert tiles == painted(tmp_path / "again", plan, everything, pyramid=pyramid)
+    tiles = toy.painted(tmp_path / "tiles", spared, pyramid=pyramid)
+    assert tiles == toy.painted(tmp_path / "again", everything, pyramid=pyramid)
     assert not (tmp_path / "tiles/tiles-0/0/0").exists()  # one blank tile stands for all
 
 
 @pytest.mark.parametrize("plan", PLANS)
 def test_a_stopped_run_goes_on_without_repeating_finished_work(tmp_path, plan):
-    reference = painted(tmp_path / "reference", plan)
+    reference = toy.painted(tmp_path / "reference", job_of(plan))
     calls = []
 
-    def failing(phase, boxes, states):
+    def failing(phase, windows):
         if len(calls) >= 11:
             raise KeyboardInterrupt
-        calls.extend((phase, box) for box in boxes)
-        return solve(phase, boxes, states)
+        recorder(calls)(phase, windows)
 
     with pytest.raises(KeyboardInterrupt):
-        painted(tmp_path / "run", plan, Work(start, failing, finish))
+        toy.painted(tmp_path / "run", job_of(plan, watch=failing))
     again = []
-
-    def counting(phase, boxes, states):
-        again.extend((phase, box) for box in boxes)
-        return solve(phase, boxes, states)
-
-    np.testing.assert_array_equal(
-        painted(tmp_path / "run", plan, Work(start, counting, finish)), reference
-    )
+    resumed = toy.painted(tmp_path / "run", job_of(plan, watch=recorder(again)))
+    np.testing.assert_array_equal(resumed, reference)
     repeated = set(calls) & set(again)
     assert not repeated
     assert len(set(again)) == len(again)
@@ -244,24 +237,22 @@ def test_few_parts_wait_on_disk_however_tall_the_slide(tmp_path):
     plan = Plan((40 * 16, 3 * 16), 16, 8, 0, 1, tuple((k, k + 1) for k in range(4)), grid=8)
     alive = []
 
-    def counting(phase, boxes, states):
+    def count(phase, windows):
         alive.append(len(parts(tmp_path / "run")))
-        return states
 
-    painted(tmp_path / "run", plan, replace(WORK, solve=counting))
+    toy.painted(tmp_path / "run", job_of(plan, watch=count))
     assert len(alive) == 4 * 40 * 3 and max(alive) <= 3 * 4 * 3
 
 
 def test_damaged_parts_are_found_and_computed_again(tmp_path):
-    reference = painted(tmp_path / "reference", BOX)
+    reference = toy.painted(tmp_path / "reference", job_of(BOX))
 
-    def stop(phase, boxes, states):
+    def stop(phase, windows):
         if phase == 2:
             raise KeyboardInterrupt
-        return solve(phase, boxes, states)
 
     with pytest.raises(KeyboardInterrupt):
-        painted(tmp_path / "run", BOX, Work(start, stop, finish))
+        toy.painted(tmp_path / "run", job_of(BOX, watch=stop))
     first, *_, last = parts(tmp_path / "run")
     first.write_bytes(first.read_bytes()[:100])
     data = bytearray(last.read_bytes())
@@ -271,7 +262,7 @@ def test_damaged_parts_are_found_and_computed_again(tmp_path):
     with open_run(tmp_path / "run", {"run": "test"}) as store:
         assert store.drop_damaged() == 2
     assert not first.exists() and not list((tmp_path / "run").glob("*/*/.*"))
-    np.testing.assert_array_equal(painted(tmp_path / "run", BOX), reference)
+    np.testing.assert_array_equal(toy.painted(tmp_path / "run", job_of(BOX)), reference)
 
 
 def test_kill_dash_nine_and_the_same_command_again_give_the_same_bytes(tmp_path):
@@ -280,11 +271,11 @@ def test_kill_dash_nine_and_the_same_command_again_give_the_same_bytes(tmp_path)
         import sys, time
         from pathlib import Path
         sys.path.insert(0, sys.argv[1])
-        import test_mosaic as t
-        def slow(phase, boxes, states):
-            time.sleep(0.05)
-            return t.solve(phase, boxes, states)
-        t.painted(Path(sys.argv[2]), t.BOX, t.Work(t.start, slow, t.finish), threads=2)
+        import toy
+        from nasdm_wsi.geometry import Plan
+        plan = Plan((150, 203), 48, 8, 0, 1, ((0, 1), (1, 2), (2, 3)), grid=8)
+        painter = toy.StepPainter(plan, watch=lambda phase, windows: time.sleep(0.05))
+        toy.painted(Path(sys.argv[2]), toy.step_job(painter), threads=2)
         """
     )
     command = [sys.executable, "-c", script, str(Path(__file__).parent), str(tmp_path / "run")]
@@ -295,8 +286,8 @@ def test_kill_dash_nine_and_the_same_command_again_give_the_same_bytes(tmp_path)
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    again = painted(tmp_path / "run", BOX)
-    np.testing.assert_array_equal(again, painted(tmp_path / "reference", BOX))
+    again = toy.painted(tmp_path / "run", job_of(BOX))
+    np.testing.assert_array_equal(again, toy.painted(tmp_path / "reference", job_of(BOX)))
 
 
 def test_two_runs_in_one_folder_and_another_configuration_are_refused(tmp_path):

@@ -18,9 +18,9 @@ from openslide import OpenSlide
 from tiffslide import TiffSlide
 
 from nasdm_wsi.annotations.geojson import read_geojson
-from nasdm_wsi.annotations.raster import Conditioning
 from nasdm_wsi.errors import OutputError, PlanError
 from nasdm_wsi.geometry import cells_in
+from nasdm_wsi.job import Window
 from nasdm_wsi.model import Painter
 from nasdm_wsi.model.checkpoint import network_of, save_weights
 from nasdm_wsi.model.config import PRESETS
@@ -53,13 +53,12 @@ def test_the_mosaic_equals_one_evaluation_on_the_whole_canvas(nuclei, weights):
     job = job_of(nuclei, weights)
     exact = Painter(weights, steps=3, guidance=1.0, device="cpu", precision="float32")
     job = replace(job, painter=exact)
-    plan, conditioning = job.plan, Conditioning(job.nuclei, SIZE)
-    unit = noise(plan.bounds, seed=11)
-    whole = np.concatenate([unit, np.zeros_like(unit)])
+    plan, whole = job.plan, job.painter.start(noise(job.plan.bounds, seed=11))
 
     def after_phase(phase, state, box):
-        seen = conditioning(box), conditioning.tissue(box)
-        return job.painter.solve(phase, state[None], *(array[None] for array in seen))[0]
+        return job.painter.solve(
+            phase, [Window(box, state, job.planes(box), job.tissue(box), None)]
+        )[0]
 
     for phase in range(3):
         parts = np.zeros_like(whole)

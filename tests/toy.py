@@ -1,10 +1,12 @@
-"""A painter without a network, and a program that renders with it on a dask cluster."""
+"""Painters without a network, and a program that renders with one on a dask cluster."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,8 +17,11 @@ from scipy import ndimage as ndi
 from nasdm_wsi.annotations.nuclei import Nuclei
 from nasdm_wsi.errors import NasdmError
 from nasdm_wsi.geometry import Plan
+from nasdm_wsi.job import Job, Window
+from nasdm_wsi.mosaic.engine import Mosaic
+from nasdm_wsi.mosaic.store import open_run
 from nasdm_wsi.mosaic.workers import connect
-from nasdm_wsi.rendering import Job, plan_render, render
+from nasdm_wsi.rendering import plan_render, render
 
 SIDE = 200  # pixels of the slide: 7 x 7 blocks
 
@@ -27,6 +32,8 @@ class ToyPainter:
 
     seconds: float = 0.0
     mpp: float = 0.5
+    channels: int = 6
+    planes: tuple[str, ...] = ("epithelial",)
     bytes_per_pixel: int = 100
     resident_bytes: int = 0
     facts: dict = field(default_factory=lambda: {"painter": "toy"})
@@ -35,25 +42,130 @@ class ToyPainter:
         """Small blocks, three phases."""
         return Plan(size, 32, 8, 0, 1, ((0, 1), (1, 2), (2, 3)), grid=8, reach=8)
 
-    def solve(self, phase, state, mask, tissue):
+    def start(self, unit):
+        """Noise, and nothing before it."""
+        return np.concatenate([unit, np.zeros_like(unit)])
+
+    def solve(self, phase, windows):
         """A step that reaches 5 pixels."""
         time.sleep(self.seconds)
-        x = ndi.uniform_filter(state[:, :3], (0, 0, 11, 11)) * 3 - 0.5 * mask[:, 1:2]
-        x = np.where(tissue[:, None], x, 0.9).astype(np.float32)
-        return np.concatenate([x, state[:, :3]], axis=1)
+        return np.stack([self._step(window) for window in windows])
+
+    def _step(self, window):
+        before = window.state[:3]
+        x = ndi.uniform_filter(before, (0, 11, 11)) * 3 - 0.5 * window.planes[0]
+        return np.concatenate([np.where(window.tissue, x, np.float32(0.9)), before])
 
     def glass(self, phase, unit):
         """Nothing is kept of the noise."""
         x = np.full_like(unit, 0.9)
         return np.concatenate([x, x if phase else unit])
 
+    def finish(self, state):
+        """Pixels lie in [-1, 1]."""
+        pixels = np.rint((state[:3].transpose(1, 2, 0) + 1) * 127.5)
+        return np.clip(pixels, 0, 255).astype(np.uint8)
+
 
 class DeadlyPainter(ToyPainter):
     """Takes its worker with it."""
 
-    def solve(self, phase, state, mask, tissue):
+    def solve(self, phase, windows):
         """Never returns."""
         os._exit(1)
+
+
+@dataclass
+class StepPainter:
+    """A local step that reaches 8 pixels and remembers the pixels before it.
+
+    ``watch(phase, windows)`` is called before each step.
+    """
+
+    cut: Plan
+    channels: int = 6
+    planes: tuple[str, ...] = ()
+    watch: Callable[[int, Sequence[Window]], None] = lambda phase, windows: None
+    mpp: float = 0.5
+    bytes_per_pixel: int = 100
+    resident_bytes: int = 0
+    facts: dict = field(default_factory=lambda: {"painter": "steps"})
+
+    DARKENS = {"epithelial": 0.3, "lymphocyte": 0.5, "edge": 0.7, "nuclei known": 0.1}
+
+    def plan(self, size: tuple[int, int]) -> Plan:
+        """The plan it was made with."""
+        assert size == self.cut.size
+        return self.cut
+
+    def start(self, unit):
+        """Noise, and zeros in all other channels."""
+        return np.concatenate([unit, np.zeros((self.channels - 3, *unit.shape[1:]), np.float32)])
+
+    def solve(self, phase, windows):
+        """A step on each window."""
+        self.watch(phase, windows)
+        return np.stack([self.step(phase, window) for window in windows])
+
+    def step(self, phase, window):
+        """The state (channels, h, w) of a window after a phase."""
+        x, rest = window.state[:3], window.state[3:]
+        planes = dict(zip(self.planes, window.planes, strict=True))
+        for name in sorted(planes):
+            x = x - np.float32(self.DARKENS[name]) * planes[name]
+        for _ in range(2):
+            x = ndi.convolve(x, np.ones((1, 5, 5)) / (5 + phase), mode="constant")
+        return np.concatenate([np.tanh(x) - 0.1 * rest.sum(axis=0), np.resize(x, rest.shape)])
+
+    def glass(self, phase, unit):
+        """There is none: see `GlassPainter`."""
+        raise NotImplementedError
+
+    def finish(self, state):
+        """Zero is grey."""
+        return np.clip(127.5 + 100 * state[:3].transpose(1, 2, 0), 0, 255).astype(np.uint8)
+
+
+class GlassPainter(StepPainter):
+    """As `StepPainter`, but outside the tissue the noise fades and the picture is even."""
+
+    def step(self, phase, window):
+        """Glass replaces what was painted there."""
+        faded, even = 0.5 * window.state[:3], np.full_like(window.state[3:], 0.3)
+        return np.where(window.tissue, super().step(phase, window), np.concatenate([faded, even]))
+
+    def glass(self, phase, unit):
+        """As `step` has it, pixel for pixel."""
+        return np.concatenate([0.5 ** (phase + 1) * unit, np.full_like(unit, 0.3)])
+
+    def finish(self, state):
+        """The picture before the last step."""
+        return super().finish(state[3:])
+
+
+def step_job(painter, *, nuclei=None, region=None) -> Job:
+    """A job for a painter that knows its plan; without ``nuclei`` all is tissue."""
+    nuclei = no_nuclei() if nuclei is None else nuclei
+    return plan_render(nuclei, painter, size=painter.cut.size, region=region, seed=3)
+
+
+def no_nuclei(tissue=None) -> Nuclei:
+    """Nothing, on ``tissue`` or everywhere."""
+    return Nuclei.from_polygons(np.array([]), np.array([], int), mpp=0.5, tissue=tissue)
+
+
+def painted(folder, job, *, do=None, threads=1, pyramid=None):
+    """The region's pixels, or the encoded tiles of a pyramid by level; ``do(mosaic)`` does all."""
+    with open_run(folder, {"run": "test"}) as store:
+        mosaic = Mosaic(job, store, pyramid)
+        if do:
+            do(mosaic)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                mosaic.paint(lambda task: pool.submit(mosaic.do, task), in_flight=lambda: threads)
+        if pyramid:
+            return [list(mosaic.encoded(level)) for level in range(len(pyramid.shapes))]
+        return mosaic.pixels(job.region)
 
 
 def toy_job(seconds: float = 0.0) -> Job:

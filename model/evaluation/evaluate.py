@@ -27,7 +27,8 @@ from skimage.measure import label
 from ...annotations.lizard import from_labels
 from ...annotations.nuclei import TYPES
 from ...errors import CheckpointError, DatasetError, NasdmError
-from ...rendering import default_workers, plan_render, render_region
+from ...job import default_workers
+from ...rendering import plan_render, render_region
 from ...slides.stain import haematoxylin
 from ...tools.dataset import MPP, UNPUBLISHED, Region, random_box, read_regions
 from ..checkpoint import SHIPPED

@@ -3,45 +3,25 @@
 The task (phase k, block b) reads the state after phase k - 1 around its block, runs the windows it
 owns, and writes its part once. It depends on its neighbours' tasks of the phase before and on
 nothing else. The phases are the first stages of `schedule.Ledger`; finished pixels are the next,
-and each level of the pyramid one more, so a slide grows in any order, on any workers. The engine is
-handed callables and knows nothing of networks.
+and each level of the pyramid one more, so a slide grows in any order, on any workers. What the
+channels of a state mean, and what paints them, is the painter's affair.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from ..geometry import Block, Box, Plan, cells_in, grow, inside, intersect, shape
+from ..geometry import Block, Box, cells_in, grow, inside, intersect, shape
+from ..job import Job, Window
 from ..slides.pyramid import Pyramid, halved
+from .noise import noise
 from .schedule import Ledger, Stage, Task, run
 from .store import RunStore
-
-CHANNELS = 6  # of the state: pixels and the solver's last estimate of them, three each
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a mosaic is made of: pure functions.
-
-    start(box) -> state (6, h, w) of ``box`` before the first phase.
-    solve(phase, boxes, states) -> states (n, 6, h, w) of n windows after the phase.
-    finish(box, state) -> uint8 (h, w, 3), the pixels of ``box``.
-    is_glass(box) -> whether nothing is to be painted there.
-    glass(phase, box) -> state of a ``box`` of glass after the phase; each pixel for itself, and
-    when finished all pixels of glass are alike.
-    """
-
-    start: Callable[[Box], np.ndarray]
-    solve: Callable[[int, list[Box], np.ndarray], np.ndarray]
-    finish: Callable[[Box, np.ndarray], np.ndarray]
-    is_glass: Callable[[Box], bool] = lambda box: False
-    glass: Callable[[int, Box], np.ndarray] = lambda phase, box: np.empty(0)
 
 
 class Mosaic:
@@ -53,17 +33,15 @@ class Mosaic:
 
     def __init__(
         self,
-        work: Work,
-        plan: Plan,
+        job: Job,
         store: RunStore,
-        *,
-        region: Box,
         pyramid: Pyramid | None = None,
     ):
-        self.work, self.plan, self.store, self.region = work, plan, store, region
+        self.job, self.store = job, store
+        self.plan, self.painter, self.region = job.plan, job.painter, job.region
         self.levels = range(len(pyramid.shapes) if pyramid else 0)
-        self.pyramid = pyramid or Pyramid((*shape(region), 3))
-        self.phases = len(plan.phases)
+        self.pyramid = pyramid or Pyramid((*shape(self.region), 3))
+        self.phases = len(self.plan.phases)
         self._glass: dict[tuple[int, int, int], bool] = {}
 
     # -- what there is to do ----------------------------------------------------------------
@@ -175,38 +153,59 @@ class Mosaic:
 
     def _solve_block(self, phase: int, block: Block) -> None:
         """Run the block's windows through a phase and store their weighted sum."""
-        work, plan = self.work, self.plan
+        plan = self.plan
         view, covers = plan.view(block), plan.part(block)
-        state = work.start(view) if phase == 0 else self._state(phase - 1, view)
+        state = self._before(phase, view)
         cores = plan.cores(block)
-        windows = [plan.window(core) for core in cores]
-        states = np.stack([state[:, *inside(window, view)] for window in windows])
-        results = work.solve(phase, windows, states)
-        part = np.zeros((CHANNELS, *shape(covers)), np.float32)
-        for core, window, result in zip(cores, windows, results, strict=True):
+        boxes = [plan.window(core) for core in cores]
+        windows = [self._window(box, state[:, *inside(box, view)]) for box in boxes]
+        results = self.painter.solve(phase, windows)
+        part = np.zeros((self.painter.channels, *shape(covers)), np.float32)
+        for core, box, result in zip(cores, boxes, results, strict=True):
             reached = intersect(grow(core, plan.taper), covers)
             weighted = result * plan.weight(core)
-            part[:, *inside(reached, covers)] += weighted[:, *inside(reached, window)]
+            part[:, *inside(reached, covers)] += weighted[:, *inside(reached, box)]
         self.store.write(f"phase-{phase}", block, part)
 
+    def _window(self, box: Box, state: np.ndarray) -> Window:
+        return Window(
+            box=box,
+            state=state,
+            planes=self.job.planes(box),
+            tissue=self.job.tissue(box),
+            noise=lambda step: self._noise(box, step=step),
+        )
+
+    def _noise(self, box: Box, *, step: int | None = None) -> np.ndarray:
+        return noise(box, seed=self.job.seed, step=step)
+
+    def _before(self, phase: int, box: Box) -> np.ndarray:
+        """The state (channels, h, w) of ``box`` that a phase begins with."""
+        if phase == 0:
+            return self.painter.start(self._noise(box))
+        return self._state(phase - 1, box)
+
     def _state(self, phase: int, box: Box) -> np.ndarray:
-        """The fused state (6, h, w) of ``box``: the sum of the parts; zero where none is needed."""
-        out = np.zeros((CHANNELS, *shape(box)), np.float32)
+        """The fused state (channels, h, w) of ``box`` after a phase: the sum of the parts.
+
+        It is zero where no part is needed.
+        """
+        out = np.zeros((self.painter.channels, *shape(box)), np.float32)
         for block in cells_in(intersect(self.plan.sources(box), self._cells[phase])):
             covers = self.plan.part(block)
             common = intersect(box, covers)
             at = inside(common, covers)
             if self._is_glass(phase, block):
-                part = self.work.glass(phase, common) * self.plan.block_weight(block)[at]
+                part = self._glass_state(phase, common) * self.plan.block_weight(block)[at]
             else:
-                size = (CHANNELS, *shape(covers))
+                size = (self.painter.channels, *shape(covers))
                 part = self.store.array(f"phase-{phase}", block, size, np.float32)[:, *at]
             out[:, *inside(common, box)] += part
         return out
 
     def _finished(self, box: Box) -> np.ndarray:
         """Fuse and round to 8 bits once."""
-        return self.work.finish(box, self._state(self.phases - 1, box))
+        return self.painter.finish(self._state(self.phases - 1, box))
 
     def pixels(self, box: Box) -> np.ndarray:
         """Finished pixels, uint8 (h, w, 3), of a box within the region."""
@@ -266,7 +265,7 @@ class Mosaic:
         key = (max(s - self.phases, 0), *place)  # blocks are the same in all phases
         if key not in self._glass:
             if s <= self.phases:
-                self._glass[key] = self.work.is_glass(self.plan.part(place))
+                self._glass[key] = self.job.is_glass(self.plan.part(place))
             else:
                 whole = shape(self.pyramid.box(s - self.phases - 1, place))
                 self._glass[key] = whole == (self.pyramid.tile, self.pyramid.tile) and all(
@@ -281,8 +280,10 @@ class Mosaic:
 
     @cached_property
     def _glass_colour(self) -> np.ndarray:
-        box = (0, 0, 1, 1)
-        return self.work.finish(box, self.work.glass(self.phases - 1, box))[0, 0]
+        return self.painter.finish(self._glass_state(self.phases - 1, (0, 0, 1, 1)))[0, 0]
+
+    def _glass_state(self, phase: int, box: Box) -> np.ndarray:
+        return self.painter.glass(phase, self._noise(box))
 
     @cached_property
     def _glass_tile(self) -> bytes:

@@ -1,7 +1,7 @@
-"""Gaussian noise as a function of (seed, y, x): any region of any slide can be computed alone.
+"""Gaussian noise as a function of seed, solver step and place: any box can be computed alone.
 
 The plane is cut into tiles; each has a counter-based generator of its own (Philox, Salmon and
-others 2011) whose key is the seed and whose counter starts at the tile's place.
+others 2011) whose key is the seed and whose counter starts at the step and the tile's place.
 """
 
 from __future__ import annotations
@@ -14,13 +14,18 @@ TILE = 128
 _OFFSET = 2**31  # tiles left of and above the canvas have negative places
 
 
-def noise(box: Box, *, seed: int, channels: int = 3) -> np.ndarray:
-    """Unit Gaussian noise, float32 (channels, h, w), of any box of the plane."""
+def noise(box: Box, *, seed: int, step: int | None = None, channels: int = 3) -> np.ndarray:
+    """Unit Gaussian noise, float32 (channels, h, w), of any box of the plane.
+
+    Without a ``step`` it is the noise that a canvas starts from. Each solver step, counted from 0,
+    has noise of its own, which depends on neither that nor any other step's.
+    """
+    draw = 0 if step is None else step + 1
     out = np.empty((channels, *shape(box)), np.float32)
     for row in range(box[0] // TILE, -(-box[2] // TILE)):
         for column in range(box[1] // TILE, -(-box[3] // TILE)):
             tile = (row * TILE, column * TILE, (row + 1) * TILE, (column + 1) * TILE)
-            bits = np.random.Philox(key=seed, counter=[0, 0, row + _OFFSET, column + _OFFSET])
+            bits = np.random.Philox(key=seed, counter=[0, draw, row + _OFFSET, column + _OFFSET])
             values = np.random.Generator(bits).standard_normal((channels, TILE, TILE), np.float32)
             part = intersect(tile, box)
             out[:, *inside(part, box)] = values[:, *inside(part, tile)]

@@ -1,0 +1,206 @@
+"""A render, planned: what a painter is given, what the render will cost, what decides its bytes."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from typing import Any, Protocol
+
+import numpy as np
+
+from .annotations.nuclei import Nuclei
+from .annotations.raster import Conditioning, check_planes
+from .geometry import Block, Box, Plan, cells_in, shape
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a painter gets of one window.
+
+    Attributes:
+        box: its place on the canvas.
+        state: float32 (channels, h, w), before the phase.
+        planes: float32 (planes, h, w), the conditioning planes in the order of `Painter.planes`.
+        tissue: bool (h, w); where it is false the slide shows glass.
+        noise: maps a solver step, counted from 0, to unit Gaussian noise, float32 (3, h, w). A
+            pixel has the same noise in every window, and other noise at every step.
+    """
+
+    box: Box
+    state: np.ndarray
+    planes: np.ndarray
+    tissue: np.ndarray
+    noise: Callable[[int], np.ndarray]
+
+
+class Painter(Protocol):
+    """What paints windows; `nasdm_wsi.model.Painter` is one.
+
+    Attributes:
+        mpp: micrometres per pixel of the slides that it paints.
+        channels: how many numbers a pixel's state has; what they mean is the painter's affair.
+        planes: the names of the conditioning planes that it asks for.
+        facts: what decides the bytes, for the provenance and for telling runs apart.
+        bytes_per_pixel: memory that `solve` needs for each pixel of a window.
+        resident_bytes: memory that the program and the network take, whatever is painted.
+    """
+
+    mpp: float
+    channels: int
+    planes: tuple[str, ...]
+    facts: dict[str, Any]
+    bytes_per_pixel: int
+    resident_bytes: int
+
+    def plan(self, size: tuple[int, int]) -> Plan:
+        """How a canvas of ``size`` (h, w) is cut."""
+
+    def start(self, unit: np.ndarray) -> np.ndarray:
+        """State (channels, h, w) before the first phase, from unit noise (3, h, w)."""
+
+    def solve(self, phase: int, windows: Sequence[Window]) -> np.ndarray:
+        """States (n, channels, h, w) of n windows after a phase."""
+
+    def glass(self, phase: int, unit: np.ndarray) -> np.ndarray:
+        """State (channels, h, w) after a phase where there is no tissue, from unit noise (3, h, w).
+
+        Each pixel depends on its own noise alone, and when finished all pixels are alike.
+        """
+
+    def finish(self, state: np.ndarray) -> np.ndarray:
+        """Pixels uint8 (h, w, 3) of a state (channels, h, w) after the last phase."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A render, planned: everything is known and nothing has happened yet.
+
+    Attributes:
+        nuclei: in canvas pixels at the painter's mpp.
+        region: the part of the canvas that the slide will show.
+
+    Raises:
+        PlanError: the painter asks for a plane that nobody can give.
+    """
+
+    nuclei: Nuclei
+    painter: Painter
+    plan: Plan
+    region: Box
+    seed: int
+
+    def __post_init__(self) -> None:
+        check_planes(self.painter.planes)
+
+    def __repr__(self) -> str:
+        h, w = shape(self.region)
+        what = f"{w} x {h} pixels at {self.painter.mpp} mpp, {len(self.nuclei):,} nuclei"
+        return f"<Job: {what}, seed {self.seed}>"
+
+    @cached_property
+    def _conditioning(self) -> Conditioning:
+        return Conditioning(self.nuclei, self.plan.size)
+
+    def planes(self, box: Box) -> np.ndarray:
+        """The planes that the painter asks for, float32 (planes, h, w), of a box of the canvas."""
+        return self._conditioning.planes(self.painter.planes, box)
+
+    def tissue(self, box: Box) -> np.ndarray:
+        """Bool (h, w): where the slide shows tissue and not glass."""
+        return self._conditioning.tissue(box)
+
+    def is_glass(self, box: Box) -> bool:
+        """Whether the slide shows nothing but glass in the box."""
+        return self._conditioning.is_glass(box)
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The blocks to paint."""
+        return cells_in(self.plan.blocks_of(self.region))
+
+    @property
+    def disk(self) -> int:
+        """Bytes that the run folder and the output need at most."""
+        i0, j0, i1, j1 = self.plan.needed(self.region)[0]
+        rows = min(i1 - i0, len(self.plan.phases))
+        # Of each phase, two rows wait for their neighbours while a third is written.
+        pixels = 3 * self.plan.part_side**2 * (rows + 2) * (j1 - j0)
+        state = pixels * self.painter.channels * np.dtype(np.float32).itemsize
+        return state + 2 * 3 * self.plan.block_side**2 * len(self.blocks)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What decides the bytes of the slide."""
+        return {
+            "software": f"nasdm-wsi {version('nasdm-wsi')}",
+            "seed": self.seed,
+            "canvas": list(self.plan.size),
+            "region": list(self.region),
+            "plan": {k: getattr(self.plan, k) for k in ("stride", "margin", "taper", "windows")},
+            "nuclei": self.nuclei.fingerprint(),
+            **self.painter.facts,
+        }
+
+    def report(self, *, workers: int | None = None) -> list[str]:
+        """The plan in lines: size, blocks, steps, memory, disk, expected time.
+
+        The time is extrapolated from painting one small window, which takes a moment.
+        """
+        needed = [cells_in(cells) for cells in self.plan.needed(self.region)]
+        painted = {b for b in needed[0] if not self.is_glass(self.plan.part(b))}
+        pixels = {b: self._window_pixels(b) for b in painted}
+        work = sum(pixels.get(b, 0) for blocks in needed for b in blocks) / len(needed)
+        workers = min(workers or default_workers(), max(len(painted), 1))
+        largest = math.prod(shape(self.plan.window(self.plan.cores(self.blocks[0])[0])))
+        memory = workers * largest * self.painter.bytes_per_pixel + self.painter.resident_bytes
+        minutes = work * self._seconds_per_pixel() / workers / 60
+        h, w = shape(self.region)
+        return [
+            f"slide     {w} x {h} pixels at {self.painter.mpp} mpp, {len(self.nuclei):,} nuclei",
+            f"blocks    {len(self.blocks)} of {self.plan.block_side} pixels, "
+            f"margin {self.plan.margin}; {len(painted.intersection(self.blocks))} show tissue",
+            f"phases    {len(needed)}",
+            f"workers   {workers}",
+            f"memory    {memory / 1e9:.1f} GB at most",
+            f"disk      {self.disk / 1e9:.1f} GB at most",
+            f"time      {minutes:.1f} minutes expected",
+        ]
+
+    def _window_pixels(self, block: Block) -> int:
+        return sum(math.prod(shape(self.plan.window(core))) for core in self.plan.cores(block))
+
+    def _seconds_per_pixel(self) -> float:
+        first = self.plan.window(self.plan.cores(self.blocks[0])[0])
+        window = _blank_window(self.painter, min(256, *shape(first)))
+        self.painter.solve(0, [window])
+        begin = time.perf_counter()
+        for phase in range(len(self.plan.phases)):
+            self.painter.solve(phase, [window])
+        return (time.perf_counter() - begin) / window.tissue.size
+
+
+def default_workers() -> int:
+    """One worker for each core this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _blank_window(painter: Painter, side: int) -> Window:
+    """A window of nothing but tissue without nuclei, in a state of zeros."""
+
+    def zeros(channels: int) -> np.ndarray:
+        return np.zeros((channels, side, side), np.float32)
+
+    return Window(
+        box=(0, 0, side, side),
+        state=zeros(painter.channels),
+        planes=zeros(len(painter.planes)),
+        tissue=np.ones((side, side), bool),
+        noise=lambda step: zeros(3),
+    )
