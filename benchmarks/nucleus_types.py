@@ -23,10 +23,10 @@ from scipy import ndimage
 from torch import nn
 
 from nasdm_wsi.annotations.nuclei import TYPES
+from nasdm_wsi.job import default_workers
 from nasdm_wsi.model import Painter
 from nasdm_wsi.model.checkpoint import SHIPPED
 from nasdm_wsi.model.evaluation.evaluate import paint
-from nasdm_wsi.rendering import default_workers
 from nasdm_wsi.tools.dataset import UNPUBLISHED, Region, read_regions
 
 SIDE = 48

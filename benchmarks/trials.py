@@ -24,12 +24,12 @@ from scenes import Scenes
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from nasdm_wsi.job import default_workers
 from nasdm_wsi.model.config import PRESETS, LocalConfig, TrainingConfig
 from nasdm_wsi.model.diffusion import TYPE_PLANES, Condition, Denoiser
 from nasdm_wsi.model.local_unet import LocalUNet
 from nasdm_wsi.model.training import data
 from nasdm_wsi.model.training.train import Objective, Trainer
-from nasdm_wsi.rendering import default_workers
 
 LEVELS = (0.1, 0.4, 1.6, 6.4)
 EDGES = slice(6, 7)
