@@ -1,35 +1,27 @@
-"""An output has its name only when it is whole."""
+"""The one way to write: a file or folder has its name only when it is whole."""
 
 from __future__ import annotations
 
 import os
+import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from .errors import OutputError
 
 
 @contextmanager
 def whole_or_nothing(path: Path) -> Iterator[Path]:
-    """A path for a file or folder that takes the place of ``path`` when it is written.
-
-    It lies in a hidden folder beside ``path`` that is gone in the end. What was at ``path`` stays
-    there if anything is raised.
+    """As `replacing`, for what a user asked for.
 
     Raises:
         OutputError: the disk is full, or the folder is missing or cannot be written.
     """
     try:
-        with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            part = Path(folder, "part")
+        with replacing(path) as part:
             yield part
-            _flush(part)
-            # A file is replaced in one step, and never takes the place of a folder.
-            if part.is_dir() and path.is_dir():
-                os.replace(path, Path(folder, "older"))
-            os.replace(part, path)
     except OutputError:
         raise
     except OSError as error:
@@ -39,9 +31,68 @@ def whole_or_nothing(path: Path) -> Iterator[Path]:
         ) from error
 
 
+@contextmanager
+def replacing(path: Path, *, flush: bool = True) -> Iterator[Path]:
+    """A hidden path beside ``path``, for a file or folder that takes its place in the end.
+
+    What was at ``path`` stays there if anything is raised, and nothing else is left. A file is
+    replaced in one step, and never takes the place of a folder. A new file may be read by whom the
+    umask lets, whoever wrote it.
+
+    Args:
+        flush: whether the content is safely on disk before it gets its name. Without it a power
+            cut may leave a damaged file; what has a checksum of its own can do without.
+
+    Raises:
+        OSError: as the system says it.
+    """
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        mode = _mode_of_a_new_file(part) if flush else None
+        yield part
+        if mode is not None and part.is_file():
+            part.chmod(mode)  # a library may have made the file for its owner alone
+        if flush:
+            _flush(part)
+        _put(part, path)
+    except BaseException:
+        _remove(part)
+        raise
+
+
+def _mode_of_a_new_file(path: Path) -> int:
+    """The mode of a file that is made at ``path``; nobody can look at the umask itself."""
+    path.touch(exist_ok=False)
+    mode = path.stat().st_mode
+    path.unlink()
+    return mode
+
+
 def _flush(part: Path) -> None:
     """Put a file, or all files below a folder, safely on disk."""
     for path in (part, *part.rglob("*")):
         if path.is_file():
             with path.open("r+b") as file:  # Windows flushes no file that is open for reading
                 os.fsync(file.fileno())
+
+
+def _put(part: Path, path: Path) -> None:
+    """Give ``part`` the name ``path``. A folder does not replace a folder in one step."""
+    if not (part.is_dir() and path.is_dir()):
+        os.replace(part, path)
+        return
+    older = part.with_name(f"{part.name}.older")
+    os.replace(path, older)
+    try:
+        os.replace(part, path)
+    except OSError:
+        os.replace(older, path)
+        raise
+    _remove(older)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -15,7 +15,6 @@ import errno
 import json
 import logging
 import os
-import secrets
 import shutil
 import struct
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from filelock import FileLock, Timeout
 
 from ..errors import OutputError, disk_errors
 from ..geometry import Block, Box
+from ..output import replacing
 
 _CHECKSUM = struct.Struct("<I")
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
@@ -49,27 +49,18 @@ class RunStore:
             OutputError: the disk is full.
         """
         path = self._path(kind, place)
-        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         data = content if isinstance(content, bytes) else content.tobytes()
         try:
             with disk_errors(self.folder):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                with open(part, "wb") as file:
+                # Not flushed: there are many, and the checksum finds those that are damaged.
+                with replacing(path, flush=False) as part, open(part, "wb") as file:
                     file.write(data)
                     file.write(_CHECKSUM.pack(google_crc32c.value(data)))
-                self._put(part, path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-
-    def _put(self, part: Path, path: Path) -> None:
-        try:
-            os.replace(part, path)
         except PermissionError:
             # Windows does not replace a file that is being read. It holds the same bytes.
             if not path.exists():
                 raise
-            part.unlink()
 
     def read(self, kind: str, place: Block) -> bytes:
         """The bytes of a part."""
@@ -202,6 +193,5 @@ def _check_manifest(path: Path, manifest: dict[str, Any]) -> None:
                 "give the same options to go on, or `overwrite` to start anew"
             )
         return
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(manifest, indent=1), encoding="utf-8", newline="\n")
-    os.replace(part, path)
+    with replacing(path) as part:
+        part.write_text(json.dumps(manifest, indent=1), encoding="utf-8", newline="\n")

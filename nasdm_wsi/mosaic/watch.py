@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,6 +11,7 @@ from PIL import Image
 
 from ..errors import disk_errors
 from ..geometry import Box, intersect, shape
+from ..output import replacing
 from .engine import Mosaic
 from .schedule import Task
 
@@ -48,8 +48,7 @@ class Watch:
         self.picture[i : i + seen.shape[0], j : j + seen.shape[1]] = seen
         if time.monotonic() - self.shown > self.SECONDS:
             self.shown = time.monotonic()
-            part = self.path.with_suffix(".part")
-            with disk_errors(self.path.parent):
-                Image.fromarray(self.picture).save(part, "PNG")
-            with suppress(PermissionError):  # Windows, while somebody looks at it
-                os.replace(part, self.path)
+            # PermissionError: on Windows, while somebody looks at it.
+            with suppress(PermissionError), disk_errors(self.path.parent):
+                with replacing(self.path, flush=False) as part:
+                    Image.fromarray(self.picture).save(part, "PNG")

@@ -14,7 +14,9 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 from xml.sax.saxutils import escape
 
@@ -74,20 +76,24 @@ def write(
         ValueError: an argument is not as there.
         OutputError: the file cannot be written.
     """
+    path = Path(path)
     pyramid = Pyramid(tuple(pixels.shape), str(pixels.dtype), **encoding)
-    with whole_or_nothing(Path(path)) as whole:
-
-        def tiles(level: int) -> Iterator[bytes]:
-            source = pixels
-            if level:
-                stored = whole.with_name(f"level-{level}")
-                source = _Stored(stored, pyramid.shapes[level], pixels.dtype)
-            following = whole.with_name(f"level-{level + 1}")
-            with following.open("wb") as sink, ThreadPoolExecutor() as pool:
-                for row in _rows(source, side=pyramid.tile, sink=sink):
-                    yield from pool.map(pyramid.encode, row)
-
+    with (
+        whole_or_nothing(path) as whole,
+        TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as levels,
+    ):
+        tiles = partial(_tiles, pixels, pyramid, Path(levels))
         _write(whole, pyramid, tiles, mpp=mpp, description=description, progress=progress)
+
+
+def _tiles(pixels: Any, pyramid: Pyramid, levels: Path, level: int) -> Iterator[bytes]:
+    """The encoded tiles of a level; the next level goes to a file in ``levels`` meanwhile."""
+    source = pixels
+    if level:
+        source = _Stored(levels / str(level), pyramid.shapes[level], pixels.dtype)
+    with open(levels / str(level + 1), "wb") as sink, ThreadPoolExecutor() as pool:
+        for row in _rows(source, side=pyramid.tile, sink=sink):
+            yield from pool.map(pyramid.encode, row)
 
 
 def _write(

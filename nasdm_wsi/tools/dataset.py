@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from ..annotations.lizard import read_mat_labels, split_touching
 from ..annotations.nuclei import TYPES
 from ..errors import DatasetError, OutputError, SlideError
 from ..geometry import Box
+from ..output import whole_or_nothing
 from ..slides.reading import tissue_sample
 from ..slides.stain import BACKENDS, StainStatistics, fit_stains, normalise
 
@@ -92,20 +91,19 @@ def prepare(
     out = Path(out)
     if out.exists():
         raise OutputError(f"{out} exists: choose another folder or remove it")
-    part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)  # of an earlier failure
     repaint = _repainters(found, normalise_to, BACKENDS[stain_backend], progress)
     rows = []
-    for done, (name, picture, labels, k) in enumerate(found):
-        rows.append(_prepare_region(name, picture, labels, part / name, seed, held_out, repaint[k]))
-        if progress:
-            progress("preparing", done + 1, len(found))
-    manifest = {"format": FORMAT, "mpp": MPP, "seed": seed, "regions": rows}
-    if normalise_to is not None:
-        manifest["normalised"] = {"target": str(normalise_to), "backend": stain_backend}
-    text = json.dumps(manifest, indent=1)
-    (part / "manifest.json").write_text(text, encoding="utf-8", newline="\n")
-    os.replace(part, out)
+    with whole_or_nothing(out) as part:
+        for done, (name, picture, labels, k) in enumerate(found):
+            row = _prepare_region(name, picture, labels, part / name, seed, held_out, repaint[k])
+            rows.append(row)
+            if progress:
+                progress("preparing", done + 1, len(found))
+        manifest = {"format": FORMAT, "mpp": MPP, "seed": seed, "regions": rows}
+        if normalise_to is not None:
+            manifest["normalised"] = {"target": str(normalise_to), "backend": stain_backend}
+        text = json.dumps(manifest, indent=1)
+        (part / "manifest.json").write_text(text, encoding="utf-8", newline="\n")
     return rows
 
 

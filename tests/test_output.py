@@ -1,0 +1,102 @@
+"""The one way to write: whole or not at all, safely on disk, and readable as the umask says."""
+
+import ast
+import os
+from pathlib import Path
+
+import pytest
+
+from nasdm_wsi.errors import OutputError
+from nasdm_wsi.output import replacing, whole_or_nothing
+
+ROOT = Path(__file__).parents[1]
+
+
+def make(part: Path, kind: str, text: str) -> None:
+    if kind == "folder":
+        part.mkdir()
+    (part / "inner" if kind == "folder" else part).write_text(text)
+
+
+def content(path: Path) -> str:
+    return (path / "inner" if path.is_dir() else path).read_text()
+
+
+@pytest.mark.parametrize("flush", [True, False])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_the_new_one_takes_the_place_of_the_old(tmp_path, kind, flush):
+    target = tmp_path / "a"
+    for text in ("older", "newer"):
+        with replacing(target, flush=flush) as part:
+            make(part, kind, text)
+            assert not target.exists() or content(target) == "older"
+        assert content(target) == text and list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_failure_leaves_the_old_one_and_nothing_else(tmp_path, kind):
+    target = tmp_path / "a"
+    make(target, kind, "older")
+    with pytest.raises(KeyboardInterrupt), whole_or_nothing(target) as part:
+        make(part, kind, "newer")
+        raise KeyboardInterrupt
+    with pytest.raises(OutputError, match="a: cannot be written .No such file"):
+        with whole_or_nothing(target):
+            pass
+    assert content(target) == "older" and list(tmp_path.iterdir()) == [target]
+
+
+def test_an_old_folder_comes_back_if_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    target, replace = tmp_path / "a", os.replace
+    make(target, "folder", "older")
+
+    def refuse(source, destination):
+        if str(destination) == str(target) and content(source) == "newer":
+            raise PermissionError(13, "in use")
+        replace(source, destination)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OutputError, match="in use"), whole_or_nothing(target) as part:
+        make(part, "folder", "newer")
+    assert content(target) == "older" and list(tmp_path.iterdir()) == [target]
+
+
+def test_a_file_never_takes_the_place_of_a_folder(tmp_path):
+    make(tmp_path / "a", "folder", "older")
+    with pytest.raises(OutputError), whole_or_nothing(tmp_path / "a") as part:
+        part.write_text("newer")
+    assert content(tmp_path / "a") == "older"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="has no umask")
+def test_others_may_read_it_as_the_umask_says(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with whole_or_nothing(tmp_path / "a") as part:
+            part.touch(mode=0o600)  # as safetensors and tempfile do
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_content_is_on_disk_before_it_has_its_name(tmp_path, kind, monkeypatch):
+    target, done, fsync = tmp_path / "a", [], os.fsync
+
+    def watched(number):
+        done.append(target.exists())
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    with replacing(target) as part:
+        make(part, kind, "x")
+    assert done == [False]
+
+
+def test_nobody_renames_elsewhere():
+    others = [path for path in (ROOT / "nasdm_wsi").rglob("*.py") if path.name != "output.py"]
+    for path in others:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute):
+                name = ast.unparse(node)
+                assert name not in ("os.replace", "os.rename", "shutil.move", "os.fsync"), path
