@@ -18,9 +18,9 @@ from measure import machine, table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nasdm_wsi.model.checkpoint import network_of
 from nasdm_wsi.model.config import PRESETS
-from nasdm_wsi.model.diffusion import Condition, denoiser_of
+from nasdm_wsi.model.diffusion import Condition
+from nasdm_wsi.model.families import build, denoiser_of
 from nasdm_wsi.model.guidance import INTERVAL
 from nasdm_wsi.model.local_unet import STYLE_SIZE, LocalUNet
 from nasdm_wsi.model.painter import place
@@ -69,7 +69,7 @@ def evaluation(
     preset: str, batch: int, side: int, device: torch.device, dtype: torch.dtype, compiled: bool
 ) -> Callable[[], Tensor]:
     """One evaluation of a preset's denoiser on windows of ``side`` pixels."""
-    network = network_of(PRESETS[preset].header).eval().requires_grad_(False)
+    network = build(PRESETS[preset].network).eval().requires_grad_(False)
     if compiled:
         network.compile(mode="max-autotune")  # with CUDA graphs
     denoise = denoiser_of(network).to(device)
@@ -104,7 +104,7 @@ def main() -> None:
 
     rows, seconds = [], {}
     for preset in NETWORKS:
-        local = isinstance(network_of(PRESETS[preset].header), LocalUNet)
+        local = isinstance(build(PRESETS[preset].network), LocalUNet)
         side = (656 if device.type == "cpu" else 2192) if local else TILE
         for batch in options.batches:
             for compiled in (False, True)[: 1 + options.compile]:

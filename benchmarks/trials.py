@@ -24,15 +24,15 @@ from scenes import Scenes
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from nasdm_wsi.annotations.types import EDGE, TYPES
 from nasdm_wsi.job import default_workers
 from nasdm_wsi.model.config import PRESETS, LocalConfig, TrainingConfig
-from nasdm_wsi.model.diffusion import TYPE_PLANES, Condition, Denoiser
+from nasdm_wsi.model.diffusion import Condition, Denoiser
 from nasdm_wsi.model.local_unet import LocalUNet
 from nasdm_wsi.model.training import data
 from nasdm_wsi.model.training.train import Objective, Trainer
 
 LEVELS = (0.1, 0.4, 1.6, 6.4)
-EDGES = slice(6, 7)
 
 
 class LowNoise(Denoiser):
@@ -57,7 +57,7 @@ class Target(Denoiser):
 
     def _output(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         total = (sigma**2 + self.sigma_data**2).sqrt()[:, None, None, None]
-        return self.network(x / total, sigma.log() / 4, condition.mask, condition.style).float()
+        return self.network(x / total, sigma.log() / 4, condition.planes, condition.style).float()
 
 
 class NoiseTarget(Target):
@@ -84,8 +84,7 @@ class Nuclei(Denoiser):
     def loss(self, x0: Tensor, condition: Condition, level: Tensor, noise: Tensor) -> Tensor:
         sigma, d = self.sigma(level), self.sigma_data
         error = self(x0 + noise * sigma[:, None, None, None], sigma, condition) - x0
-        mask = condition.mask
-        nuclei = mask[:, TYPE_PLANES].sum(1, keepdim=True).maximum(mask[:, EDGES])
+        nuclei = condition.pick(*TYPES[1:]).sum(1, keepdim=True).maximum(condition.pick(EDGE))
         squares = (1 + nuclei) * error.square()
         return (sigma**2 + d**2) / (sigma * d) ** 2 * squares.mean(dim=(1, 2, 3))
 
@@ -95,7 +94,7 @@ class Unstyled(Denoiser):
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         style = self.network.style_mean.expand_as(condition.style)
-        return super().forward(x, sigma, Condition(condition.mask, style))
+        return super().forward(x, sigma, Condition(condition.planes, style))
 
 
 @dataclass(frozen=True)

@@ -1,88 +1,101 @@
-"""Checkpoints: safetensors, written atomically, the configuration inside as JSON.
+"""Checkpoints: safetensors that appear whole or not at all, with a typed header inside.
 
 Two kinds share the format. Weights (``weights.safetensors``) hold the averaged network in float16
 and are what `render` loads. A training checkpoint (``last.safetensors``) holds everything that
-training needs to go on as if it had never stopped.
+training needs to go on as if it had never stopped. What the header says is told in
+`nasdm_wsi.checkpoints`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, OutputError
-from .config import LocalConfig, SemanticConfig
-from .local_unet import LocalUNet
-from .semantic_unet import SemanticUNet
+from ..checkpoints import KEY, Header, from_json, open_checkpoint, parse_header
+from ..errors import CheckpointError
+from ..output import whole_or_nothing
+from .families import FAMILIES, build, family_of
 
-FORMAT = "nasdm-wsi-1"  # the key of the header; a single one, for safetensors does not sort
-FAMILIES: dict[str, tuple[type, type[nn.Module]]] = {
-    "local": (LocalConfig, LocalUNet),
-    "semantic": (SemanticConfig, SemanticUNet),
-}
 SHIPPED = Path(__file__).parent / "weights" / "small.safetensors"
+NAMED = 3  # differences that an error names
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 
-def save(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """Write tensors and a JSON header; the file appears whole or not at all.
+def save(path: Path, tensors: dict[str, Tensor], header: Header) -> None:
+    """Write tensors and a header, with the digest of the tensors in it.
 
     Raises:
         OutputError: the disk is full or the folder cannot be written.
     """
-    part = path.with_name(path.name + ".part")
-    try:
-        save_file(tensors, part, metadata={FORMAT: json.dumps(header)})
-        with open(part, "r+b") as file:  # Windows flushes no file that is open for reading
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {path}: {error}") from error
+    header = replace(header, sha256=digest(tensors))
+    with whole_or_nothing(path) as part:
+        part.touch()
+        mode = part.stat().st_mode  # as for any new file; safetensors lets nobody else read its own
+        try:
+            save_file(tensors, part, metadata={KEY: header.text()})
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+        part.chmod(mode)
 
 
-def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and JSON header of a checkpoint.
+def load(path: Path) -> tuple[dict[str, Tensor], Header]:
+    """Tensors and header of a checkpoint.
 
     Raises:
-        CheckpointError: missing, damaged, or not one of ours.
+        CheckpointError: missing, damaged, not one of ours, or with tensors that are not finite.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if FORMAT not in metadata:
-                raise CheckpointError(
-                    f"{path} is a safetensors file, but no checkpoint of nasdm-wsi"
-                )
-            return {k: file.get_tensor(k) for k in file.keys()}, json.loads(metadata[FORMAT])
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} does not exist") from error
-    except (OSError, SafetensorError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise
+    path = Path(path)
+    with open_checkpoint(path, "pt") as file:
+        header = parse_header(file.metadata(), path)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    if header.sha256 is not None and digest(tensors) != header.sha256:
         raise CheckpointError(
-            f"{path} is damaged or no safetensors file ({error}): copy it again"
-        ) from error
+            f"{path} is damaged: its tensors are not those that were saved; copy it again"
+        )
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise CheckpointError(
+                f"{path}: {name} holds {tensor.dtype}, not floating-point numbers"
+            )
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{path}: {name} holds NaN or infinity: take other weights")
+    return tensors, header
 
 
-def save_weights(path: Path, network: nn.Module, facts: dict[str, Any]) -> None:
-    """Write a network for rendering; ``facts`` (training, data, ...) travel in the header."""
+def digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of the names, types, shapes and bytes of tensors, in the order of their names."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def header_of(network: nn.Module, *, kind: str = "weights", **facts: Any) -> Header:
+    """The header of a network; ``facts`` are fields of `Header` that the network does not tell."""
+    family = family_of(network)
+    facts.setdefault("sampler", family.sampler)
+    return Header(kind=kind, family=family.name, network=asdict(network.config), **facts)  # type: ignore[call-overload]
+
+
+def save_weights(path: Path, network: nn.Module, **facts: Any) -> None:
+    """Write a network for rendering, in float16; ``facts`` as in `header_of`.
+
+    Raises:
+        OutputError: the disk is full or the folder cannot be written.
+    """
     state = {k: v.to(torch.float16).contiguous() for k, v in network.state_dict().items()}
-    save(path, state, {**shape_of(network), **facts})
-
-
-def shape_of(network: nn.Module) -> dict[str, Any]:
-    """Family and configuration of a network, as they stand in a header."""
-    family = next(name for name, (_, kind) in FAMILIES.items() if isinstance(network, kind))
-    return {"family": family, "network": asdict(network.config)}  # type: ignore[call-overload]
+    save(path, state, header_of(network, **facts))
 
 
 def load_network(path: str | Path = SHIPPED) -> nn.Module:
@@ -98,27 +111,63 @@ def load_network(path: str | Path = SHIPPED) -> nn.Module:
     return load_weights(Path(path))[0]
 
 
-def load_weights(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+def load_weights(path: Path) -> tuple[nn.Module, Header]:
     """As `load_network`, with the file's header."""
     tensors, header = load(path)
-    if header.get("family") not in FAMILIES or "network" not in header:
+    if header.kind != "weights":
         raise CheckpointError(f"{path} holds no weights for rendering: use the run's weights file")
-    network = network_of(header)
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        first = str(error).splitlines()[1].strip()
-        raise CheckpointError(f"{path} does not fit its own configuration: {first}") from error
+    network = network_of(header, path)
+    check_shapes(path, shapes_of(network.state_dict()), shapes_of(tensors))
+    network.load_state_dict(tensors)
     return network.float().eval().requires_grad_(False), header
 
 
-def network_of(header: dict[str, Any]) -> nn.Module:
-    """A fresh network of the shape a header describes."""
-    configuration, network = FAMILIES[header["family"]]
-    values: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in header["network"].items()
-    }
-    return network(configuration(**values))
+def network_of(header: Header, path: Path) -> nn.Module:
+    """A fresh network of the shape that the header of the file ``path`` describes.
+
+    Raises:
+        CheckpointError: an unknown family, or a configuration that is none of its.
+    """
+    if header.family not in FAMILIES:
+        raise CheckpointError(
+            f"{path}: family {header.family!r} is none of {', '.join(FAMILIES)}: update nasdm-wsi"
+        )
+    try:
+        config: Any = from_json(FAMILIES[header.family].configuration, header.network)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: the header is damaged ({error})") from error
+    network = build(config)
+    if family_of(network).planes_of(config) != len(header.planes):
+        raise CheckpointError(
+            f"{path}: the header is damaged (it names {len(header.planes)} planes, "
+            f"and its network takes {family_of(network).planes_of(config)})"
+        )
+    return network
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
+    """The shapes of tensors by name."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def check_shapes(path: Path, expected: Shapes, found: Shapes, what: str = "its header") -> None:
+    """Refuse tensors that are missing, not known or of another shape; the first ones are named.
+
+    Raises:
+        CheckpointError: ``found`` in the file ``path`` is not what is ``expected`` of ``what``.
+    """
+    differ = [n for n in {**expected, **found} if expected.get(n) != found.get(n)]
+    if differ:
+        named = "; ".join(_difference(n, expected.get(n), found.get(n)) for n in differ[:NAMED])
+        raise CheckpointError(f"{path} does not fit {what}, {len(differ)} tensors differ: {named}")
+
+
+def _difference(name: str, expected: tuple | None, found: tuple | None) -> str:
+    if found is None:
+        return f"{name} is missing"
+    if expected is None:
+        return f"{name} is not known"
+    return f"{name} is {list(found)} in place of {list(expected)}"
 
 
 def checksum(path: Path) -> str:

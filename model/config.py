@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
+
+from ..annotations.types import PLANES
+
+MOST_BLOCKS = 64  # of one width
+MOST_LEVELS, MOST_CHANNELS = 8, 8192
+
+
+def _check_numbers(
+    numbers: tuple[int, ...], name: str, *, least: int = 1, most: int = MOST_CHANNELS
+) -> None:
+    if len(numbers) > MOST_LEVELS or not all(least <= n <= most for n in numbers):
+        raise ValueError(f"{name} {numbers}: up to {MOST_LEVELS} numbers from {least} to {most}")
 
 
 @dataclass(frozen=True)
@@ -12,12 +23,29 @@ class LocalConfig:
 
     widths: channels at 1/2, 1/4, 1/8, ... of the resolution.
     blocks: residual blocks at each of them (the lowest has them once, the others on both ways).
+    sigma_data: standard deviation of the data (EDM). planes: how many conditioning planes it takes.
+    fine: channels before a last convolution at full resolution; 0 for none.
+
+    Raises:
+        ValueError: what no network can have, such as a damaged header may say.
     """
 
     widths: tuple[int, ...]
     blocks: tuple[int, ...]
     embedding: int = 128
     sigma_data: float = 0.5
+    planes: int = len(PLANES)
+    fine: int = 0
+
+    def __post_init__(self) -> None:
+        _check_numbers(self.widths, "widths")
+        _check_numbers(self.blocks, "blocks", most=MOST_BLOCKS)
+        _check_numbers((self.embedding, self.planes), "embedding and planes")
+        _check_numbers((self.fine,), "fine", least=0)
+        if len(self.widths) != len(self.blocks):
+            raise ValueError(f"{len(self.widths)} widths and {len(self.blocks)} numbers of blocks")
+        if not 0 < self.sigma_data < 100:
+            raise ValueError(f"sigma_data {self.sigma_data}")
 
 
 @dataclass(frozen=True)
@@ -35,6 +63,12 @@ class SemanticConfig:
     blocks: int = 2
     condition: int = 7
     outputs: int = 6
+
+    def __post_init__(self) -> None:
+        _check_numbers((self.width, *self.widths), "width and widths")
+        _check_numbers((self.blocks,), "blocks", most=MOST_BLOCKS)
+        _check_numbers(self.attention, "attention")
+        _check_numbers((self.condition, self.outputs), "condition and outputs")
 
 
 @dataclass(frozen=True)
@@ -79,12 +113,6 @@ class Preset:
     network: LocalConfig | SemanticConfig
     training: TrainingConfig
     purpose: str
-
-    @property
-    def header(self) -> dict[str, Any]:
-        """Family and network, as they stand in a checkpoint's header."""
-        family = "local" if isinstance(self.network, LocalConfig) else "semantic"
-        return {"family": family, "network": asdict(self.network)}
 
 
 # Shrivastava and Fletcher (2023). How long is our choice: 100,000 steps of 160 patches, then

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..checkpoints import Training
 from ..errors import CheckpointError, OutputError
-from .checkpoint import save
+from .checkpoint import check_shapes, header_of, save, shapes_of
 from .config import PAPER, SemanticConfig
 from .semantic_unet import SemanticUNet, config_of
-
-NAMED = 3  # differences that an error names
 
 
 def convert(source: Path, out: Path, *, overwrite: bool = False) -> SemanticConfig:
@@ -34,21 +32,15 @@ def convert(source: Path, out: Path, *, overwrite: bool = False) -> SemanticConf
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists: choose another name or give `overwrite`")
     tensors = _read_state(source)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    shapes = shapes_of(tensors)
     try:
-        config = config_of(shapes)
-        expected = _shapes_of(config)
+        network = _skeleton(config_of(shapes))
     except (KeyError, ValueError, IndexError, ZeroDivisionError):
-        config, expected = PAPER, _shapes_of(PAPER)
-    if differ := [n for n in {**expected, **shapes} if expected.get(n) != shapes.get(n)]:
-        told = "; ".join(_difference(n, expected.get(n), shapes.get(n)) for n in differ[:NAMED])
-        raise CheckpointError(
-            f"{source} is no semantic U-Net of the published layout, "
-            f"{len(differ)} tensors differ: {told}"
-        )
+        network = _skeleton(PAPER)
+    check_shapes(source, shapes_of(network.state_dict()), shapes, "the published layout")
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    save(out, contiguous, {"family": "semantic", "network": asdict(config), "source": source.name})
-    return config
+    save(out, contiguous, header_of(network, training=Training(source=source.name)))
+    return network.config
 
 
 def _read_state(source: Path) -> dict[str, Tensor]:
@@ -68,14 +60,7 @@ def _read_state(source: Path) -> dict[str, Tensor]:
     return {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
 
 
-def _shapes_of(config: SemanticConfig) -> dict[str, tuple[int, ...]]:
+def _skeleton(config: SemanticConfig) -> SemanticUNet:
+    """A network without values."""
     with torch.device("meta"):
-        return {n: tuple(t.shape) for n, t in SemanticUNet(config).state_dict().items()}
-
-
-def _difference(name: str, expected: tuple | None, found: tuple | None) -> str:
-    if found is None:
-        return f"{name} is missing"
-    if expected is None:
-        return f"{name} is not known"
-    return f"{name} is {list(found)} in place of {list(expected)}"
+        return SemanticUNet(config)

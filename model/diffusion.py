@@ -7,37 +7,49 @@ shrunk: x is x0 plus noise of standard deviation sigma, as in EDM (Karras and ot
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..annotations.types import EDGE, NUCLEI_KNOWN, PLANES, TYPES
 from .ddpm import hybrid_loss, linear_schedule
 from .local_unet import LocalUNet
 from .semantic_unet import SemanticUNet
 
-TYPE_PLANES, KNOWN = slice(0, 6), slice(7, 8)  # of a mask
+NUCLEI = (*TYPES[1:], EDGE)  # the planes that show nuclei
 
 
 @dataclass(frozen=True)
 class Condition:
     """What the picture must show.
 
-    mask: (n, 8, h, w), six one-hot types, edges, and a plane that is 1 where the mask is known.
+    planes: (n, len(names), h, w), the conditioning planes. All of them are zero where nothing is
+    known: each group of planes comes with one that is 1 where the group is known.
     style: (n, 6), the stain (`nasdm_wsi.slides.stain`).
+    names: the names of the planes, in order.
     """
 
-    mask: Tensor
+    planes: Tensor
     style: Tensor
+    names: tuple[str, ...] = PLANES
+
+    def pick(self, *names: str) -> Tensor:
+        """The planes of these names, (n, len(names), h, w); a view where they stand together."""
+        index = [self.names.index(name) for name in names]
+        first, last = index[0], index[-1]
+        if index == list(range(first, last + 1)):
+            return self.planes[:, first : last + 1]
+        return self.planes[:, index]
 
     def null(self) -> Condition:
-        """The condition that leaves the nuclei open: the mask is unknown, the style stays."""
-        return Condition(torch.zeros_like(self.mask), self.style)
+        """The condition that leaves the picture open: no plane is known, the style stays."""
+        return replace(self, planes=torch.zeros_like(self.planes))
 
     def drop(self, which: Tensor) -> Condition:
-        """Forget the mask of the samples where ``which`` (n,) is true."""
-        return Condition(self.mask * ~which[:, None, None, None], self.style)
+        """Forget the planes of the samples where ``which`` (n,) is true."""
+        return replace(self, planes=self.planes * ~which[:, None, None, None])
 
 
 Denoise = Callable[[Tensor, Tensor, Condition], Tensor]
@@ -61,7 +73,7 @@ class Denoiser(nn.Module):
         """Expected clean pixels of noisy ``x`` (n, 3, h, w) at noise level ``sigma`` (n,)."""
         s, d = sigma[:, None, None, None], self.sigma_data
         total = (s**2 + d**2).sqrt()
-        out = self.network(x / total, sigma.log() / 4, condition.mask, condition.style)
+        out = self.network(x / total, sigma.log() / 4, condition.planes, condition.style)
         return d**2 / total**2 * x + s * d / total * out.float()
 
     def sigma(self, level: Tensor) -> Tensor:
@@ -123,17 +135,9 @@ class NoisePredictor(nn.Module):
 
     def _planes(self, condition: Condition) -> Tensor:
         """What the network sees: types and edges, of the published layout background before."""
-        mask = condition.mask
-        planes = mask[:, :7]
-        if self.network.config.condition == 7:
-            return planes
-        background = mask[:, KNOWN] - mask[:, TYPE_PLANES].sum(dim=1, keepdim=True)
-        return torch.cat([background, planes], dim=1)
-
-
-def denoiser_of(network: nn.Module) -> Denoiser | NoisePredictor:
-    """The denoiser that a network was, or is to be, trained as."""
-    if isinstance(network, SemanticUNet):
-        return NoisePredictor(network)
-    assert isinstance(network, LocalUNet)
-    return Denoiser(network)
+        nuclei = condition.pick(*NUCLEI)
+        if self.network.config.condition == len(NUCLEI):
+            return nuclei
+        types = condition.pick(*TYPES[1:]).sum(dim=1, keepdim=True)
+        background = condition.pick(NUCLEI_KNOWN) - types
+        return torch.cat([background, nuclei], dim=1)

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from .config import LocalConfig
 
-MASK_CHANNELS = 8  # six types, edges, and where the mask is known at all
 STYLE_SIZE = 6
 
 
@@ -50,9 +49,9 @@ class Stage(nn.ModuleList):
 
 
 class LocalUNet(nn.Module):
-    """Maps noisy pixels, mask and embedding inputs to pixels; sides are multiples of `grid`.
+    """Maps noisy pixels, planes and embedding inputs to pixels; sides are multiples of `grid`.
 
-    The first convolution sees a plane of ones wherever the mask is known; the zero padding at the
+    The first convolution sees a plane of ones wherever nuclei are known; the zero padding at the
     border of a crop or canvas shows in that plane, so that a border does not pass for tissue.
     """
 
@@ -72,24 +71,25 @@ class LocalUNet(nn.Module):
         self.embed_noise = nn.Linear(64, size)
         self.embed_style = nn.Linear(STYLE_SIZE, size)
         self.embed = nn.Linear(size, size)
-        self.stem = nn.Conv2d(4 * (3 + MASK_CHANNELS), widths[0], 3, padding=1)
+        self.stem = nn.Conv2d(4 * (3 + config.planes), widths[0], 3, padding=1)
         stages = [(n, w, size) for n, w in zip(blocks, widths, strict=True)]
         self.encoder = nn.ModuleList(Stage(*stage) for stage in stages)
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairs)
         self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in pairs)
         self.decoder = nn.ModuleList(Stage(*stage) for stage in stages[:-1])
-        self.head = nn.Conv2d(widths[0], 12, 3, padding=1)
-        _zero(self.head)
+        self.head = nn.Conv2d(widths[0], 4 * (config.fine or 3), 3, padding=1)
+        self.fine = nn.Conv2d(config.fine, 3, 3, padding=1) if config.fine else None
+        _zero(self.fine or self.head)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, x: Tensor, noise: Tensor, mask: Tensor, style: Tensor) -> Tensor:
-        """x (n, 3, h, w), noise (n,) = ln(sigma) / 4, mask (n, 8, h, w), style (n, 6)."""
+    def forward(self, x: Tensor, noise: Tensor, planes: Tensor, style: Tensor) -> Tensor:
+        """x (n, 3, h, w), noise (n,) = ln(sigma) / 4, planes (n, p, h, w), style (n, 6)."""
         angle = noise[:, None] * self.frequencies
         style = (style - self.style_mean) / self.style_std
         e = self.embed_noise(torch.cat([angle.cos(), angle.sin()], dim=1)) + self.embed_style(style)
         e = F.silu(self.embed(F.silu(e)))
 
-        h = self.stem(F.pixel_unshuffle(torch.cat([x, mask], dim=1), 2))
+        h = self.stem(F.pixel_unshuffle(torch.cat([x, planes], dim=1), 2))
         skips = []
         for level, stage in enumerate(self.encoder):
             h = stage(h, e)
@@ -99,7 +99,8 @@ class LocalUNet(nn.Module):
         for level in reversed(range(len(self.up))):
             h = F.pixel_shuffle(self.up[level](h), 2) + skips[level]
             h = self.decoder[level](h, e)
-        return F.pixel_shuffle(self.head(h), 2)
+        h = F.pixel_shuffle(self.head(h), 2)
+        return h if self.fine is None else self.fine(F.silu(h))
 
     @property
     def receptive_field(self) -> int:
@@ -110,6 +111,8 @@ class LocalUNet(nn.Module):
         """
         convs = [2 * n for n in self.config.blocks]
         reach = 2  # the head, in pixels: one cell of two
+        if self.fine is not None:
+            reach += 2  # its own pixel, rounded up to such a cell
         for level, n in enumerate(convs[:-1]):
             cell = 2 ** (level + 1)
             reach = math.ceil(reach / cell) * cell + n * cell
@@ -137,8 +140,9 @@ def measured_halo(network: LocalUNet, *, tolerance: float = 5e-5) -> int:
     side = block + 2 * full
     generator = torch.Generator().manual_seed(0)
     style, known = network.style_mean[None].cpu(), torch.ones(1, 1, side, side)
-    specks = torch.rand(1, MASK_CHANNELS - 1, side // 4, side // 4, generator=generator) < 0.1
-    mask = torch.cat([F.interpolate(specks.float(), (side, side)), known], dim=1)
+    count = network.config.planes - 1
+    specks = torch.rand(1, count, side // 4, side // 4, generator=generator) < 0.1
+    planes = torch.cat([F.interpolate(specks.float(), (side, side)), known], dim=1)
     own = copy.deepcopy(network).float().cpu().eval()
     halo = network.grid
     for sigma in (40.0, 8.0, 2.0, 0.5, 0.1, 0.03):
@@ -147,7 +151,7 @@ def measured_halo(network: LocalUNet, *, tolerance: float = 5e-5) -> int:
 
         def block_of(halo: int, x: Tensor = x, noise: Tensor = noise) -> Tensor:
             cut = slice(full - halo, side - full + halo)
-            out = own(x[..., cut, cut], noise, mask[..., cut, cut], style)
+            out = own(x[..., cut, cut], noise, planes[..., cut, cut], style)
             return out[..., halo:-halo, halo:-halo]
 
         whole = block_of(full)

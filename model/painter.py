@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from ..annotations.types import PLANES
+from ..checkpoints import Header
 from ..errors import CheckpointError, PlanError
 from ..geometry import Plan
 from ..job import Window
 from .checkpoint import SHIPPED, checksum, load_weights
-from .diffusion import Condition, denoiser_of
+from .diffusion import Condition
+from .families import denoiser_of
 from .guidance import guided
 from .local_unet import STYLE_SIZE, LocalUNet
 from .samplers import STEPS, cubic_sigmas, dpmpp_2m_step, karras_sigmas
@@ -82,14 +84,14 @@ class Painter:
         if style is not None and not self.styled:
             raise PlanError("networks of the semantic family have no style: leave it out")
         self.cut, self.sigmas = cut, cut.sigmas(steps)
-        self.guidance, self.learnt = guidance, header.get("training", {}).get("guidance", 0.0)
+        self.guidance, self.learnt = guidance, header.guidance
         self.phases = cut.phases(steps)
         self.batch = 1 if self.device.type == "cpu" else cut.batch
         self.bytes_per_pixel = cut.bytes_per_pixel * self.batch
         self.resident_bytes = 400_000_000 + sum(p.nbytes for p in network.parameters())
         self.facts: dict[str, Any] = {
             "weights": f"{self.weights.name} {checksum(self.weights)}",
-            "preset": header.get("preset"),
+            "preset": header.training.preset,
             "steps": steps,
             "guidance": guidance,
             "device": self.device.type,
@@ -109,7 +111,7 @@ class Painter:
         if not self.facts["weights"].endswith(checksum(self.weights)):
             raise CheckpointError(f"{self.weights} is another file on this worker: copy it there")
 
-    def _load(self) -> tuple[nn.Module, dict[str, Any]]:
+    def _load(self) -> tuple[nn.Module, Header]:
         if self.device.type == "cpu":
             # Here, before there are threads that paint: they take over what is set.
             torch.set_num_threads(1)
@@ -212,8 +214,8 @@ class _LocalCut:
     steps, batch = STEPS, 1
     bytes_per_pixel = 1_100  # at the peak of one evaluation of the shipped network, measured
 
-    def __init__(self, network: LocalUNet, header: dict[str, Any], device: torch.device):
-        halo = header.get("halo", network.halo)  # measured at the end of training
+    def __init__(self, network: LocalUNet, header: Header, device: torch.device):
+        halo = header.halo or network.halo  # measured at the end of training
         stride = 512 if device.type == "cpu" else 2048
         self.geometry = dict(stride=stride, margin=halo, taper=0, windows=1)
         self.geometry |= dict(grid=network.grid, reach=network.halo)

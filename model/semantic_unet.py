@@ -12,6 +12,7 @@ size than it was trained for.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -215,7 +216,7 @@ class SemanticUNet(nn.Module):
         return stage(*inputs)
 
 
-def config_of(shapes: dict[str, tuple[int, ...]]) -> SemanticConfig:
+def config_of(shapes: Mapping[str, tuple[int, ...]]) -> SemanticConfig:
     """The configuration that a state with these tensor shapes was made for.
 
     Raises:

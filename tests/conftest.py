@@ -56,6 +56,7 @@ def dataset(tmp_path_factory, lizard_source, region_source) -> Path:
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory) -> Path:
     """A tiny network with random weights, none of them zero: quick, and sensitive to everything."""
+    from nasdm_wsi.checkpoints import Training
     from nasdm_wsi.model.checkpoint import save_weights
     from nasdm_wsi.model.config import PRESETS
     from nasdm_wsi.model.local_unet import LocalUNet
@@ -66,7 +67,7 @@ def weights(tmp_path_factory) -> Path:
         if not parameter.abs().sum():
             torch.nn.init.normal_(parameter, std=0.05)
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_weights(path, network, {"preset": "tiny"})
+    save_weights(path, network, training=Training(preset="tiny"))
     return path
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from nasdm_wsi.errors import CheckpointError
 from nasdm_wsi.model.checkpoint import load, load_network, load_weights
 from nasdm_wsi.model.config import PRESETS
-from nasdm_wsi.model.diffusion import Condition, Denoiser
+from nasdm_wsi.model.diffusion import NUCLEI, Condition, Denoiser
 from nasdm_wsi.model.local_unet import LocalUNet
 from nasdm_wsi.model.painter import Painter
 from nasdm_wsi.model.samplers import cubic_sigmas, sample
@@ -59,10 +59,11 @@ def test_each_side_is_pushed_by_its_own_loss(dataset, monkeypatch):
         return (teacher if sigma[0] >= 1 else Denoiser(network))(x, sigma, condition)
 
     picture = sample(denoise, noise, condition, sigmas=sigmas)
-    scores = critic(features(picture), condition.mask)
+    nuclei = condition.pick(*NUCLEI)
+    scores = critic(features(picture), nuclei)
     pleased = -sum(s.mean() for s in scores) / 2
-    hinge = sum(F.relu(1 + s).mean() for s in critic(features(picture.detach()), condition.mask))
-    hinge = hinge + sum(F.relu(1 - s).mean() for s in critic(features(x0), condition.mask))
+    hinge = sum(F.relu(1 + s).mean() for s in critic(features(picture.detach()), nuclei))
+    hinge = hinge + sum(F.relu(1 - s).mean() for s in critic(features(x0), nuclei))
     for module, wanted in ((network, pleased), (critic, hinge)):
         named = [(n, p) for n, p in module.named_parameters() if p.grad is not None]
         gradients = torch.autograd.grad(wanted, [p for _, p in named], retain_graph=True)
@@ -117,7 +118,7 @@ def test_a_critic_changes_texture_and_leaves_layout(dataset, tmp_path, preset, m
     monkeypatch.setattr(adversarial, "KEEP", 0.0)
     free = train(dataset, tmp_path / "free", preset=preset, init=before)
     assert moved(unbroken, 10.0) < 0.5 * moved(free, 10.0) and moved(unbroken, 0.3) > 1e-3
-    assert load_weights(unbroken)[1]["training"]["critic_below"] == 1.0
+    assert load_weights(unbroken)[1].training.settings["critic_below"] == 1.0
     assert Painter(unbroken, guidance=1.0, device="cpu").learnt == 1.0
 
 

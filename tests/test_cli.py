@@ -15,8 +15,8 @@ from click.testing import CliRunner
 from skimage.io import imsave
 
 from nasdm_wsi.cli.main import main
-from nasdm_wsi.model.checkpoint import network_of
 from nasdm_wsi.model.config import PRESETS
+from nasdm_wsi.model.families import build
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -109,7 +109,7 @@ def test_prepare_train_and_info(lizard_source, region_source, tmp_path):
 
 
 def test_convert_and_its_mistakes(tmp_path):
-    network = network_of(PRESETS["nasdm-tiny"].header)
+    network = build(PRESETS["nasdm-tiny"].network)
     torch.save(network.state_dict(), tmp_path / "ema.pt")
     out = tmp_path / "nasdm.safetensors"
     result = run("convert", tmp_path / "ema.pt", "-o", out)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
-from nasdm_wsi.model.checkpoint import network_of
 from nasdm_wsi.model.config import PRESETS
 from nasdm_wsi.model.ddpm import (
     ancestral_step,
@@ -21,6 +20,7 @@ from nasdm_wsi.model.ddpm import (
     variational_bound,
 )
 from nasdm_wsi.model.diffusion import Condition, NoisePredictor
+from nasdm_wsi.model.families import build
 from nasdm_wsi.model.guidance import guided
 from nasdm_wsi.model.samplers import ddim_step, dpmpp_2m_step
 
@@ -205,7 +205,7 @@ def test_ancestral_sampling_of_an_exact_network_gives_the_data():
 
 def test_guidance_of_a_whole_trajectory_is_equation_7():
     """The published default on a network whose noise depends on its condition."""
-    predictor = NoisePredictor(network_of(PRESETS["nasdm-tiny"].header).eval())
+    predictor = NoisePredictor(build(PRESETS["nasdm-tiny"].network).eval())
     for name, parameter in predictor.named_parameters():
         generator = torch.Generator().manual_seed(len(name))
         parameter.data = torch.randn(parameter.shape, generator=generator) * 0.05

@@ -12,8 +12,9 @@ from PIL import Image
 
 from nasdm_wsi.annotations.nuclei import PALETTE, TYPES
 from nasdm_wsi.annotations.raster import Conditioning
-from nasdm_wsi.model.checkpoint import checksum, network_of, save_weights
+from nasdm_wsi.model.checkpoint import checksum, save_weights
 from nasdm_wsi.model.config import PRESETS
+from nasdm_wsi.model.families import build
 from nasdm_wsi.rendering import read_annotations
 from nasdm_wsi.slides import ome_tiff
 from nasdm_wsi.slides.reading import open_slide
@@ -47,8 +48,8 @@ def test_nuclei_of_the_annotations_do_not_overlap():
 
 
 def test_the_papers_sampler_paints_patches_with_a_network_of_its_kind(dataset, tmp_path):
-    network = network_of(PRESETS["nasdm-tiny"].header)
-    save_weights(tmp_path / "nasdm.safetensors", network, {})
+    network = build(PRESETS["nasdm-tiny"].network)
+    save_weights(tmp_path / "nasdm.safetensors", network)
     out = tmp_path / "samples.png"
     command = ("paper_sampling.py", dataset, tmp_path / "nasdm.safetensors", "-o", out)
     run(*command, "--side", 32, "--count", 2, "--steps", 4, "--device", "cpu")

@@ -44,11 +44,12 @@ def test_float32_pixels_are_those_of_the_cpu_but_for_rounding(nuclei):
 
 
 def test_windows_of_the_papers_network_run_in_batches_of_one_size(nuclei, tmp_path):
-    from nasdm_wsi.model.checkpoint import network_of, save_weights
+    from nasdm_wsi.model.checkpoint import save_weights
     from nasdm_wsi.model.config import PRESETS
+    from nasdm_wsi.model.families import build
 
     torch.manual_seed(0)
-    save_weights(tmp_path / "a.safetensors", network_of(PRESETS["nasdm-tiny"].header), {})
+    save_weights(tmp_path / "a.safetensors", build(PRESETS["nasdm-tiny"].network))
     painter = Painter(tmp_path / "a.safetensors", steps=5, device="cuda")
     assert painter.batch > 1
     job = plan_render(nuclei, painter, size=SIZE, seed=11)

@@ -8,7 +8,7 @@ from nasdm_wsi.annotations.raster import Conditioning
 from nasdm_wsi.model.checkpoint import SHIPPED, load_weights
 from nasdm_wsi.model.config import PRESETS, LocalConfig
 from nasdm_wsi.model.diffusion import Condition, Denoiser
-from nasdm_wsi.model.local_unet import MASK_CHANNELS, LocalUNet, measured_halo
+from nasdm_wsi.model.local_unet import LocalUNet, measured_halo
 from nasdm_wsi.model.samplers import karras_sigmas, sample
 from nasdm_wsi.rendering import read_annotations
 
@@ -40,7 +40,7 @@ def canvas(network, extra=16):
     side = BLOCK + 2 * (network.halo + extra)
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(1, 3, side, side, generator=generator)
-    mask = torch.rand(1, MASK_CHANNELS, side, side, generator=generator).round()
+    mask = torch.rand(1, network.config.planes, side, side, generator=generator).round()
     return x, mask, slice(network.halo + extra, network.halo + extra + BLOCK)
 
 
@@ -91,7 +91,7 @@ def test_the_measured_halo_is_shorter_and_long_enough_for_the_shipped_weights():
     """On nuclei of the example, with a picture under the noise, at all noise levels."""
     network, header = load_weights(SHIPPED)
     denoise, full = Denoiser(network), network.halo
-    assert header["halo"] == measured_halo(network) < full
+    assert header.halo == measured_halo(network) < full
     side = 32 + 2 * full
     conditioning = Conditioning(read_annotations(EXAMPLE, mpp=0.5), (1536, 1536))
     planes = conditioning((480, 480, 480 + side, 480 + side))
@@ -107,7 +107,7 @@ def test_the_measured_halo_is_shorter_and_long_enough_for_the_shipped_weights():
         return out[..., halo:-halo, halo:-halo]
 
     for sigma in (40.0, 4.0, 1.0, 0.2, 0.03):
-        assert (block(header["halo"], sigma) - block(full, sigma)).abs().max() < 1e-4
+        assert (block(header.halo, sigma) - block(full, sigma)).abs().max() < 1e-4
 
 
 def test_style_and_mask_reach_the_output(network):

@@ -22,8 +22,9 @@ from nasdm_wsi.errors import OutputError, PlanError
 from nasdm_wsi.geometry import cells_in
 from nasdm_wsi.job import Window
 from nasdm_wsi.model import Painter
-from nasdm_wsi.model.checkpoint import network_of, save_weights
+from nasdm_wsi.model.checkpoint import save_weights
 from nasdm_wsi.model.config import PRESETS
+from nasdm_wsi.model.families import build
 from nasdm_wsi.mosaic.noise import noise
 from nasdm_wsi.rendering import plan_render, read_annotations, render, render_region
 
@@ -157,11 +158,11 @@ def test_a_render_stopped_while_it_writes_goes_on(slide, nuclei, weights, tmp_pa
 def test_a_semantic_network_paints_the_same_bytes_however_the_work_is_cut(nuclei, tmp_path):
     """Windows of 128 that overlap, three phases of the five steps; the style is not its own."""
     torch.manual_seed(0)
-    network = network_of(PRESETS["nasdm-tiny"].header)
+    network = build(PRESETS["nasdm-tiny"].network)
     for parameter in network.parameters():
         if not parameter.abs().sum():
             torch.nn.init.normal_(parameter, std=0.02)
-    save_weights(tmp_path / "nasdm.safetensors", network, {"preset": "nasdm-tiny"})
+    save_weights(tmp_path / "nasdm.safetensors", network)
     painter = Painter(tmp_path / "nasdm.safetensors", steps=5, guidance=0, device="cpu")
 
     def painted(name, workers, **options):

@@ -75,8 +75,8 @@ def test_guidance_is_equation_7_inside_its_interval_and_free_outside():
     calls = []
 
     def denoise(x, sigma, condition):
-        calls.append(float(condition.mask.sum()))
-        return x * 0 + condition.mask.mean()
+        calls.append(float(condition.planes.sum()))
+        return x * 0 + condition.planes.mean()
 
     condition = Condition(torch.ones(1, 8, 4, 4), torch.zeros(1, 6))
     x = torch.zeros(1, 3, 4, 4)
@@ -87,13 +87,13 @@ def test_guidance_is_equation_7_inside_its_interval_and_free_outside():
     assert len(calls) == 3
     assert guided(denoise, 0, interval=(0.5, 2.0)) is denoise
     levels = torch.tensor([1.0, 3.0])
-    both = Condition(condition.mask.expand(2, -1, -1, -1), condition.style.expand(2, -1))
+    both = Condition(condition.planes.expand(2, -1, -1, -1), condition.style.expand(2, -1))
     assert strong(x.expand(2, -1, -1, -1), levels, both)[:, 0, 0, 0].tolist() == [2.5, 1.0]
 
 
 def test_a_network_that_guides_itself_is_called_once_and_any_other_scale_is_the_same_picture():
     def denoise(x, sigma, condition):
-        return x * 0 + 0.25 + 0.5 * condition.mask.mean()
+        return x * 0 + 0.25 + 0.5 * condition.planes.mean()
 
     condition, x = Condition(torch.ones(1, 8, 4, 4), torch.zeros(1, 6)), torch.zeros(1, 3, 4, 4)
     learnt = guided(denoise, 1.5)

@@ -14,12 +14,12 @@ from nasdm_wsi.model.checkpoint import (
     load,
     load_network,
     load_weights,
-    network_of,
     save,
     save_weights,
 )
 from nasdm_wsi.model.config import PRESETS
 from nasdm_wsi.model.diffusion import Condition, Denoiser
+from nasdm_wsi.model.families import build
 from nasdm_wsi.model.guidance import guided
 from nasdm_wsi.model.local_unet import LocalUNet
 from nasdm_wsi.model.samplers import SIGMA_MAX, SIGMA_MIN, karras_sigmas, sample
@@ -100,8 +100,9 @@ def test_two_processes_train_as_one_on_the_joined_batch(dataset, tmp_path, prese
         arguments = [tmp_path / "run.py", preset, dataset, tmp_path / processes, batch]
         subprocess.run([*launch, processes, *map(str, arguments)], check=True)
     one, two = (load(tmp_path / n / "last.safetensors") for n in "12")
-    assert one[1]["step"] == two[1]["step"] == 6 and one[1]["seen"] == two[1]["seen"] == 48
-    start = network_of(one[1] | PRESETS[preset].header).state_dict()
+    one_run, two_run = one[1].training, two[1].training
+    assert one_run.step == two_run.step == 6 and one_run.seen == two_run.seen == 48
+    start = build(PRESETS[preset].network).state_dict()
     moved = max((one[0][f"network.{n}"] - t).abs().max() for n, t in start.items())
     apart = max((one[0][f"network.{n}"] - two[0][f"network.{n}"]).abs().max() for n in start)
     assert moved > 1e-3 and apart < 0.05 * moved  # Muon works in bfloat16
@@ -148,8 +149,8 @@ def test_a_warning_of_slurm_saves_a_checkpoint_and_ends(dataset, tmp_path):
 
 
 def test_the_second_stage_starts_from_the_weights_of_the_first(dataset, tmp_path):
-    network = network_of(PRESETS["nasdm-tiny"].header)
-    save_weights(tmp_path / "first.safetensors", network, {})
+    network = build(PRESETS["nasdm-tiny"].network)
+    save_weights(tmp_path / "first.safetensors", network)
     train(
         dataset,
         tmp_path / "run",
@@ -189,7 +190,7 @@ def test_a_network_learns_to_guide_itself(dataset, tmp_path, monkeypatch):
         (e - wanted).square().mean() for e in (estimate(teacher, 0), estimate(student, 0))
     )
     assert after < 0.5 * before
-    assert load_weights(student)[1]["training"]["guidance"] == 2.0
+    assert load_weights(student)[1].guidance == 2.0
 
 
 @pytest.mark.slow
@@ -198,7 +199,7 @@ def test_training_learns_where_nuclei_are_and_how_they_are_stained(dataset, tmp_
     weights = train(dataset, tmp_path / "run", preset="tiny", images=4_000)
     network, header = load_weights(weights)
     denoiser = Denoiser(network)
-    assert header["preset"] == "tiny" and header["step"] == 1000
+    assert header.training.preset == "tiny" and header.training.step == 1000
     crops = Crops(dataset, crop=48, seed=99)
     _, mask, style = (
         torch.stack(parts) for parts in zip(*(crops[i] for i in range(4)), strict=True)
@@ -231,8 +232,8 @@ def test_training_sees_every_noise_level_that_a_picture_is_painted_at():
 def test_dropping_the_mask_takes_its_flag_with_it():
     condition = Condition(torch.ones(2, 8, 4, 4), torch.ones(2, 6))
     dropped = condition.drop(torch.tensor([True, False]))
-    assert dropped.mask[0].sum() == 0 and dropped.mask[1].min() == 1
-    assert (dropped.style == 1).all() and (condition.null().mask == 0).all()
+    assert dropped.planes[0].sum() == 0 and dropped.planes[1].min() == 1
+    assert (dropped.style == 1).all() and (condition.null().planes == 0).all()
 
 
 def test_checkpoints_of_other_runs_and_damaged_ones_are_refused(dataset, tmp_path):
@@ -242,7 +243,7 @@ def test_checkpoints_of_other_runs_and_damaged_ones_are_refused(dataset, tmp_pat
     with pytest.raises(CheckpointError, match="no weights for rendering"):
         load_network(tmp_path / "last.safetensors")
     tensors, header = load(weights)
-    header["network"]["widths"] = [16, 32]
+    header.network["widths"] = [16, 32]
     save(tmp_path / "other.safetensors", tensors, header)
     with pytest.raises(CheckpointError, match="does not fit"):
         load_network(tmp_path / "other.safetensors")

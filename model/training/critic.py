@@ -15,11 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from ..diffusion import Condition, Denoise, Denoiser, NoisePredictor
+from ..diffusion import NUCLEI, Condition, Denoise, Denoiser, NoisePredictor
 from ..evaluation.features import efficientnet_lite, feature_maps
 from ..samplers import STEPS, cubic_sigmas, dpmpp_2m_step
 
-NUCLEUS_PLANES = 7  # of a mask: types and edges
 WIDTH = 32  # channels of the critic's heads
 GAIN = 4.0  # spectral normalisation alone leaves the critic too timid
 LAYOUT = 8  # pixels a side of the means that have to stay
@@ -48,7 +47,7 @@ class Critic(nn.Module):
             self.register_buffer(f"mean{k}", features.mean((0, 2, 3), keepdim=True))
             self.register_buffer(f"std{k}", features.std((0, 2, 3), keepdim=True) + 1e-3)
             head = nn.Sequential(
-                spectral_norm(nn.Conv2d(features.shape[1] + NUCLEUS_PLANES, WIDTH, 3, padding=1)),
+                spectral_norm(nn.Conv2d(features.shape[1] + len(NUCLEI), WIDTH, 3, padding=1)),
                 nn.LeakyReLU(0.2),
                 spectral_norm(nn.Conv2d(WIDTH, WIDTH, 3, padding=1)),
                 nn.LeakyReLU(0.2),
@@ -56,12 +55,12 @@ class Critic(nn.Module):
             )
             self.heads.append(head)
 
-    def forward(self, maps: list[Tensor], mask: Tensor) -> list[Tensor]:
-        """Scores (n, 1, h, w) for each of the maps; mask: (n, 8, H, W)."""
+    def forward(self, maps: list[Tensor], nuclei: Tensor) -> list[Tensor]:
+        """Scores (n, 1, h, w) for each of the maps; nuclei: planes (n, 7, H, W)."""
         scores = []
         for k, (features, head) in enumerate(zip(maps, self.heads, strict=True)):
             features = (features - getattr(self, f"mean{k}")) / getattr(self, f"std{k}")
-            planes = F.adaptive_avg_pool2d(mask[:, :NUCLEUS_PLANES], features.shape[2:])
+            planes = F.adaptive_avg_pool2d(nuclei, features.shape[2:])
             scores.append(GAIN * head(torch.cat([features, 3 * planes], dim=1)))
         return scores
 
@@ -105,8 +104,8 @@ class Adversarial(nn.Module):
         maps = self._maps(picture)
         with torch.autocast(x0.device.type, enabled=False):
             seen = [m.detach().requires_grad_() for m in maps]
-            judged_real = self.critic(real, condition.mask)
-            judged = self.critic(seen, condition.mask)
+            judged_real = self.critic(real, condition.pick(*NUCLEI))
+            judged = self.critic(seen, condition.pick(*NUCLEI))
             # Which way the maps should go, so that one pass of the critic serves both sides.
             wish = -sum(s.mean() for s in judged) / len(judged)
             ways = torch.autograd.grad(wish, seen, retain_graph=True)

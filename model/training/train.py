@@ -22,14 +22,23 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 
+from ...checkpoints import Header, Training
 from ...errors import CheckpointError
-from ..checkpoint import checksum, load, load_weights, network_of, save, save_weights, shape_of
+from ...tools.dataset import MPP
+from ..checkpoint import (
+    checksum,
+    header_of,
+    load,
+    load_weights,
+    network_of,
+    save,
+    save_weights,
+)
 from ..config import PRESETS, Preset, TrainingConfig
-from ..diffusion import Condition, Denoise, Denoiser, NoisePredictor, denoiser_of
+from ..diffusion import Condition, Denoise, Denoiser, NoisePredictor
+from ..families import build, denoiser_of, family_of
 from ..guidance import guided
-from ..local_unet import LocalUNet, measured_halo
 from ..samplers import karras_sigmas, sample
-from ..semantic_unet import SemanticUNet
 from .critic import RATE, Adversarial, adversary, judged
 from .data import Crops, Patches, draws
 from .processes import Warned, no_sync, processes, rank, world
@@ -77,7 +86,7 @@ def train(
             dataset,
             out,
             recipe=PRESETS[preset],
-            header={"preset": preset, "seed": seed, "dataset": str(dataset)},
+            facts=Training(preset=preset, seed=seed, dataset=str(dataset)),
             images=images,
             place=place,
             init=init,
@@ -92,7 +101,7 @@ def _train(
     out: Path,
     *,
     recipe: Preset,
-    header: dict[str, Any],
+    facts: Training,
     images: int | None,
     place: torch.device,
     init: Path | None,
@@ -101,25 +110,23 @@ def _train(
     progress: Callable[[int, int, float], None] | None,
 ) -> Path:
     settings = replace(recipe.training, images=images or recipe.training.images)
-    seed = header["seed"]
+    assert facts.seed is not None
+    seed = facts.seed
     torch.manual_seed(seed)
-    network = network_of(recipe.header)
-    header = {**header, **recipe.header, "training": asdict(settings)}
+    network = build(recipe.network)
+    facts = replace(facts, settings=asdict(settings))
     samples = _samples(dataset, settings, seed)
-    if isinstance(network, LocalUNet):
-        styles = torch.from_numpy(samples.styles())
-        network.style_mean.copy_(styles.mean(0))
-        network.style_std.copy_(styles.std(0))
+    family_of(network).prepare(network, lambda: samples.styles(), settings)
     teacher = None
     if init is not None:
-        given, facts = _weights_like(network, Path(init))
+        given, before = _weights_like(network, Path(init))
         network.load_state_dict(given.state_dict())
         if settings.guidance:
-            learnt = facts.get("training", {}).get("guidance", 0.0)
+            learnt = before.guidance
             teacher = guided(denoiser_of(given.to(place)), settings.guidance, learnt=learnt)
-            header["teacher"] = checksum(Path(init))
+            facts = replace(facts, teacher=checksum(Path(init)))
     elif settings.guidance:
-        raise CheckpointError(f"preset {header['preset']!r} learns from weights: give `init`")
+        raise CheckpointError(f"preset {facts.preset!r} learns from weights: give `init`")
     if settings.critic_below:
         assert teacher
         real = torch.stack([samples[i][0] for i in range(32)]).to(place)
@@ -131,21 +138,27 @@ def _train(
     out.mkdir(parents=True, exist_ok=True)
     last, weights = out / "last.safetensors", out / "weights.safetensors"
     if last.exists():
-        tensors, before = load(last)
-        _check_same_run(before, header, last)
-        trainer.restore(tensors, step=before["step"], seen=before["seen"])
+        tensors, stopped = load(last)
+        _check_same_run(stopped, facts, network, last)
+        trainer.restore(tensors, step=stopped.training.step, seen=stopped.training.seen)
         log.info("resuming at %d of %d crops", trainer.seen, settings.images)
     if compile:
         network.compile()
 
     def checkpoint() -> None:
         if rank() == 0:
-            counts = {"step": trainer.step, "seen": trainer.seen}
-            if isinstance(trainer.average, LocalUNet) and trainer.seen >= settings.images:
-                header["halo"] = measured_halo(trainer.average)
-            kept = {k: v for k, v in header.items() if k != "family"}
-            save(last, trainer.state(), {**kept, **counts})
-            save_weights(weights, trainer.average, {**header, **counts})
+            halo = None
+            if trainer.seen >= settings.images:
+                halo = family_of(trainer.average).halo(trainer.average)
+            common: dict[str, Any] = {
+                "halo": halo,
+                "guidance": settings.guidance,
+                "mpp": MPP * 20 / settings.magnification,
+                "training": replace(facts, step=trainer.step, seen=trainer.seen),
+            }
+            header = header_of(network, kind="training", **common)
+            save(last, trainer.state(), header)
+            save_weights(weights, trainer.average, **common)
 
     with Warned() as warned, _board(out / "log", trainer.seen) as board:
         for micros in _batches(samples, settings, start=trainer.seen, device=place):
@@ -202,8 +215,6 @@ class Trainer:
     ):
         self.settings, self.seed, self.device = settings, seed, device
         self.network = network.to(device)
-        if isinstance(network, SemanticUNet):
-            network.checkpointing = settings.checkpointing
         self.average = copy.deepcopy(network).eval().requires_grad_(False)
         self.objective = objective.to(device)
         if dist.is_initialized():
@@ -383,24 +394,22 @@ def _board(folder: Path, start: int) -> Iterator[SummaryWriter | None]:
         yield board
 
 
-def _weights_like(network: nn.Module, init: Path) -> tuple[nn.Module, dict[str, Any]]:
+def _weights_like(network: nn.Module, init: Path) -> tuple[nn.Module, Header]:
     """The network of a file and its header, if it is of the same shape."""
     given, header = load_weights(init)
-    if shape_of(given) != shape_of(network):
+    if given.config != network.config:
         raise CheckpointError(f"{init} holds another network than the preset's: choose its preset")
     return given, header
 
 
-def _check_same_run(before: dict, header: dict, path: Path) -> None:
-    for key in ("preset", "seed", "network", "teacher"):
-        if before.get(key) != json_like(header.get(key)):
+def _check_same_run(stopped: Header, facts: Training, network: nn.Module, path: Path) -> None:
+    before = stopped.training
+    pairs: dict[str, tuple[Any, Any]] = {
+        key: (getattr(before, key), getattr(facts, key)) for key in ("preset", "seed", "teacher")
+    }
+    pairs["network"] = (network_of(stopped, path).config, network.config)
+    for key, (theirs, ours) in pairs.items():
+        if theirs != ours:
             raise CheckpointError(
-                f"{path} belongs to another run ({key} {before.get(key)}): choose another folder"
+                f"{path} belongs to another run ({key} {theirs}): choose another folder"
             )
-
-
-def json_like(value: Any) -> Any:
-    """What ``value`` becomes on its way through JSON: tuples turn into lists."""
-    if isinstance(value, dict):
-        return {k: json_like(v) for k, v in value.items()}
-    return [json_like(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors import SafetensorError, safe_open
-
 from ..annotations.classes import ClassTable, Contents
 from ..annotations.formats import is_annotation, read_contents
-from ..errors import CheckpointError
+from ..checkpoints import read_header
 from ..slides.formats import find_format
 from ..slides.reading import open_slide
 from .dataset import read_manifest
@@ -57,19 +55,13 @@ def _dataset(path: Path) -> Rows:
 
 
 def _checkpoint(path: Path) -> Rows:
-    try:
-        with safe_open(path, framework="np") as file:
-            header = json.loads((file.metadata() or {})["nasdm-wsi-1"])
-            names = list(file.keys())
-            sizes = [file.get_slice(name).get_shape() for name in names]
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} is no checkpoint of nasdm-wsi, or damaged") from error
-    kind = "weights" if "family" in header else "training checkpoint"
-    values = sum(int(np.prod(size)) for size in sizes)
+    header, shapes = read_header(path)
+    values = sum(math.prod(shape) for shape in shapes.values())
+    told = {**asdict(header), **{f"training: {k}": v for k, v in vars(header.training).items()}}
     return [
-        ("kind", kind),
-        ("values", f"{values:,} in {len(names)} tensors"),
-        *((key, f"{value}") for key, value in header.items()),
+        ("kind", "weights" if header.kind == "weights" else "training checkpoint"),
+        ("values", f"{values:,} in {len(shapes)} tensors"),
+        *((key, f"{value}") for key, value in told.items() if key not in ("kind", "training")),
     ]
 
 

@@ -1,0 +1,167 @@
+"""The families of networks: for each one record of all that differs between them.
+
+`local` is a U-Net with a finite receptive field: windows are blocks with a halo, every solver step
+is a phase of the mosaic, and the mosaic equals one evaluation on the whole canvas. `semantic` is
+the paper's U-Net, which looks at its whole window: windows of the size of training overlap by
+linear ramps and are fused after every third of the steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..annotations.types import PLANES
+from ..checkpoints import Sampler
+from .config import LocalConfig, SemanticConfig, TrainingConfig
+from .diffusion import Denoiser, NoisePredictor
+from .local_unet import LocalUNet, measured_halo
+from .samplers import STEPS, cubic_sigmas, karras_sigmas
+from .semantic_unet import SemanticUNet
+
+Phases = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a canvas is cut into windows for a network on a device.
+
+    geometry: what `geometry.Plan` takes beside size and phases. batch: windows that a GPU paints at
+    a time. bytes_per_pixel: memory of one window at the peak of an evaluation, measured.
+    """
+
+    geometry: dict[str, int]
+    batch: int
+    bytes_per_pixel: int
+
+
+@dataclass(frozen=True)
+class Family:
+    """What is particular to a family of networks.
+
+    denoiser: wraps a network as a denoiser (`diffusion`).
+    planes_of: how many conditioning planes a network of a configuration takes.
+    sampler: what its networks are sampled with if their headers do not say otherwise.
+    sigmas: noise levels for a number of steps, falling to zero.
+    phases: which of a number of solver steps each phase of the mosaic takes.
+    cut: how the canvas is cut for a network, with a halo of ``halo`` pixels if one was measured.
+    prepare: sets up a new network for training, from the styles (n, 6) of its samples.
+    halo: measures the halo of a trained network; None where windows have no halo.
+    styled: whether pictures follow a style vector.
+    """
+
+    name: str
+    configuration: type
+    network: Callable[[Any], nn.Module]
+    denoiser: Callable[[Any], Denoiser | NoisePredictor]
+    planes_of: Callable[[Any], int]
+    sampler: Sampler
+    sigmas: Callable[[int], list[float]]
+    phases: Callable[[int], Phases]
+    cut: Callable[[Any, int | None, torch.device], Cut]
+    prepare: Callable[[Any, Callable[[], np.ndarray], TrainingConfig], None]
+    halo: Callable[[Any], int | None]
+    styled: bool
+
+
+def _local_cut(network: LocalUNet, halo: int | None, device: torch.device) -> Cut:
+    """Blocks with a halo as wide as the receptive field in use.
+
+    Blocks are larger on a GPU, which a small one does not fill.
+    """
+    geometry = {
+        "stride": 2048 if device.type == "cuda" else 512,
+        "margin": halo or network.halo,
+        "taper": 0,
+        "windows": 1,
+        "grid": network.grid,
+        "reach": network.halo,
+    }
+    return Cut(geometry, batch=1, bytes_per_pixel=1_100)  # of the shipped network
+
+
+def _semantic_cut(network: SemanticUNet, halo: int | None, device: torch.device) -> Cut:
+    """Windows of 128 pixels every 96, with ramps of 32 between them; a block has 16 of them."""
+    geometry = {"stride": 96, "margin": 16, "taper": 16, "windows": 4}
+    return Cut(geometry, batch=16, bytes_per_pixel=12_500)  # of the paper's own network
+
+
+def _each_step(steps: int) -> Phases:
+    return tuple((k, k + 1) for k in range(steps))
+
+
+def _thirds(steps: int) -> Phases:
+    # As few steps as four move too far to be taken before windows are fused.
+    runs = np.array_split(range(steps), 3 if steps > 4 else steps)
+    return tuple((int(run[0]), int(run[-1]) + 1) for run in runs)
+
+
+def _prepare_local(
+    network: LocalUNet, styles: Callable[[], np.ndarray], settings: TrainingConfig
+) -> None:
+    drawn = torch.from_numpy(styles())
+    network.style_mean.copy_(drawn.mean(0))
+    network.style_std.copy_(drawn.std(0))
+
+
+def _prepare_semantic(
+    network: SemanticUNet, styles: Callable[[], np.ndarray], settings: TrainingConfig
+) -> None:
+    network.checkpointing = settings.checkpointing
+
+
+FAMILIES = {
+    family.name: family
+    for family in (
+        Family(
+            name="local",
+            configuration=LocalConfig,
+            network=LocalUNet,
+            denoiser=Denoiser,
+            planes_of=lambda config: config.planes,
+            sampler=Sampler("dpmpp_2m", steps=STEPS, channels=6),
+            sigmas=cubic_sigmas,
+            phases=_each_step,
+            cut=_local_cut,
+            prepare=_prepare_local,
+            halo=measured_halo,
+            styled=True,
+        ),
+        Family(
+            name="semantic",
+            configuration=SemanticConfig,
+            network=SemanticUNet,
+            denoiser=NoisePredictor,
+            planes_of=lambda config: len(PLANES),
+            sampler=Sampler("dpmpp_2m", steps=18, channels=6),
+            sigmas=partial(karras_sigmas, sigma_max=157.0),  # of the linear schedule's last step
+            phases=_thirds,
+            cut=_semantic_cut,
+            prepare=_prepare_semantic,
+            halo=lambda network: None,
+            styled=False,
+        ),
+    )
+}
+
+
+def build(config: LocalConfig | SemanticConfig) -> nn.Module:
+    """A fresh network of a configuration."""
+    family = next(f for f in FAMILIES.values() if isinstance(config, f.configuration))
+    return family.network(config)
+
+
+def family_of(network: nn.Module) -> Family:
+    """The family of a network."""
+    return next(f for f in FAMILIES.values() if isinstance(network.config, f.configuration))
+
+
+def denoiser_of(network: nn.Module) -> Denoiser | NoisePredictor:
+    """The denoiser that a network was, or is to be, trained as."""
+    return family_of(network).denoiser(network)
