@@ -1,9 +1,9 @@
-"""How fast a million nuclei are read and rasterised, beside the obvious libraries.
+"""Time to read and rasterise a million nuclei, compared with common libraries.
 
-python benchmarks/annotations.py [--nuclei N] [--cells] [--tiles N]
+    python benchmarks/annotations.py [--nuclei N] [--cells] [--tiles N]
 
-Makes a GeoJSON as QuPath writes it in a temporary folder and prints two tables. Each contender runs
-in a process of its own. Libraries that are not installed are left out.
+Writes GeoJSON like QuPath's to a temporary folder and prints two tables. Each contender runs in a
+process of its own. Libraries that are not installed are left out.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What glass costs: the same slide with and without an outline of its tissue.
+"""Time saved by glass: the same slide with and without an outline of its tissue.
 
     python benchmarks/glass.py [--side 6144] [--steps 1]
 
-An ellipse of tissue covers 40 % of the second slide; of the first nothing is known, so all of it
-is painted.
+In the second slide an ellipse of tissue covers 40 %. The first has no outline, so all of it is
+rendered.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the JPEG of a slide's tiles does to real pictures.
+"""Effect of JPEG compression on real pictures.
 
     python benchmarks/jpeg.py data/colon
 

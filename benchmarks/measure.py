@@ -1,4 +1,4 @@
-"""Time and memory of a function, in a process of its own; and the table that benchmarks print."""
+"""Time and memory of a function in a process of its own, and the table that benchmarks print."""
 
 from __future__ import annotations
 

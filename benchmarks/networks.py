@@ -1,10 +1,10 @@
-"""Pixels a second: ours against the paper's procedure and MultiDiffusion, and the machine's rate.
+"""Pixels a second: ours compared with the paper's procedure and MultiDiffusion.
 
     python benchmarks/networks.py [--device cpu] [--batches 1] [--compile]
 
-Times evaluations of every preset's network (random weights: the time does not depend on them), and
-from these what a slide costs by each procedure. Rates are in FLOP/s as PyTorch counts them, against
-a large stack of bfloat16 convolutions on the same device.
+Times evaluations of every preset's network (with random weights, because the time does not depend
+on them) and computes from these the cost of a slide by each procedure. Rates are in FLOP/s as
+PyTorch counts them, relative to a large stack of bfloat16 convolutions on the same device.
 """
 
 from __future__ import annotations

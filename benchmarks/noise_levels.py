@@ -1,11 +1,11 @@
-"""At which noise levels do pictures stop looking real?
+"""Noise levels at which realism is lost.
 
     python benchmarks/noise_levels.py data/colon [--weights FILE] [--guidance S]
 
-The held-out pixels themselves are noised to a level and painted on from there: what is larger than
-that noise is real, what is smaller is the network's. A distance that is large already at low levels
-is one of texture; what comes on top at high levels is one of structure. Of one evaluation of the
-whole rectangle, with the solver and the schedule of `render`.
+Noise of one level is added to held-out pixels, and the model denoises them from there. Structures
+too large to be hidden by that noise remain real; smaller ones come from the network. A distance
+that is large already at low levels is one of texture; what high levels add is one of structure. Each
+rectangle is evaluated whole, with the solver and the schedule of `render`.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def mosaic_of(folder: str, side: int) -> Mosaic:
 
 
 def prepare(folder: str, side: int) -> None:
-    """The same pixels as blocks and as a raw file."""
+    """Write the same pixels as blocks and as a raw file."""
     block, mosaic = texture(), mosaic_of(folder, side)
     for place in cells_in((0, 0, *mosaic.plan.blocks)):
         y0, x0, y1, x1 = mosaic.plan.owned(place)
