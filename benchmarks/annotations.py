@@ -52,7 +52,7 @@ def outlines(n: int) -> Iterator[np.ndarray]:
 
 
 def write_file(path: Path, n: int, *, cells: bool) -> None:
-    """Detections, or cells with a nucleus and eight measurements, with QuPath's own spaces."""
+    """Write GeoJSON of detections, or of cells with eight measurements, spaced like QuPath's."""
     rng, k = np.random.default_rng(1), 0
     with open(path, "wb") as file:
         file.write(b'{"type":"FeatureCollection","features":[')
@@ -173,7 +173,7 @@ OURS = ("nasdm-wsi, instances", "nasdm-wsi, conditioning")
 
 
 def rasterise(name: str, n: int, tiles: int) -> dict[str, float]:
-    """Seconds of CPU for so many tiles, how many nuclei met them, and pixels against ours."""
+    """CPU seconds for ``tiles`` tiles, the number of nuclei in them, and the pixels that differ."""
     coords = np.concatenate([rings.reshape(-1, 2) for rings in outlines(n)])
     offsets = np.arange(n + 1)
     types = (1 + offsets[:-1] % 6).astype(np.uint8)

@@ -21,7 +21,7 @@ from nasdm_wsi.job import Job, default_workers
 
 
 def anonymous(pid: int) -> int:
-    """Bytes of memory of a process that are not pages of files, which the system can drop."""
+    """Anonymous memory of a process in bytes, without pages of files, which the system can drop."""
     with open(f"/proc/{pid}/status") as file:
         fields = dict(line.split(":", 1) for line in file)
     return int(fields.get("RssAnon", "0 kB").split()[0]) * 1024
@@ -47,7 +47,7 @@ def peaks(seconds: float = 0.05) -> Iterator[dict[str, int]]:
 
 @contextmanager
 def watched(look: Callable[[], None], seconds: float) -> Iterator[None]:
-    """Call ``look`` every so many ``seconds`` from a thread of its own."""
+    """Call ``look`` every ``seconds`` seconds from a separate thread."""
     stop = threading.Event()
 
     def watch() -> None:
@@ -64,7 +64,7 @@ def watched(look: Callable[[], None], seconds: float) -> Iterator[None]:
 
 
 def apart(function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """Run a function in a fresh process: wall and CPU seconds, peak memory, what it returned."""
+    """Run a function in a new process; give wall and CPU seconds, peak memory and its result."""
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe()
     process = context.Process(target=_run, args=(theirs, function, arguments))
@@ -84,14 +84,14 @@ def _run(pipe: Any, function: Callable[..., Any], arguments: tuple) -> None:
 
 
 def unpainted(plan: Plan) -> Job:
-    """A job of which the tasks are of interest and not the pixels."""
+    """A job whose tasks matter and whose pixels do not."""
     nuclei = Nuclei.from_polygons(np.array([]), np.array([], int), mpp=0.5)
     painter: Any = SimpleNamespace(channels=6, planes=())
     return Job(nuclei, painter, plan, region=(0, 0, *plan.size), seed=0)
 
 
 def machine(*packages: str) -> str:
-    """What the figures were measured on, in a line."""
+    """One line that describes the machine and the versions."""
     with open("/proc/cpuinfo") as file:
         model = next((line.split(":")[1].strip() for line in file if "model name" in line), "?")
     names = ", ".join(f"{name} {version(name)}" for name in packages)

@@ -32,7 +32,7 @@ TILE, STRIDE = 128, 64  # of the paper's tiles
 
 
 def timed(function: Callable[[], object], device: torch.device) -> float:
-    """Seconds a call, the fastest of several."""
+    """Seconds for a call, the fastest of several."""
 
     def once() -> float:
         begin = time.perf_counter()
@@ -49,14 +49,14 @@ def timed(function: Callable[[], object], device: torch.device) -> float:
 
 
 def flops(function: Callable[[], object]) -> int:
-    """Operations of a call."""
+    """Floating-point operations of a call."""
     with FlopCounterMode(display=False) as counter:
         function()
     return counter.get_total_flops()
 
 
 def stack_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a stack of wide convolutions: what the machine gives at best."""
+    """FLOP/s of a stack of wide convolutions, the best that the machine reaches."""
     layers = [nn.Conv2d(512, 512, 3, padding=1, bias=False) for _ in range(4)]
     stack = nn.Sequential(*layers).to(device, dtype, memory_format=torch.channels_last)
     side, batch = (128, 16) if device.type == "cuda" else (64, 1)
@@ -86,7 +86,7 @@ def evaluation(
 
 
 def evaluations(sigmas: list[float]) -> int:
-    """Of the network, for the solver steps at these noise levels, guided inside the interval."""
+    """Evaluations of the network for steps at these noise levels, guided inside the interval."""
     return sum(1 + (INTERVAL[0] <= sigma <= INTERVAL[1]) for sigma in sigmas[:-1])
 
 

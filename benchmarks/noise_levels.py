@@ -4,8 +4,8 @@
 
 Noise of one level is added to held-out pixels, and the model denoises them from there. Structures
 too large to be hidden by that noise remain real; smaller ones come from the network. A distance
-that is large already at low levels is one of texture; what high levels add is one of structure. Each
-rectangle is evaluated whole, with the solver and the schedule of `render`.
+that is large already at low levels is one of texture; what high levels add is one of structure.
+Each rectangle is evaluated whole, with the solver and the schedule of `render`.
 """
 
 from __future__ import annotations

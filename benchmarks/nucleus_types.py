@@ -1,11 +1,11 @@
-"""Can nuclei of each type be told apart, in real pictures and in painted ones?
+"""Can a classifier read the type of nuclei, in real pictures and in painted ones?
 
     python benchmarks/nucleus_types.py data/colon [--weights FILE]
 
-A small convolutional network learns the types from real nuclei that are not held out: 48 pixels
-round each, with its outline as a fourth plane. Then it reads the held-out nuclei, first the real
-ones and then those painted from their masks. Rows of the tables are what the mask says, columns
-what was read, in percent of the row.
+A small convolutional network learns the types from real nuclei that are not held out: squares of
+48 pixels around each, with its outline as a fourth plane. It then reads the held-out nuclei, first
+in the real pixels and then in pixels painted from their masks. Rows of the tables are the types in
+the mask and columns the types that were read, in per cent of the row.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BATCH = 96  # as many of each type
 
 
 def views(picture: np.ndarray, region: Region, cut: tuple) -> Iterator[tuple[np.ndarray, int]]:
-    """Uint8 (4, SIDE, SIDE) and type of the nuclei that have room in the picture of ``cut``."""
+    """View, uint8 (4, SIDE, SIDE), and type of each nucleus whose square fits into ``cut``."""
     instances, types = region.instances[cut], region.types[cut]
     for k, found in enumerate(ndimage.find_objects(instances), 1):
         if found is None:
@@ -59,7 +59,7 @@ def nuclei_of(pairs: list[tuple[np.ndarray, int]]) -> tuple[torch.Tensor, np.nda
 
 
 def trained(seen: torch.Tensor, kinds: np.ndarray, *, steps: int) -> nn.Module:
-    """A classifier of nuclei, from as many of each type, turned and flipped, in changed light."""
+    """Train a classifier of nuclei on equally many of each type, rotated, flipped and relit."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     widths = [4, 32, 64, 96, 128]
@@ -87,7 +87,7 @@ def trained(seen: torch.Tensor, kinds: np.ndarray, *, steps: int) -> nn.Module:
 
 @torch.inference_mode()
 def confusion(network: nn.Module, seen: torch.Tensor, kinds: np.ndarray) -> np.ndarray:
-    """Counts (6, 6): rows are the types of the mask, columns what was read."""
+    """Counts (6, 6): rows are the types in the mask, columns the types that were read."""
     read = np.concatenate([network(part).argmax(1).numpy() for part in seen.split(512)])
     counts = np.zeros((6, 6), int)
     np.add.at(counts, (kinds - 1, read), 1)

@@ -1,9 +1,9 @@
-"""Writing the pyramid: ours in any order, killed and resumed, against libvips in row order.
+"""Writing the pyramid: ours in any order, stopped and resumed, against libvips in row order.
 
     python benchmarks/pyramid.py [--sides 5000 10000 20000]
 
-Both write the same pixels, tiles of 512 and JPEG of quality 85. Ours takes them from finished
-blocks, as a render does; libvips from one raw file.
+Both write the same pixels in tiles of 512 as JPEG of quality 85. Ours takes them from finished
+blocks, as a render does; libvips takes them from one raw file.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def texture() -> np.ndarray:
 
 
 def mosaic_of(folder: str, side: int) -> Mosaic:
-    """Blocks of finished pixels, and a pyramid to cut from them."""
+    """A store of finished blocks, and the pyramid that is cut from them."""
     plan = Plan((side, side), SIDE, 0, 0, 1, ((0, 1),))
     return Mosaic(unpainted(plan), RunStore(Path(folder)), Pyramid((side, side, 3)))
 
@@ -53,7 +53,7 @@ def prepare(folder: str, side: int) -> None:
 
 
 def ours(folder: str, side: int, tiles: int | None = None) -> int:
-    """Cut at most so many tiles, in random order, and if that is all write the file."""
+    """Cut at most ``tiles`` tiles in random order, and write the file when all are cut."""
     rng, mosaic, done = random.Random(0), mosaic_of(folder, side), 0
     ledger, ready = mosaic.ledger(), []
     while ledger.left:
@@ -74,7 +74,7 @@ def ours(folder: str, side: int, tiles: int | None = None) -> int:
 
 
 def vips(folder: str, side: int) -> None:
-    """libvips, from the raw file."""
+    """Write the pyramid with libvips from the raw file."""
     import pyvips
 
     image = pyvips.Image.rawload(str(Path(folder, "raw")), side, side, 3)

@@ -1,9 +1,10 @@
-"""How far around a place does the mask tell what colour it has?
+"""Distance up to which the mask determines the colour of a place.
 
     python benchmarks/reach.py data/colon [--batches 600]
 
-Small networks see the mask up to some distance, and no pixels, and learn the mean colour of cells
-of 8 pixels. What a longer reach wins in held-out cells a painter could win who saw as far.
+Small networks see the mask up to some distance, and no pixels. They learn the mean colour of cells
+of 8 pixels. What a longer reach gains in held-out cells is what a model that sees as far could
+gain.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Guess(nn.Module):
 
 
 def cells_of(region: Region) -> Tensor:
-    """Mask, mean colour, and which cells are wholly usable or held out: (13, h, w)."""
+    """Planes (13, h, w): mask, mean colour, and which cells are usable or held out as a whole."""
     known = region.types != UNPUBLISHED
     planes = one_hot(np.where(known, region.types, 0), edges(region.instances)) * known
     held_out = np.zeros_like(known)
@@ -69,7 +70,7 @@ def cells_of(region: Region) -> Tensor:
 def random_crops(
     places: list[Tensor], styles: Tensor, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """A batch of crops (n, 13, SIDE, SIDE), turned and flipped, and their styles (n, 6)."""
+    """A batch of crops (n, 13, SIDE, SIDE), rotated and flipped, and their styles (n, 6)."""
     share = np.array([float(cells[USABLE].sum()) for cells in places])
     chosen = rng.choice(len(places), BATCH, p=share / share.sum())
     crops = []
@@ -100,7 +101,7 @@ def trained(places: list[Tensor], styles: Tensor, dilations: tuple, batches: int
 
 @torch.inference_mode()
 def explained(network: Guess, places: list[Tensor], styles: Tensor, where: slice) -> float:
-    """Share of the variance of colour, about each picture's mean, in the cells of a plane."""
+    """Explained share of the variance of colour about each picture's mean, over a plane's cells."""
     wrong = spread = 0.0
     for cells, style in zip(places, styles, strict=True):
         colour, usable = cells[COLOUR], cells[USABLE]

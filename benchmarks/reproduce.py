@@ -1,9 +1,9 @@
-"""One checksum, whoever paints: threads, processes, a shuffled order, faults, a region alone.
+"""One checksum for threads, processes, a random order, faults and a region alone.
 
     python benchmarks/reproduce.py [--side 8192] [--steps 2]
 
-The slide is the example's annotations, repeated, painted by the shipped weights. Everything runs as
-a user would run it; ends with exit code 1 if two checksums differ.
+The slide consists of the example's annotations, repeated, and is rendered with the shipped
+weights. Everything runs as a user would run it. The exit code is 1 if two checksums differ.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ main(sys.argv[1:])
 
 
 def section(side: int) -> Nuclei:
-    """The example's nuclei, repeated over so many pixels a side."""
+    """Annotations: the example's nuclei, repeated over ``side`` pixels in both directions."""
     piece = read_annotations(EXAMPLE, mpp=0.5)
     steps = range(0, side, PIECE)
     whole = Nuclei.concatenate([piece.shifted(y, x) for y in steps for x in steps])
@@ -48,12 +48,12 @@ def section(side: int) -> Nuclei:
 
 
 def parts(out: Path) -> int:
-    """How many parts of an unfinished render there are."""
+    """Number of finished parts in the run folder of a render."""
     return sum(1 for _ in Path(f"{out}.run").glob("*/*/*"))
 
 
 def disturbed(command: list[str], out: Path, moment: int) -> None:
-    """Kill a worker, then the render, then let it end."""
+    """Kill a worker, then the whole render, then start it again and wait for its end."""
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     while parts(out) < moment:
         time.sleep(0.1)

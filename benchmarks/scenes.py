@@ -1,4 +1,4 @@
-"""Held-out rectangles for benchmarks of a network: painted whole, in one evaluation a step."""
+"""Held-out rectangles for benchmarks of a network, rendered whole in one evaluation a step."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Scenes:
     def painted(
         self, denoise: Denoise, sigmas: list[float], *, from_real: bool = False
     ) -> list[np.ndarray]:
-        """Uint8 (h, w, 3) each, from noise or from the real pixels noised to the first level."""
+        """Pictures, uint8 (h, w, 3), from noise or from real pixels plus first-level noise."""
 
         def picture(clean: Tensor, noise: Tensor, condition: Condition) -> np.ndarray:
             start = noise + clean / sigmas[0] if from_real else noise
@@ -53,7 +53,7 @@ class Scenes:
         return [p.astype(np.uint8) for p in _each(picture, self.places)]
 
     def error(self, denoise: Denoise, sigma: float) -> float:
-        """Mean squared error of the estimates at a noise level; only where every pixel is known."""
+        """Mean squared error of the estimates at a noise level, where every pixel is known."""
 
         def squares(clean: Tensor, noise: Tensor, condition: Condition) -> np.ndarray:
             estimate = denoise(clean + sigma * noise, torch.tensor([sigma]), condition)

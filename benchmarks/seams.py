@@ -1,16 +1,16 @@
-"""Seams of the shipped model, and of slides that must have them, by `nasdm-wsi seams`.
+"""Seams of the shipped model, and of slides that must have them, found by `nasdm-wsi seams`.
 
     python examples/make_annotations.py --size 4096 -o nuclei.geojson
     python benchmarks/seams.py nuclei.geojson --size 4096 -o seams --real SLIDE
 
-paints with the shipped weights, and prints a table:
+Renders these slides with the shipped weights and prints a table for each:
 
-- shipped: as `render` does it, lossless, and the same pixels as JPEG;
-- butt tiles: each block painted without looking at its neighbours;
-- uniform averaging: overlapping windows painted each on its own, their mean where they overlap;
-- real: a scanned slide on a grid of 512 pixels that it knows nothing of.
+- shipped: as `render` makes it, lossless, and the same pixels as JPEG;
+- butt tiles: each block rendered without its neighbours;
+- uniform averaging: overlapping windows rendered separately and averaged where they overlap;
+- real: a scanned slide on an arbitrary grid of 512 pixels.
 
-Slides that are in the folder already are measured and not painted again.
+Slides that are already in the folder are measured and not rendered again.
 """
 
 import argparse
@@ -30,14 +30,14 @@ from nasdm_wsi.tools.seams import measure_seams
 
 
 class Uniform(Plan):
-    """Where two windows overlap each counts half."""
+    """Blend windows with equal weights where they overlap."""
 
     def _profile(self, core: Box, axis: int) -> np.ndarray:
         return np.where(super()._profile(core, axis) < 1, 0.5, 1.0)
 
 
 def cut(painter: Painter, kind: type[Plan], **geometry: int) -> Painter:
-    """The painter with another plan, in which windows know nothing of each other to the end."""
+    """The painter with a plan in which windows do not exchange states."""
     other = copy.copy(painter)
     other.phases = ((0, len(painter.sigmas) - 1),)
 

@@ -1,10 +1,10 @@
-"""What cannot be run here: a thousand workers, ten gigapixels. The real ledger, modelled times.
+"""A simulated cluster: a thousand workers, ten gigapixels, the real ledger of tasks.
 
     python benchmarks/simulate.py [--side 100000]
 
-Tasks go through `schedule.Ledger` as in a render; workers, the scheduler and the storage are
-queues with service times. What client and scheduler take for a task is measured here, with tasks
-that do nothing. Prints the time, how busy workers are, and what is the limit.
+Tasks go through `schedule.Ledger` as in a render. Workers, the scheduler and the storage are
+queues with modelled service times. The time of client and scheduler for a task is measured with
+tasks that do nothing. Prints the total time, how busy each part is, and which one is the limit.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ IN_FLIGHT = 2
 
 @dataclass(frozen=True)
 class Model:
-    """Seconds of a worker for a task of a block of so many pixels a side."""
+    """Modelled seconds of a worker for a task of a block of ``side`` pixels."""
 
     name: str
     workers: int
@@ -42,22 +42,22 @@ class Model:
     bytes_per_second: float  # of the storage, for all workers together
 
     def seconds(self, phase: bool) -> float:
-        """Of computing."""
+        """Seconds of computing."""
         window = (self.block + 2 * HALO) ** 2
         return window / self.pixels_per_second if phase else 2e-8 * self.block**2
 
     def bytes(self, phase: bool) -> int:
-        """Read and written."""
+        """Bytes read and written."""
         window = (self.block + 2 * HALO) ** 2
         return 24 * (window + self.block**2) if phase else 27 * self.block**2
 
 
 def nothing(task: tuple[int, int, int]) -> None:
-    """A task."""
+    """Do nothing."""
 
 
 def seconds_per_task(tasks: int = 3_000) -> float:
-    """Of client, scheduler and two workers on this machine, for a task that does nothing."""
+    """Seconds of client, scheduler and two workers on this machine for an empty task."""
     line = Stage((range(0),), (range(0),) * tasks)
     with local(2) as client:
         executor = client.get_executor()
@@ -74,7 +74,7 @@ def seconds_per_task(tasks: int = 3_000) -> float:
 
 
 def run(model: Model, side: int, per_task: float) -> tuple[float, float, float, float, float]:
-    """Simulated seconds; shares of them that workers, scheduler and storage are busy; real ones."""
+    """Simulated seconds; busy shares of workers, scheduler and storage; real seconds."""
     plan = Plan(
         (side, side),
         model.block,

@@ -1,9 +1,9 @@
-"""Does memory grow with the slide? Client, workers, disk, and what a task costs the scheduler.
+"""Memory and disk as the slide grows, and the cost of a task.
 
     python benchmarks/slide_size.py [--sides 4096 16384 65536]
 
-A painter that hardly computes stands for the network, so that the engine is what is measured: two
-phases with the halo of the shipped weights, noise, states on disk, tiles, the file. Two worker
+A painter that hardly computes stands in for the network, so that the engine is measured: two
+phases with the halo of the shipped weights, noise, states on disk, tiles and the file. Two worker
 processes of a local dask cluster.
 """
 
@@ -30,7 +30,7 @@ WORKERS = 2
 
 @dataclass
 class StandIn:
-    """Paints smooth noise in two phases."""
+    """A painter that makes smooth noise in two phases."""
 
     mpp: float = 0.5
     bytes_per_pixel: int = 50
@@ -38,20 +38,20 @@ class StandIn:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def plan(self, size: tuple[int, int]) -> Plan:
-        """As the shipped network's, with two phases."""
+        """The plan of the shipped network, with two phases."""
         return Plan(size, 512, 72, 0, 1, ((0, 1), (1, 2)), grid=8, reach=80)
 
     def solve(self, phase, state, mask, tissue):
-        """Pixels go halfway to a constant and its estimate."""
+        """Move pixels halfway to a constant."""
         return 0.5 * state
 
     def glass(self, phase, unit):
-        """All of this slide is tissue."""
+        """Raise an error: this slide has no glass."""
         raise NotImplementedError
 
 
 def size_of(folder: Path) -> int:
-    """Bytes on disk below a folder while others write there."""
+    """Bytes on disk below a folder to which others may be writing."""
     total = 0
     for root, _, names in os.walk(folder):
         for name in names:

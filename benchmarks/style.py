@@ -1,10 +1,10 @@
-"""Is a slide stained as it was asked to be, and the same all over?
+"""Does a slide have the stain that was asked for, and the same everywhere?
 
     python benchmarks/style.py [--side 1024] [--weights FILE]
 
-The middle of the example is painted in each named style. Measured: the style vector of the whole
-picture and of each of its 16 squares, over tissue; "spread" is the deviation between squares. How
-much of it lies in the tissue (squares differ in how many nuclei they have) shows the last column:
+The middle of the example is rendered in each named style. Measured is the style vector of the
+tissue in the whole picture and in each of its 16 squares; "spread" is the standard deviation
+between squares. Squares also differ in how many nuclei they have. The last column therefore shows
 the deviation of eosin between the squares' ground, where there are no nuclei.
 """
 

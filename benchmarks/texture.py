@@ -1,13 +1,14 @@
-"""How far painted texture is from real texture, without a learnt feature.
+"""Distance between painted and real texture, without a learnt feature.
 
     python benchmarks/texture.py data/colon WEIGHTS ...
 
-Local binary patterns (Ojala and others 2002) of the amounts of haematoxylin and eosin: which of its
-eight neighbours at a distance are darker than a pixel. Their shares over held-out pixels, real and
-painted, are compared by the Jensen-Shannon distance, from 0 to 1; real patches of other places in
-the same pictures are the scale. Also the root mean square of the differences of the logarithm of
-the power spectra, of waves of 2 to 128 pixels; and, in grey levels, the deviation of a pattern that
-repeats with the cells of the networks' lowest resolution.
+Local binary patterns (Ojala and others 2002) of the amounts of haematoxylin and eosin describe
+which of a pixel's eight neighbours at a distance are darker than the pixel. Their shares over
+held-out pixels, real and painted, are compared by the Jensen-Shannon distance, from 0 to 1. Real
+patches from other places in the same pictures give the scale. Two more columns: the root mean
+square difference of the logarithms of the power spectra, for waves of 2 to 128 pixels; and the
+standard deviation, in grey levels, of a pattern that repeats with the cells of the network's
+lowest resolution.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ NAMES = [f"{stain}, radius {radius}" for stain in "HE" for radius in RADII]
 
 
 def patterns(patches: np.ndarray) -> list[np.ndarray]:
-    """For each of `NAMES` the shares of the ten uniform patterns, of patches (n, h, w, 3)."""
+    """Shares of the ten uniform patterns in patches (n, h, w, 3), for each of `NAMES`."""
     shares = []
     for stain in range(2):
         amounts = [optical_density(p) @ hed_from_rgb[:, stain] for p in patches]
@@ -47,7 +48,7 @@ def patterns(patches: np.ndarray) -> list[np.ndarray]:
 
 
 def spectrum(patches: np.ndarray) -> np.ndarray:
-    """Logarithm of the power of brightness in rings one wave a patch wide, of 1 to 64 waves."""
+    """Logarithm of the power of brightness in rings of 1 to 64 waves a patch, one wave wide."""
     window = np.hanning(SIDE)[:, None] * np.hanning(SIDE)
     grey = patches.mean(axis=3)
     grey -= grey.mean(axis=(1, 2), keepdims=True)
@@ -58,7 +59,7 @@ def spectrum(patches: np.ndarray) -> np.ndarray:
 
 
 def pattern(patches: np.ndarray, grid: int) -> float:
-    """Grey levels by which places in a cell of the grid deviate, of patches (n, h, w, 3)."""
+    """Standard deviation, in grey levels, between places in a cell, over patches (n, h, w, 3)."""
     own = patches[:, :STRIDE, :STRIDE]  # what patches do not share
     pixels = torch.from_numpy(own).permute(0, 3, 1, 2) / 127.5
     return 127.5 * max(0.0, float(grid_pattern(pixels, grid))) ** 0.5

@@ -1,11 +1,11 @@
-"""What each choice in the preset `small` is worth, at equal cost, one at a time.
+"""Value of each choice in the preset `small`, one at a time and at equal cost.
 
     python benchmarks/trials.py data/colon -o trials [--images 6400]
 
-Every trial trains from scratch, with the same seed, until it has spent as many multiplications as
+Every trial trains from scratch with the same seed until it has spent as many multiplications as
 the first one does on ``--images`` crops. Measured is the error of estimates of held-out pixels at
-four noise levels; not the distances of pictures, which in networks so young are lowered by grain.
-Each trial leaves a line in the folder; the same command goes on where it was stopped.
+four noise levels. Distances between pictures are not used, because grain lowers them in networks
+this young. Each trial leaves a line in the folder; the same command resumes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class LowNoise(Denoiser):
 
 
 class Target(Denoiser):
-    """The network's output is the clean pixels; all noise levels weigh alike."""
+    """A denoiser whose network estimates the clean pixels; all noise levels have equal weight."""
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         return self._output(x, sigma, condition)
@@ -61,7 +61,7 @@ class Target(Denoiser):
 
 
 class NoiseTarget(Target):
-    """The network's output is the noise."""
+    """A denoiser whose network estimates the noise."""
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         return x - sigma[:, None, None, None] * self._output(x, sigma, condition)
@@ -71,7 +71,7 @@ class NoiseTarget(Target):
 
 
 class NoiseWeight(Denoiser):
-    """Errors weigh as those of the noise do."""
+    """A denoiser with the loss weights of noise estimates."""
 
     def loss(self, x0: Tensor, condition: Condition, level: Tensor, noise: Tensor) -> Tensor:
         sigma, d = self.sigma(level), self.sigma_data
@@ -79,7 +79,7 @@ class NoiseWeight(Denoiser):
 
 
 class Nuclei(Denoiser):
-    """Errors on nuclei and edges count double."""
+    """A denoiser whose errors on nuclei and edges count double."""
 
     def loss(self, x0: Tensor, condition: Condition, level: Tensor, noise: Tensor) -> Tensor:
         sigma, d = self.sigma(level), self.sigma_data
@@ -90,7 +90,7 @@ class Nuclei(Denoiser):
 
 
 class Unstyled(Denoiser):
-    """The stain is not told."""
+    """A denoiser that is not given the stain."""
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         style = self.network.style_mean.expand_as(condition.style)
@@ -99,7 +99,7 @@ class Unstyled(Denoiser):
 
 @dataclass(frozen=True)
 class Trial:
-    """What one trial changes; batches are of ``sides`` in turn, of as many pixels each."""
+    """One trial and what it changes; batches have the crop ``sides`` in turn, with equal pixels."""
 
     network: LocalConfig
     training: TrainingConfig
@@ -110,7 +110,7 @@ class Trial:
 
 
 def trials(images: int) -> dict[str, Trial]:
-    """All trials, of as many multiplications as the first has with so many crops."""
+    """All trials, with as many multiplications as the first has for ``images`` crops."""
     small = PRESETS["small"]
     shape = small.network
     assert isinstance(shape, LocalConfig)
@@ -124,7 +124,7 @@ def trials(images: int) -> dict[str, Trial]:
         return replace(trial, training=replace(settings, images=count))
 
     def crops(*sides: int) -> Trial:
-        """For as many steps as the first."""
+        """A trial with as many steps as the first."""
         a_step = sum(batch(settings, side) for side in sides) / len(sides)
         changed = replace(settings, images=round(images // settings.batch * a_step))
         return replace(base, training=changed, sides=sides)
@@ -162,7 +162,7 @@ def batch(settings: TrainingConfig, side: int) -> int:
 
 
 def multiplications(trial: Trial) -> int:
-    """Of one crop forward, which training multiplies by three."""
+    """Multiplications of one crop in the forward pass; training takes three times as many."""
     network, side = LocalUNet(trial.network), trial.training.crop
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(
@@ -175,7 +175,7 @@ def multiplications(trial: Trial) -> int:
 
 
 def trained(trial: Trial, dataset: Path) -> Denoiser:
-    """The averaged network of a trial."""
+    """Train a trial and give its averaged network."""
     torch.set_num_threads(default_workers())
     torch.manual_seed(trial.seed)
     network, settings = LocalUNet(trial.network), trial.training
