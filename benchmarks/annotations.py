@@ -26,8 +26,9 @@ import numpy as np
 import orjson
 
 from nasdm_wsi.annotations.geojson import read_geojson
-from nasdm_wsi.annotations.nuclei import TYPES, Nuclei
+from nasdm_wsi.annotations.nuclei import Nuclei
 from nasdm_wsi.annotations.raster import Conditioning
+from nasdm_wsi.annotations.types import TYPES
 
 VERTICES = 20
 TILE = 512

@@ -22,7 +22,7 @@ from measure import machine, table
 from scipy import ndimage
 from torch import nn
 
-from nasdm_wsi.annotations.nuclei import TYPES
+from nasdm_wsi.annotations.types import TYPES
 from nasdm_wsi.job import default_workers
 from nasdm_wsi.model import Painter
 from nasdm_wsi.model.checkpoint import SHIPPED

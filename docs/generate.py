@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from nasdm_wsi.annotations.nuclei import known_names
+from nasdm_wsi.annotations.types import known_names
 from nasdm_wsi.cli.main import main
 
 DOCS = Path(__file__).parent

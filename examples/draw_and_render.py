@@ -13,7 +13,7 @@ import shapely
 from shapely.affinity import rotate, scale, translate
 
 from nasdm_wsi import Nuclei, plan_render, render
-from nasdm_wsi.annotations.nuclei import TYPES
+from nasdm_wsi.annotations.types import TYPES
 from nasdm_wsi.model import Painter
 from nasdm_wsi.model.checkpoint import SHIPPED
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nasdm_wsi.annotations.nuclei import PALETTE
+from nasdm_wsi.annotations.types import PALETTE
 from nasdm_wsi.model import Painter
 from nasdm_wsi.model.checkpoint import SHIPPED
 from nasdm_wsi.model.evaluation.evaluate import paint

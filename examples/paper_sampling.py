@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from nasdm_wsi.annotations.nuclei import PALETTE
 from nasdm_wsi.annotations.raster import edges, one_hot
+from nasdm_wsi.annotations.types import PALETTE
 from nasdm_wsi.errors import CheckpointError
 from nasdm_wsi.model import load_network
 from nasdm_wsi.model.ddpm import linear_schedule, sample_ancestral

@@ -55,7 +55,7 @@ def read_annotations(
     and TIAToolbox (store) count from the corner of the whole slide and are shifted.
 
     Raises:
-        AnnotationError: see `formats.read_contents` and `classes.Contents.checked`.
+        AnnotationError: see `formats.read_contents` and `contents.Contents.checked`.
         SlideError: a slide that cannot be read or does not tell its pixel size.
     """
     if like is None:

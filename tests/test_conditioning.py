@@ -8,7 +8,8 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nasdm_wsi.annotations.nuclei import Nuclei, offsets
+from nasdm_wsi.annotations.columns import offsets
+from nasdm_wsi.annotations.nuclei import Nuclei
 from nasdm_wsi.annotations.raster import Conditioning, edges, one_hot
 from nasdm_wsi.annotations.types import PLANES, TYPES
 from nasdm_wsi.errors import PlanError

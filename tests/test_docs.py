@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import yaml
 
-from nasdm_wsi.annotations.nuclei import TYPES, known_names, resolve_class
+from nasdm_wsi.annotations.types import TYPES, ClassNames, known_names
 from nasdm_wsi.cli.main import main
 
 ROOT = Path(__file__).parents[1]
@@ -52,7 +52,7 @@ def test_every_command_and_option_has_help():
 def test_known_names_are_read_as_the_table_says():
     for kind, names in known_names().items():
         number = None if kind.startswith("nothing") else TYPES.index(kind.split(",")[0])
-        assert [resolve_class(name) for name in names] == [number] * len(names)
+        assert [ClassNames().number(name) for name in names] == [number] * len(names)
 
 
 def commands_of(page: Path) -> list[list[str]]:

@@ -10,8 +10,8 @@ import numpy as np
 import shapely
 from PIL import Image
 
-from nasdm_wsi.annotations.nuclei import PALETTE, TYPES
 from nasdm_wsi.annotations.raster import Conditioning
+from nasdm_wsi.annotations.types import PALETTE, TYPES
 from nasdm_wsi.model.checkpoint import checksum, save_weights
 from nasdm_wsi.model.config import PRESETS
 from nasdm_wsi.model.families import build

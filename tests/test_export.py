@@ -20,8 +20,9 @@ from skimage.io import imread, imsave
 from skimage.measure import regionprops
 
 from nasdm_wsi.annotations.geojson import read_geojson, write_geojson
-from nasdm_wsi.annotations.nuclei import TYPES, Nuclei
+from nasdm_wsi.annotations.nuclei import Nuclei
 from nasdm_wsi.annotations.raster import Conditioning
+from nasdm_wsi.annotations.types import TYPES
 from nasdm_wsi.cli.export import FORMATS
 from nasdm_wsi.cli.main import main
 from nasdm_wsi.errors import AnnotationError, OutputError

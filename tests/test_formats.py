@@ -21,9 +21,11 @@ from scipy import ndimage
 
 from nasdm_wsi.annotations.formats import read_contents
 from nasdm_wsi.annotations.geojson import write_geojson
-from nasdm_wsi.annotations.lizard import from_labels, read_mat_labels
-from nasdm_wsi.annotations.nuclei import TYPES, Nuclei
+from nasdm_wsi.annotations.labels import from_labels
+from nasdm_wsi.annotations.lizard import read_mat_labels
+from nasdm_wsi.annotations.nuclei import Nuclei
 from nasdm_wsi.annotations.raster import Conditioning
+from nasdm_wsi.annotations.types import TYPES
 from nasdm_wsi.cli.main import main
 from nasdm_wsi.errors import AnnotationError, PlanError, SlideError
 from nasdm_wsi.rendering import plan_render, read_annotations, size_like
@@ -464,7 +466,7 @@ def test_class_names_of_all_tools(written, kind, names):
         for name in names.split(", ")
     ]
     contents = read_contents(written(features, "a.geojson"), mpp=0.5)
-    assert {name: meaning for name, meaning, _ in contents.classes.rows()} == dict.fromkeys(
+    assert {name: meaning for name, meaning, _ in contents.findings.rows()} == dict.fromkeys(
         names.split(", "), kind
     )
 
@@ -656,5 +658,5 @@ def test_real_files(name, count, unknown):
     if not (DATA / name).exists():
         pytest.skip("needs the example files")
     contents = read_contents(DATA / name, mpp=0.25)
-    assert (len(contents.nuclei), dict(contents.classes.unknown)) == (count, unknown)
+    assert (len(contents.nuclei), dict(contents.findings.unknown)) == (count, unknown)
     assert "needs --class-map" in told(DATA / name) or not unknown

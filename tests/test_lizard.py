@@ -6,7 +6,8 @@ from scipy.io import savemat
 from skimage.draw import disk
 from skimage.io import imread
 
-from nasdm_wsi.annotations.lizard import from_labels, read_mat, read_mat_labels, split_touching
+from nasdm_wsi.annotations.labels import from_labels, split_touching
+from nasdm_wsi.annotations.lizard import read_mat, read_mat_labels
 from nasdm_wsi.annotations.raster import Conditioning
 from nasdm_wsi.errors import AnnotationError
 

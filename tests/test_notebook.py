@@ -11,7 +11,7 @@ import toy
 from PIL import Image
 
 from nasdm_wsi import Nuclei, open_slide
-from nasdm_wsi.annotations.nuclei import PALETTE, TYPES
+from nasdm_wsi.annotations.types import PALETTE, TYPES
 from nasdm_wsi.slides import ome_tiff
 from nasdm_wsi.slides import reading as slides
 

@@ -4,14 +4,8 @@ import numpy as np
 import pytest
 import shapely
 
-from nasdm_wsi.annotations.nuclei import (
-    PALETTE,
-    TYPES,
-    Nuclei,
-    check_mpp,
-    own_classes,
-    resolve_class,
-)
+from nasdm_wsi.annotations.nuclei import Nuclei, check_mpp
+from nasdm_wsi.annotations.types import PALETTE, TYPES, ClassNames
 from nasdm_wsi.errors import AnnotationError
 
 HOLED = shapely.box(10, 20, 30, 40).difference(shapely.box(15, 25, 20, 30))
@@ -135,37 +129,37 @@ def test_the_fingerprint_changes_with_whatever_changes_a_pixel(nuclei):
     ],
 )
 def test_aliases(name, kind):
-    assert resolve_class(name) == TYPES.index(kind)
+    assert ClassNames().number(name) == TYPES.index(kind)
 
 
 @pytest.mark.parametrize("name", ["Ignore*", "background", "Image", "anything*", "Tumor: Ignore*"])
 def test_classes_that_are_left_out(name):
-    assert resolve_class(name) is None
+    assert ClassNames().number(name) is None
 
 
 @pytest.mark.parametrize("name", ["dead", "nuclei", "Cell", "T", "Positive", "Other", ""])
 def test_classes_that_say_nothing(name):
     with pytest.raises(KeyError):
-        resolve_class(name)
+        ClassNames().number(name)
 
 
 @pytest.mark.parametrize("name", ["Inflammatory", "Immune cells"])
 def test_vague_classes_warn_once(name, caplog):
-    assert resolve_class(name) == 3
+    assert ClassNames().number(name) == 3
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 def test_own_classes_go_first():
-    own = own_classes({"Tumor": "Plasma", "dead": "connective"}, ["Negative"])
-    assert resolve_class("tumor", own) == 4
-    assert resolve_class("Dead cells", own) == 6
-    assert resolve_class("Stroma: Negative", own) is None
-    assert resolve_class("Stroma", own) == 6
+    names = ClassNames({"Tumor": "Plasma", "dead": "connective"}, ["Negative"])
+    assert names.number("tumor") == 4
+    assert names.number("Dead cells") == 6
+    assert names.number("Stroma: Negative") is None
+    assert names.number("Stroma") == 6
 
 
 def test_a_map_to_no_type_is_refused():
     with pytest.raises(AnnotationError, match="'leukocyte': choose one of neutrophil"):
-        own_classes({"CD45": "leukocyte"})
+        ClassNames({"CD45": "leukocyte"})
 
 
 @pytest.mark.parametrize("mpp", [None, 0, -1, 0.01, 100, float("nan"), float("inf")])

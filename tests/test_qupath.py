@@ -13,9 +13,11 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nasdm_wsi.annotations.geojson import _items, read_geojson, write_geojson
-from nasdm_wsi.annotations.nuclei import PALETTE, Nuclei
+from nasdm_wsi.annotations.geojson import read_geojson, write_geojson
+from nasdm_wsi.annotations.jsonstream import members as members_of
+from nasdm_wsi.annotations.nuclei import Nuclei
 from nasdm_wsi.annotations.raster import Conditioning
+from nasdm_wsi.annotations.types import PALETTE
 from nasdm_wsi.errors import AnnotationError, OutputError
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -142,12 +144,12 @@ def test_features_are_found_and_mended_wherever_chunks_end(values, other, size, 
     expected = [{"type": "Feature", "x": [value]} for value in values]
     expected = json.loads(json.dumps(expected), parse_constant=lambda name: None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nasdm_wsi.annotations.geojson.CHUNK", size)
+        patch.setattr("nasdm_wsi.annotations.jsonstream.CHUNK", size)
         for text in texts:
-            assert list(_items(io.BytesIO(text.encode()), "a")) == expected
+            assert list(members_of(io.BytesIO(text.encode()), "features")) == expected
             for cut in (len(text) // 2, len(text.rstrip()) - 1):
                 with pytest.raises(json.JSONDecodeError):
-                    list(_items(io.BytesIO(text[:cut].encode()), "a"))
+                    list(members_of(io.BytesIO(text[:cut].encode()), "features"))
 
 
 def test_packed_files(tmp_path):
@@ -341,7 +343,7 @@ def test_heights_are_left_out(read):
 
 
 def test_many_batches(read, monkeypatch):
-    monkeypatch.setattr("nasdm_wsi.annotations.geojson.BATCH", 3)
+    monkeypatch.setattr("nasdm_wsi.annotations.outlines.BATCH", 3)
     nuclei = read([feature(geometry=polygon(square_at(k, 0))) for k in range(10)])
     assert nuclei.boxes()[:, 1].tolist() == list(range(10))
 

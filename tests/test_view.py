@@ -20,7 +20,8 @@ from tifffile import TiffWriter
 from werkzeug.test import Client
 
 from nasdm_wsi.annotations.geojson import write_geojson
-from nasdm_wsi.annotations.nuclei import PALETTE, TYPES, Nuclei
+from nasdm_wsi.annotations.nuclei import Nuclei
+from nasdm_wsi.annotations.types import PALETTE, TYPES
 from nasdm_wsi.cli.main import main
 from nasdm_wsi.rendering import WARNING
 from nasdm_wsi.slides import ome_tiff

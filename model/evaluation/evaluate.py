@@ -24,8 +24,8 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.measure import label
 
-from ...annotations.lizard import from_labels
-from ...annotations.nuclei import TYPES
+from ...annotations.labels import from_labels
+from ...annotations.types import TYPES
 from ...errors import CheckpointError, DatasetError, NasdmError
 from ...job import default_workers
 from ...rendering import plan_render, render_region

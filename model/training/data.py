@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ...annotations.nuclei import TYPES
 from ...annotations.raster import edges, one_hot
+from ...annotations.types import TYPES
 from ...errors import DatasetError
 from ...slides.stain import restain
 from ...tools.dataset import read_regions, window_sums

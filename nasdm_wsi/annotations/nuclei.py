@@ -1,4 +1,4 @@
-"""The six nucleus types, their names and colours, and the table of nuclei.
+"""The table of nuclei.
 
 Coordinates are x, y in pixels whose corners are the integers (x to the right, y down), as in
 QuPath: the centre of pixel i is i + 0.5. Boxes are (y0, x0, y1, x1), half open.
@@ -7,103 +7,28 @@ QuPath: the centre of pixel i is i + 0.5. Boxes are (y0, x0, y1, x1), half open.
 from __future__ import annotations
 
 import hashlib
-import logging
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
+import orjson
 import shapely
+from PIL import Image, ImageDraw
 
 from ..errors import AnnotationError, disk_errors
-from .types import PALETTE as PALETTE
-from .types import TYPES as TYPES
+from ..notebook import SIDE, png
+from .columns import Columns, Packer, members, offsets, pack
+from .features import add_feature, canonical_uuid, class_name, feature_lines, features_in
+from .findings import Findings
+from .outlines import Outlines
+from .types import PALETTE, TYPES, ClassNames
 
-_ALIASES = {
-    "neutrophil": "polymorph, pmn",
-    "epithelial": "epithelium, neoplastic, neopla, non neoplastic epithelial, no neo, tumor, "
-    "tumour, tumor nonmitotic, tumor any, malignant, cancer, normal epithelial, "
-    "ductal epithelium, myoepithelium, glandular, mitosis, mitotic figure, tumor mitotic",
-    "lymphocyte": "lymph, til, stil, t cell, b cell, cd3, cd8, cd20",
-    "plasma": "plasmacyte",
-    "eosinophil": "eos",
-    "connective": "connec, stroma, stromal, nontil stromal, fibroblast, spindle, spindle shaped, "
-    "endothelial, vascular endothelium, muscle",
-}
-# Classes of many cell kinds, read as the most frequent of them where nothing better is said.
-_VAGUE = ("inflammatory", "inflam", "overall inflammatory", "immune")
 LEAST_MPP, MOST_MPP = 0.01, 100.0
 MOST_TO_DRAW = 200_000  # in a notebook
-
-log = logging.getLogger(__name__)
-
-
-def plain_name(name: str) -> str:
-    """A class name without what spellings differ in: case, hyphens, plural, a closing "cells"."""
-    words = re.sub(r"[\s_-]+", " ", name.casefold()).strip()
-    # "T cells" keeps its noun: a lone letter could mean anything.
-    words = re.sub(r"(?<=\w\w)( (cells?|nucleus|nuclei|tissue))+$", "", words)
-    return words.removesuffix("s")
-
-
-_TYPE_OF: dict[str, int | None] = {
-    plain_name(alias): number
-    for number, name in enumerate(TYPES[1:], 1)
-    for alias in (name, *_ALIASES[name].split(", "))
-} | {plain_name(name): None for name in ("background", "ignore", "image")}
-_VAGUE_TYPE_OF: dict[str, int | None] = {
-    plain_name(name): TYPES.index("lymphocyte") for name in _VAGUE
-}
-
-
-def known_names() -> dict[str, list[str]]:
-    """Class names by what they are read as."""
-    names = {kind: [kind, *_ALIASES[kind].split(", ")] for kind in TYPES[1:]}
-    names["lymphocyte, with a warning"] = list(_VAGUE)
-    names["nothing: left out"] = [name for name, number in _TYPE_OF.items() if number is None]
-    return names
-
-
-def own_classes(class_map: Mapping[str, str], ignore: Iterable[str] = ()) -> dict[str, int | None]:
-    """The user's own class names, for `resolve_class`.
-
-    class_map: class name to nucleus type; ignore: class names to leave out.
-
-    Raises:
-        AnnotationError: a type that is none of the six.
-    """
-    for name, kind in class_map.items():
-        if kind.casefold() not in TYPES[1:]:
-            raise AnnotationError(
-                f"class {name!r} is mapped to {kind!r}: choose one of {', '.join(TYPES[1:])}"
-            )
-    own: dict[str, int | None] = {
-        plain_name(name): TYPES.index(kind.casefold()) for name, kind in class_map.items()
-    }
-    return own | {plain_name(name): None for name in ignore}
-
-
-def resolve_class(name: str, own: Mapping[str, int | None] | None = None) -> int | None:
-    """The type number of a class, or None where its nuclei are to be left out.
-
-    Of a derived class ("Immune cells: Lymphocyte") the whole name is tried, then each part from
-    the first; ``own`` (from `own_classes`) before the known names, and names that only say
-    "inflammatory" last. Names that end in ``*`` are left out, as QuPath does.
-
-    Raises:
-        KeyError: a name that says nothing.
-    """
-    names = [plain_name(part) for part in (name, *name.split(":"))]
-    ignored: dict[str, int | None] = {names[0]: None} if name.endswith("*") else {}
-    for table in (own or {}, ignored, _TYPE_OF, _VAGUE_TYPE_OF):
-        for plain in names:
-            if plain in table:
-                if table is _VAGUE_TYPE_OF:
-                    log.warning("class %r is read as lymphocyte; `class_map` can change it", name)
-                return table[plain]
-    raise KeyError(name)
 
 
 def check_mpp(mpp: float | None, source: object) -> float:
@@ -123,27 +48,17 @@ def check_mpp(mpp: float | None, source: object) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class Nuclei:
+class Nuclei(Columns):
     """Nuclei as columns: a million of them take some 0.4 GB, as shapely objects 2 GB.
 
     Attributes:
-        coords: float64 (v, 2), x and y of the vertices of all rings, each ring closed.
-        ring_offsets: int64 (r + 1,) into coords; the layout of `shapely.to_ragged_array`.
-        polygon_offsets: int64 (n + 1,) into rings; a nucleus' first ring is its outline, then
-            holes.
-        types: uint8 (n,), 1 to 6.
+        coords, ring_offsets, polygon_offsets, types, ids: as in `columns.Columns`.
         mpp: micrometres per pixel of the coordinates.
-        ids: a name for each nucleus, "" where it has none; None if none has.
         tissue: where there is tissue; None if unknown, which counts as everywhere.
     """
 
-    coords: np.ndarray
-    ring_offsets: np.ndarray
-    polygon_offsets: np.ndarray
-    types: np.ndarray
     mpp: float
-    ids: tuple[str, ...] | None = None
-    tissue: shapely.Geometry | None = None
+    tissue: shapely.Geometry | None = field(default=None, kw_only=True)
 
     @classmethod
     def from_polygons(
@@ -160,25 +75,7 @@ class Nuclei:
         Each part of a MultiPolygon becomes a nucleus of its own (the first keeps the id); empty
         polygons are left out.
         """
-        parts, source = shapely.get_parts(np.asarray(polygons, object), return_index=True)
-        full = ~shapely.is_empty(parts)
-        parts, source = parts[full], source[full]
-        if ids is not None:
-            first = np.diff(source, prepend=-1) != 0
-            ids = tuple(ids[k] if new else "" for k, new in zip(source, first, strict=True))
-        if len(parts):
-            _, coords, (rings, offsets) = shapely.to_ragged_array(parts, include_z=False)
-        else:
-            coords, rings, offsets = np.empty((0, 2)), np.zeros(1), np.zeros(1)
-        return cls(
-            coords,
-            rings.astype(np.int64),
-            offsets.astype(np.int64),
-            np.asarray(types, np.uint8)[source],
-            mpp,
-            ids or None,
-            tissue,
-        )
+        return cls(**vars(pack(polygons, types, ids)), mpp=mpp, tissue=tissue)
 
     @classmethod
     def concatenate(cls, parts: Iterable[Nuclei]) -> Nuclei:
@@ -186,39 +83,84 @@ class Nuclei:
 
         Each part is taken in before the next is asked for, and memory is needed once only.
         """
-        coords, rings, polygons, types = (bytearray() for _ in range(4))
-        ids: list[str] = []
+        packer = Packer()
         first: Nuclei | None = None
         for part in parts:
             first = part if first is None else first
-            coords += part.coords.tobytes()
-            rings += np.diff(part.ring_offsets).tobytes()
-            polygons += np.diff(part.polygon_offsets).tobytes()
-            types += part.types.tobytes()
-            ids += part.ids or [""] * len(part)
+            packer.add(part)
         if first is None:
             raise ValueError("nothing to concatenate")
-        return replace(
-            first,
-            coords=np.frombuffer(coords).reshape(-1, 2),
-            ring_offsets=offsets(np.frombuffer(rings, np.int64)),
-            polygon_offsets=offsets(np.frombuffer(polygons, np.int64)),
-            types=np.frombuffer(types, np.uint8),
-            ids=tuple(ids) if any(ids) else None,
-        )
+        return replace(first, **vars(packer.columns()))
+
+    @classmethod
+    def from_outlines(cls, outlines: Outlines, *, mpp: float) -> Nuclei:
+        """The nuclei among the outlines of a file, with its tissue."""
+        return cls(**vars(outlines.columns()), mpp=mpp, tissue=outlines.tissue)
+
+    @classmethod
+    def from_geojson(
+        cls, collection: Any, *, mpp: float, contours: str = "auto", **classes: Any
+    ) -> Nuclei:
+        """Nuclei from GeoJSON in memory: a FeatureCollection of ``geojson``, a dict, or features.
+
+        ``mpp`` is that of their coordinates; ``contours`` and ``classes`` (``class_map``,
+        ``ignore_classes``, ``tissue_classes``) are as in `formats.read_contents`, which is for
+        files.
+
+        Raises:
+            AnnotationError: not GeoJSON by the rules of the package ``geojson``, a class about
+                which nothing is known, no nuclei, or an absurd ``mpp``.
+        """
+        source = "the GeoJSON"
+        outlines = Outlines(Findings(source, ClassNames(**classes)), contours)
+        mpp = check_mpp(mpp, source)
+        listed = isinstance(collection, Iterable) and not isinstance(collection, dict)
+        roots = collection if listed else [collection]
+        features = (feature for root in roots for feature in features_in(root, source))
+        for number, feature in enumerate(features):
+            where = f"{source}: feature {number}"
+            _check_feature(feature, where)
+            add_feature(outlines, feature, where)
+        nuclei = cls.from_outlines(outlines, mpp=mpp)
+        outlines.findings.check(len(nuclei))
+        return nuclei
+
+    def to_geojson(self) -> Any:
+        """A ``geojson.FeatureCollection`` of the same features that `write_geojson` writes.
+
+        Tissue is not in it.
+        """
+        import geojson
+
+        features = [geojson.Feature(**orjson.loads(line)) for line in feature_lines(self)]
+        return geojson.FeatureCollection(features)
 
     @classmethod
     def from_geopandas(
-        cls, frame: Any, *, mpp: float, column: str = "classification", **options: Any
+        cls,
+        frame: Any,
+        *,
+        mpp: float,
+        column: str = "classification",
+        contours: str = "auto",
+        **classes: Any,
     ) -> Nuclei:
-        """Nuclei from a GeoDataFrame of polygons in pixels of ``mpp``.
+        """Nuclei from a GeoDataFrame of polygons.
 
-        ``column`` holds the class names, a column "id" the ids, of which UUIDs are kept. The
-        options, the repair of polygons and the errors are those of `qupath.read_geojson`.
+        ``mpp`` is that of their coordinates. ``column`` holds the class names, a column "id" the
+        ids, of which UUIDs are kept. The rest is as in `from_geojson`.
         """
-        from .tables import from_geopandas
-
-        return from_geopandas(frame, mpp=mpp, column=column, **options)
+        source = "the GeoDataFrame"
+        if column not in frame:
+            raise AnnotationError(f"{source} has no column {column!r}: name that of the classes")
+        outlines = Outlines(Findings(source, ClassNames(**classes)), contours)
+        mpp = check_mpp(mpp, source)
+        names = [class_name(value) for value in frame[column]]
+        ids = [canonical_uuid(value) for value in frame["id"]] if "id" in frame else None
+        outlines.add_geometries(np.asarray(frame.geometry, object), names, ids)
+        nuclei = cls.from_outlines(outlines, mpp=mpp)
+        outlines.findings.check(len(nuclei))
+        return nuclei
 
     def to_geopandas(self) -> Any:
         """A GeoDataFrame of the polygons, with the columns "classification" and "id" (if any has).
@@ -228,12 +170,14 @@ class Nuclei:
         Raises:
             ImportError: geopandas is not installed.
         """
-        from .tables import to_geopandas
-
-        return to_geopandas(self)
-
-    def __len__(self) -> int:
-        return len(self.types)
+        try:
+            import geopandas
+        except ImportError as error:
+            raise ImportError("geopandas is missing: pip install 'nasdm-wsi[geopandas]'") from error
+        columns: dict[str, Any] = {"classification": np.array(TYPES)[self.types]}
+        if self.ids:
+            columns["id"] = list(self.ids)
+        return geopandas.GeoDataFrame(columns, geometry=self.polygons())
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{n:,} {name}" for name, n in self.counts().items() if n)
@@ -241,14 +185,23 @@ class Nuclei:
 
     def _repr_png_(self) -> bytes | None:
         """A drawing for notebooks; None where there are none, or too many to draw in a moment."""
-        from .notebook import drawing, png
+        return self._drawing() if 0 < len(self) <= MOST_TO_DRAW else None
 
-        return png(drawing(self)) if 0 < len(self) <= MOST_TO_DRAW else None
-
-    def polygons(self) -> np.ndarray:
-        """Shapely polygons (n,)."""
-        offsets = (self.ring_offsets, self.polygon_offsets)
-        return shapely.from_ragged_array(shapely.GeometryType.POLYGON, self.coords, offsets)
+    def _drawing(self) -> bytes:
+        """The nuclei in the colours of their types, as a PNG; holes are white."""
+        y0, x0, y1, x1 = self.extent()
+        scale = SIDE / max(y1 - y0, x1 - x0)
+        size = max(1, round((x1 - x0) * scale)), max(1, round((y1 - y0) * scale))
+        colours = [tuple(colour) for colour in PALETTE.tolist()]
+        image = Image.new("RGB", size, colours[0])
+        pen = ImageDraw.Draw(image)
+        points = (self.coords - (x0, y0)) * scale - 0.5  # the pen counts from pixel centres
+        is_hole = np.ones(len(self.ring_offsets) - 1, bool)
+        is_hole[self.polygon_offsets[:-1]] = False
+        kinds = np.repeat(self.types, np.diff(self.polygon_offsets)) * ~is_hole
+        for kind, (first, last) in zip(kinds, pairwise(self.ring_offsets), strict=True):
+            pen.polygon(points[first:last].ravel().tolist(), fill=colours[kind])
+        return png(np.asarray(image))
 
     def boxes(self) -> np.ndarray:
         """Bounding boxes, float (n, 4) as (y0, x0, y1, x1)."""
@@ -344,18 +297,17 @@ class Nuclei:
         return replace(self, coords=move(self.coords), tissue=tissue)
 
 
-def offsets(lengths: Any) -> np.ndarray:
-    """Where each of consecutive runs of these lengths begins, and the end: int64 (n + 1,)."""
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+def _check_feature(feature: dict, where: str) -> None:
+    """Refuse a feature that the package ``geojson`` finds invalid."""
+    import geojson
 
-
-def members(starts: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The positions starts[i] to starts[i + 1] - 1 for each i of the index, and how many each."""
-    lengths = starts[index + 1] - starts[index]
-    return runs(starts[index], lengths), lengths
-
-
-def runs(first: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """first[i], first[i] + 1, ..., lengths[i] of them, for each i one after another: int64."""
-    before = offsets(lengths)
-    return np.repeat(first - before[:-1], lengths) + np.arange(before[-1])
+    errors: object = None
+    for geometry in (feature.get("geometry"), feature.get("nucleusGeometry")):
+        try:
+            checked = geometry and geojson.GeoJSON.to_instance(geometry, strict=True)
+            errors = errors or (checked and checked.errors())
+        except (AttributeError, TypeError, ValueError) as error:
+            errors = error
+    if errors:
+        reason = shorten(str(errors), 200)
+        raise AnnotationError(f"{where} is not valid GeoJSON ({reason}): correct or remove it")

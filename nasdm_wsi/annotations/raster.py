@@ -17,7 +17,8 @@ import shapely
 
 from ..errors import PlanError
 from ..geometry import Box, grow, inside, intersect, shape
-from .nuclei import Nuclei, members, runs
+from .columns import members, runs
+from .nuclei import Nuclei
 from .types import EDGE, NUCLEI_KNOWN, PLANES, TYPES
 
 CACHE_BYTES = 64_000_000  # of codes, in each `Conditioning`

@@ -21,9 +21,9 @@ from openslide import ImageSlide, OpenSlide, OpenSlideUnsupportedFormatError
 from PIL import Image
 from tiffslide import TiffSlide
 
-from ..annotations.notebook import SIDE, png
 from ..errors import SlideError
 from ..geometry import Box, grow, intersect, shape
+from ..notebook import SIDE, png
 from .formats import find_format
 from .stain import STYLES, style_vector, tissue_mask
 

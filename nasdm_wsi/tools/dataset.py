@@ -20,8 +20,9 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from ..annotations.lizard import read_mat_labels, split_touching
-from ..annotations.nuclei import TYPES
+from ..annotations.labels import split_touching
+from ..annotations.lizard import read_mat_labels
+from ..annotations.types import TYPES
 from ..errors import DatasetError, OutputError, SlideError
 from ..geometry import Box
 from ..output import whole_or_nothing

@@ -32,8 +32,9 @@ from PIL import Image
 from scipy import ndimage
 from scipy.io import savemat
 
-from ..annotations.nuclei import TYPES, Nuclei
+from ..annotations.nuclei import Nuclei
 from ..annotations.raster import Conditioning
+from ..annotations.types import TYPES
 from ..errors import AnnotationError, OutputError
 from ..output import whole_or_nothing
 from ..rendering import Progress, read_annotations

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..annotations.classes import ClassTable, Contents
+from ..annotations.contents import Contents
+from ..annotations.findings import Findings
 from ..annotations.formats import is_annotation, read_contents
 from ..checkpoints import read_header
 from ..slides.formats import find_format
@@ -73,16 +74,16 @@ def _annotations(contents: Contents) -> Rows:
         y0, x0, y1, x1 = nuclei.extent()
         rows.append(("extent", f"x {x0:.1f} to {x1:.1f}, y {y0:.1f} to {y1:.1f} pixels"))
     rows.append(("tissue outline", "no" if nuclei.tissue is None else "yes"))
-    if notes := contents.told():
+    if notes := contents.findings.summary():
         rows.append(("also found", notes))
-    return [*rows, ("", ""), *_class_rows(contents.classes)]
+    return [*rows, ("", ""), *_class_rows(contents.findings)]
 
 
-def _class_rows(classes: ClassTable) -> Rows:
+def _class_rows(findings: Findings) -> Rows:
     """Class name, what it is read as, and count."""
-    table = [("read as", "count"), *((meaning, f"{n:,}") for _, meaning, n in classes.rows())]
+    table = [("read as", "count"), *((meaning, f"{n:,}") for _, meaning, n in findings.rows())]
     left, right = (max(map(len, column)) for column in zip(*table, strict=True))
-    names = ["class", *(name for name, _, _ in classes.rows())]
+    names = ["class", *(name for name, _, _ in findings.rows())]
     lines = [f"{meaning:<{left}}  {count:>{right}}" for meaning, count in table]
     return list(zip(names, lines, strict=True))
 

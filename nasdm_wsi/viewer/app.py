@@ -25,7 +25,7 @@ from werkzeug.sansio.utils import host_is_trusted
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from werkzeug.wrappers import Response
 
-from ..annotations.nuclei import PALETTE, TYPES
+from ..annotations.types import PALETTE, TYPES
 from ..errors import NasdmError, PortError
 from ..geometry import Box, grow, intersect, shape
 from ..rendering import WARNING, read_annotations

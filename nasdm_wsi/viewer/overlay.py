@@ -11,7 +11,8 @@ from dataclasses import replace
 import numpy as np
 import shapely
 
-from ..annotations.nuclei import TYPES, Nuclei
+from ..annotations.nuclei import Nuclei
+from ..annotations.types import TYPES
 from ..geometry import Box, shape
 
 SIMPLIFIED = 0.35  # screen pixels that an outline may be off where the slide is shown smaller

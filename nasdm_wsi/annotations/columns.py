@@ -1,0 +1,110 @@
+"""Polygons as columns: flat arrays of vertices, rings, polygons and types.
+
+Coordinates are x, y in pixels whose corners are the integers (x to the right, y down), as in
+QuPath: the centre of pixel i is i + 0.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import shapely
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """Polygons with a type each, as flat arrays.
+
+    Attributes:
+        coords: float64 (v, 2), x and y of the vertices of all rings, each ring closed.
+        ring_offsets: int64 (r + 1,) into coords; the layout of `shapely.to_ragged_array`.
+        polygon_offsets: int64 (n + 1,) into rings; a polygon's first ring is its outline, the
+            others are holes.
+        types: uint8 (n,), the type numbers.
+        ids: a name for each polygon, "" where it has none; None if none has.
+    """
+
+    coords: np.ndarray
+    ring_offsets: np.ndarray
+    polygon_offsets: np.ndarray
+    types: np.ndarray
+    ids: tuple[str, ...] | None = field(default=None, kw_only=True)
+
+    def __len__(self) -> int:
+        return len(self.types)
+
+    def polygons(self) -> np.ndarray:
+        """Shapely polygons (n,)."""
+        offsets = (self.ring_offsets, self.polygon_offsets)
+        return shapely.from_ragged_array(shapely.GeometryType.POLYGON, self.coords, offsets)
+
+
+def pack(polygons: Any, types: Any, ids: Sequence[str] | None = None) -> Columns:
+    """Columns of (n,) shapely polygons, with their type numbers and perhaps their ids.
+
+    Each part of a MultiPolygon becomes a polygon of its own (the first keeps the id); empty
+    polygons are left out.
+    """
+    parts, source = shapely.get_parts(np.asarray(polygons, object), return_index=True)
+    full = ~shapely.is_empty(parts)
+    parts, source = parts[full], source[full]
+    if ids is not None:
+        first = np.diff(source, prepend=-1) != 0
+        ids = tuple(ids[k] if new else "" for k, new in zip(source, first, strict=True))
+    if len(parts):
+        _, coords, (rings, polygon_offsets) = shapely.to_ragged_array(parts, include_z=False)
+    else:
+        coords, rings, polygon_offsets = np.empty((0, 2)), np.zeros(1), np.zeros(1)
+    return Columns(
+        coords,
+        rings.astype(np.int64),
+        polygon_offsets.astype(np.int64),
+        np.asarray(types, np.uint8)[source],
+        ids=ids or None,
+    )
+
+
+class Packer:
+    """Joins columns into one; a part may be dropped once it is added."""
+
+    def __init__(self) -> None:
+        self._coords, self._rings, self._polygons, self._types = (bytearray() for _ in range(4))
+        self._ids: list[str] = []
+
+    def add(self, part: Columns) -> None:
+        """Append a part."""
+        self._coords += part.coords.tobytes()
+        self._rings += np.diff(part.ring_offsets).tobytes()
+        self._polygons += np.diff(part.polygon_offsets).tobytes()
+        self._types += part.types.tobytes()
+        self._ids += part.ids or [""] * len(part)
+
+    def columns(self) -> Columns:
+        """All parts, one after another."""
+        return Columns(
+            np.frombuffer(self._coords).reshape(-1, 2),
+            offsets(np.frombuffer(self._rings, np.int64)),
+            offsets(np.frombuffer(self._polygons, np.int64)),
+            np.frombuffer(self._types, np.uint8),
+            ids=tuple(self._ids) if any(self._ids) else None,
+        )
+
+
+def offsets(lengths: Any) -> np.ndarray:
+    """Where each of consecutive runs of these lengths begins, and the end: int64 (n + 1,)."""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def members(starts: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The positions starts[i] to starts[i + 1] - 1 for each i of the index, and how many each."""
+    lengths = starts[index + 1] - starts[index]
+    return runs(starts[index], lengths), lengths
+
+
+def runs(first: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """first[i], first[i] + 1, ..., lengths[i] of them, for each i one after another: int64."""
+    before = offsets(lengths)
+    return np.repeat(first - before[:-1], lengths) + np.arange(before[-1])

@@ -1,0 +1,81 @@
+"""JSON of HoVer-Net and CellViT: contours of nuclei with numbers for their types."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import ijson
+
+from .contents import Contents, Format, Reading, Source, packed
+from .jsonstream import texts
+from .outlines import Outlines
+from .types import UNCLASSIFIED
+
+
+def _nuclei(source: Source, reading: Reading) -> Contents:
+    """HoVer-Net's: what a type's number means depends on the weights; it serves as class name."""
+    contours = "cv2" if reading.contours == "auto" else reading.contours
+    outlines = Outlines(reading.findings, contours)
+    for _, text in texts(source.path):
+        for key, nucleus in ijson.kvitems(text, "nuc", use_float=True):
+            _add(outlines, nucleus, {}, f"{source.path}: nucleus {key}")
+    return packed(outlines, HOVERNET.name, reading)
+
+
+def _cells(source: Source, reading: Reading) -> Contents:
+    """CellViT's: a type map says what the numbers mean."""
+    names = dict(_type_names(source.values))
+    outlines = Outlines(reading.findings, reading.contours)
+    for _, text in texts(source.path):
+        for number, cell in enumerate(ijson.items(text, "cells.item", use_float=True)):
+            _add(outlines, cell, names, f"{source.path}: cell {number}")
+    return packed(outlines, CELLVIT.name, reading)
+
+
+def _type_names(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Number, as text, and name of each entry of the type map, which has them in either order."""
+    for place, value in values.items():
+        if place.startswith("type_map."):
+            key = place.removeprefix("type_map.")
+            yield (key, value) if isinstance(value, str) else (f"{value}", key)
+
+
+def _add(outlines: Outlines, nucleus: Any, names: dict[str, str], where: str) -> None:
+    nucleus = nucleus if isinstance(nucleus, dict) else {}
+    kind, contour = nucleus.get("type"), nucleus.get("contour")
+    if not contour:
+        outlines.findings.notes["objects without shape"] += 1
+        return
+    name = UNCLASSIFIED if kind is None else names.get(f"{kind}", f"{kind}")
+    outlines.add(name, [[contour]], where)
+
+
+def _magnified(source: Source, slide_mpp: float | None) -> float | None:
+    """The pixel size of HoVer-Net's coordinates: 40x is 0.25, or what is nearest in the slide."""
+    magnification = source.values.get("mag")
+    if not isinstance(magnification, int | float) or magnification <= 0:
+        return slide_mpp
+    nominal = 10 / magnification
+    if slide_mpp is None:
+        return nominal
+    # A slide scanned at 0.2527 is 40x to HoVer-Net, and 20x has 0.5054.
+    return slide_mpp * 2.0 ** round(math.log2(nominal / slide_mpp))
+
+
+HOVERNET = Format(
+    "HoVer-Net JSON",
+    lambda source: source.member == "nuc",
+    _nuclei,
+    member="nuc",
+    whole=True,
+    pixel_size=_magnified,
+)
+CELLVIT = Format(
+    "CellViT JSON",
+    lambda source: source.member == "cells",
+    _cells,
+    member="cells",
+    whole=True,
+)

@@ -1,0 +1,184 @@
+"""Bytes to JSON, member by member: files of any size, packed or not, and slightly flawed ones.
+
+Exports hold bare NaN and Infinity, trailing commas, byte order marks and numbers beyond float64;
+all of these are read. What is cut short is not.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import re
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import ijson
+import numpy as np
+import orjson
+
+from ..errors import AnnotationError
+
+CHUNK = 1 << 18  # bytes read at a time
+
+_GZIP, _ZIP, _BOM = b"\x1f\x8b", b"PK\x03\x04", b"\xef\xbb\xbf"
+_ESCAPE = re.compile(rb"\\.", re.DOTALL)
+_STRING = re.compile(rb'("[^"\\]*+(?:\\.[^"\\]*+)*+"?)', re.DOTALL)
+_NO_NUMBERS = (b"-NaN", b"NaN", b"-Infinity", b"Infinity")
+_NO_MEMBER = re.compile(rb",(?=\s*[\]}])")
+_BAD_JSON = (json.JSONDecodeError, ijson.JSONError, UnicodeDecodeError, RecursionError)
+_BAD_FILE = (OSError, EOFError, zlib.error, zipfile.BadZipFile)
+
+
+@contextmanager
+def readable(path: object) -> Iterator[None]:
+    """Turn what reading a file raises into an `AnnotationError` of one line."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise AnnotationError(f"{path}: no such file: check the path") from error
+    except _BAD_JSON as error:
+        raise AnnotationError(f"{path}: not JSON, or cut short: export it again") from error
+    except _BAD_FILE as error:
+        raise AnnotationError(f"{path}: cannot be read ({error}): export it again") from error
+
+
+def texts(path: Path) -> Iterator[tuple[str, Any]]:
+    """Name and open file of each JSON text in a file: all entries of a zip, else one.
+
+    Byte order marks are skipped.
+    """
+    for name, text in _unpacked(path):
+        if text.read(len(_BOM)) != _BOM:
+            text.seek(0)
+        yield name, text
+
+
+def _unpacked(path: Path) -> Iterator[tuple[str, Any]]:
+    with open(path, "rb") as file:
+        magic = file.read(4)
+    if magic == _ZIP:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                if not entry.is_dir() and not entry.filename.startswith("__MACOSX"):
+                    with archive.open(entry) as text:
+                        yield f"{path}/{entry.filename}", text
+    else:
+        with gzip.open(path) if magic.startswith(_GZIP) else open(path, "rb") as text:
+            yield str(path), text
+
+
+def head(path: Path, members: Iterable[str]) -> tuple[str, dict[str, Any]]:
+    """Which of these top-level members a JSON file has first, and the plain values before it.
+
+    The values are texts and numbers by their path, like "type_map.1". The name is "" if the file is
+    an array, ``type`` stands before the members, or the text is damaged.
+    """
+    wanted = set(members)
+    values: dict[str, Any] = {}
+    with suppress(*_BAD_JSON, *_BAD_FILE):
+        for _, text in texts(path):
+            for place, event, value in ijson.parse(text, use_float=True):
+                if place in wanted and event in ("start_map", "start_array"):
+                    return place, values
+                if place == "type" or (place, event) == ("", "start_array"):
+                    return "", values
+                if event in ("string", "number"):
+                    values[place] = value
+    return "", values
+
+
+def members(raw: Any, name: str) -> Iterator[Any]:
+    """The members of an array, of the array ``name`` of an object, or else the value itself.
+
+    They are cut out of the text and parsed one by one. What remains, with a 0 for each, is parsed
+    in the end: the text is JSON if all of these are.
+
+    Raises:
+        JSONDecodeError: the text is not JSON, or cut short.
+    """
+    label = re.compile(rb'"%s"\s*:\s*\Z' % name.encode())
+    rest, item = bytearray(), bytearray()
+    level = count = 0
+    listed = begun = False
+    for chunk, brackets in _brackets(raw):
+        done = 0
+        for at, depth in brackets:
+            level = level or (1 if chunk[at] == ord("[") else 2)
+            if depth == level:
+                listed = chunk[at] == ord("[") and (
+                    level == 1 or bool(label.search(rest + chunk[done:at]))
+                )
+            elif depth == level + 1 and begun:
+                yield _parsed(item + chunk[done : at + 1])
+                rest += b"0"
+                count += 1
+                item, begun, done = bytearray(), False, at + 1
+            elif depth == level + 1 and listed and chunk[at] == ord("{"):
+                rest += chunk[done:at]
+                begun, done = True, at
+        (item if begun else rest).extend(chunk[done:])
+    frame = _parsed(rest)
+    if (frame.get(name) if isinstance(frame, dict) else frame) != [0] * count:
+        yield frame
+
+
+def _brackets(raw: Any) -> Iterator[tuple[bytes, Iterable[tuple[int, int]]]]:
+    """Chunks, each with place and depth (of what is inside) of its outer brackets."""
+    depth = quotes = 0
+    for chunk in _chunks(raw):
+        codes = np.frombuffer(_ESCAPE.sub(b"__", chunk) if b"\\" in chunk else chunk, np.uint8)
+        kinds = codes | 0x20  # the two kinds of brackets differ in this bit
+        at = np.flatnonzero((codes == ord('"')) | (kinds == ord("{")) | (kinds == ord("}")))
+        kinds = kinds[at]
+        before = np.cumsum(kinds == ord('"')) + quotes
+        quotes = before[-1] if len(at) else quotes
+        real = (before % 2 == 0) & (kinds != ord('"'))
+        steps = np.where(kinds[real] == ord("{"), 1, -1)
+        after = np.cumsum(steps) + depth
+        depth = after[-1] if len(steps) else depth
+        inner = np.maximum(after, after - steps)
+        outer = inner <= 3
+        yield chunk, zip(at[real][outer].tolist(), inner[outer].tolist(), strict=True)
+
+
+def _chunks(raw: Any) -> Iterator[bytes]:
+    """The text, cut nowhere within an escape."""
+    held = b""
+    while chunk := raw.read(CHUNK):
+        text = held + chunk
+        chunk = text.rstrip(b"\\")
+        held = text[len(chunk) :]
+        yield chunk
+    yield held
+
+
+def _parsed(text: bytes | bytearray) -> Any:
+    """JSON; bare NaN and Infinity, and numbers beyond float64, become None."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        strict = _mended(text)
+    try:
+        return orjson.loads(strict)
+    except orjson.JSONDecodeError:  # half a surrogate pair, or a number beyond float64
+        return json.loads(strict, parse_float=_finite, parse_int=_finite)
+
+
+def _finite(digits: str) -> float | None:
+    number = float(digits)
+    return number if math.isfinite(number) else None
+
+
+def _mended(text: bytes | bytearray) -> bytes:
+    """Without bare NaN and Infinity (now null) and commas before a closing bracket."""
+    parts = _STRING.split(text)
+    between = _NO_MEMBER.sub(b"", b'"'.join(parts[::2]))
+    for bare in _NO_NUMBERS:
+        between = between.replace(bare, b"null")
+    parts[::2] = between.split(b'"')
+    return b"".join(parts)

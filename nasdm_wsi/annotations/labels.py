@@ -1,0 +1,225 @@
+"""Label images and arrays, in which a pixel holds the number of its nucleus.
+
+What an array holds is told by its shape, with tiles first if there are several:
+
+    (h, w)       instances of one class, "nuclei": StarDist, Cellpose, binary masks
+    (h, w, 2)    instances and Lizard's classes 1 to 6: Lizard, CoNIC
+    (h, w, 6)    instances of each PanNuke class, and background
+
+Tiles are laid out from left to right and from top to bottom in a square as far as it goes, without
+gaps, so that the slide can be cut into the same tiles again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+import tifffile
+from PIL import Image
+from scipy import ndimage
+from skimage.feature import peak_local_max
+from skimage.measure import find_contours
+from skimage.segmentation import watershed
+
+from ..errors import AnnotationError
+from .contents import Contents, Format, Reading, Source
+from .nuclei import Nuclei
+from .types import TYPES, UNTYPED
+
+PANNUKE = ("Neoplastic", "Inflammatory", "Connective", "Dead", "Epithelial")
+# Pixel sizes of these data sets; a label image has that of its picture, which only users know.
+_MPP = {"Lizard": 0.5, "PanNuke": 0.25}
+_KINDS = {"instances": "label image", "Lizard": "Lizard labels", "PanNuke": "PanNuke masks"}
+_SHAPES = "choose one of (h, w), (h, w, 2) as of Lizard, (h, w, 6) as of PanNuke, or tiles of these"
+
+_PNG, _NUMPY = b"\x89PNG", b"\x93NUMPY"
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+SMOOTHING = 1.0  # pixels; keeps ragged outlines from splitting one nucleus
+SEPARATION = 2  # pixels; centres closer than this are one nucleus
+
+
+# Labels and nuclei
+
+
+def from_labels(instances: np.ndarray, types: np.ndarray, *, mpp: float) -> Nuclei:
+    """Nuclei traced from labels; rasterised by the pixel-centre rule they are the same again.
+
+    instances: int (h, w), 0 = none. types: uint8 (h, w), the commonest in a nucleus counts, or by
+    instance (largest instance + 1,). Each 4-connected piece becomes a nucleus of its own.
+    """
+    polygons, kinds = [], []
+    for k, where in enumerate(ndimage.find_objects(instances), 1):
+        if where is None:
+            continue
+        mask = instances[where] == k
+        kind = types[k] if types.ndim == 1 else np.bincount(types[where][mask]).argmax()
+        pieces, n = ndimage.label(np.pad(mask, 1))
+        for piece in range(1, n + 1):
+            polygons.append(_outline(pieces == piece, where[0].start - 1, where[1].start - 1))
+            kinds.append(kind)
+    return Nuclei.from_polygons(polygons, kinds, mpp=mpp)
+
+
+def _outline(mask: np.ndarray, y0: int, x0: int) -> shapely.Polygon:
+    """The outline of one 4-connected piece with its holes; mask (h, w) has its corner at y0, x0."""
+    rings = [
+        ring[:, ::-1] + (x0 + 0.5, y0 + 0.5) for ring in find_contours(mask.astype(float), 0.5)
+    ]
+    rings.sort(key=lambda ring: np.ptp(ring[:, 0]), reverse=True)
+    return shapely.Polygon(rings[0], rings[1:])
+
+
+def split_touching(types: np.ndarray) -> np.ndarray:
+    """Instances int32 (h, w), 1-based, from types uint8 (h, w); 0 and 255 stay 0.
+
+    Touching nuclei of one type are told apart by a watershed on the smoothed distance to the
+    nearest pixel of anything else, which suits nuclei of about 8 to 20 pixels.
+    """
+    instances = np.zeros(types.shape, np.int32)
+    for kind in range(1, len(TYPES)):
+        mask = types == kind
+        components, _ = ndimage.label(mask, np.ones((3, 3)))
+        # Without a border of background the distance would grow towards the array's edge.
+        distance = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+        smooth = ndimage.gaussian_filter(distance, SMOOTHING) * mask
+        peaks = peak_local_max(
+            smooth, min_distance=SEPARATION, labels=components, exclude_border=False
+        )
+        markers = np.zeros(types.shape, np.int32)
+        markers[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
+        split = watershed(-smooth, markers, connectivity=2, mask=mask)
+        instances[mask] = split[mask] + instances.max()
+    return instances
+
+
+# Files
+
+
+def contents_of(array: np.ndarray, path: Path, reading: Reading) -> Contents:
+    """The contents of an array of labels; each 4-connected piece of an instance is a nucleus.
+
+    Raises:
+        AnnotationError: the array holds no labels.
+    """
+    kind, stack = _as_stack(array, path)
+    columns = math.ceil(math.sqrt(len(stack)))
+    height, width = stack.shape[1:3]
+    parts = [Nuclei.from_polygons([], [], mpp=reading.mpp)]
+    for k, tile in enumerate(stack):
+        for instances, classes in _layers(np.asarray(tile), kind):
+            nuclei = _nuclei(instances, classes, reading)
+            parts.append(nuclei.shifted(k // columns * height, k % columns * width))
+    words = _KINDS[kind]
+    if len(stack) > 1:
+        words += f", {len(stack)} tiles in rows of {columns}"
+    return Contents(words, Nuclei.concatenate(parts), reading.findings)
+
+
+def is_picture(source: Source) -> bool:
+    """Whether a file is a PNG or TIFF, of labels or of tissue."""
+    return source.magic.startswith((_PNG, *_TIFF))
+
+
+def _sniff(source: Source) -> bool:
+    """Whether a file is an array, or a picture of one plane and one channel."""
+    if source.magic.startswith(_NUMPY):
+        return True
+    if source.magic.startswith(_PNG):
+        return source.magic[25:26] in (b"\0", b"\3")  # grey, or numbers of a palette
+    if not source.magic.startswith(_TIFF):
+        return False
+    try:
+        with tifffile.TiffFile(source.path) as tiff:
+            return tiff.pages.first.samplesperpixel == 1 and len(tiff.series[0].shape) == 2
+    except Exception:  # damaged, or a slide of a kind that tifffile does not know
+        return False
+
+
+def _read(source: Source, reading: Reading) -> Contents:
+    return contents_of(_array(source), source.path, reading)
+
+
+def _pixel_size(source: Source, slide_mpp: float | None) -> float | None:
+    if slide_mpp or not source.magic.startswith(_NUMPY):
+        return slide_mpp
+    return _MPP.get(_as_stack(_array(source), source.path)[0])
+
+
+def _array(source: Source) -> np.ndarray:
+    """The array of a file, perhaps left on disk."""
+    path = source.path
+    if not _sniff(source):
+        raise AnnotationError(f"{path}: no label image of one channel: {_SHAPES}")
+    try:
+        if source.magic.startswith(_NUMPY):
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        if source.magic.startswith(_PNG):
+            with Image.open(path) as image:
+                return np.asarray(image)
+        return tifffile.imread(path)
+    except Exception as error:  # three libraries, and each of their codecs has its own
+        reason = " ".join(str(error).split())
+        raise AnnotationError(
+            f"{path}: cannot be read ({reason}): save the labels alone, as PNG, TIFF or .npy"
+        ) from error
+
+
+def _as_stack(array: np.ndarray, path: Path) -> tuple[str, np.ndarray]:
+    """What the array is, and as tiles (n, h, w) or (n, h, w, layers)."""
+    layers = {2: "Lizard", 6: "PanNuke"}.get(array.shape[-1] if array.ndim in (3, 4) else 0)
+    kind = "instances" if array.ndim == 2 else layers
+    if kind is None or not array.size:
+        size = " x ".join(map(str, array.shape))
+        raise AnnotationError(f"{path}: an array of {size} holds no labels: {_SHAPES}")
+    if array.dtype.kind not in "buif":
+        raise AnnotationError(f"{path}: {array.dtype} is no kind of label: save whole numbers")
+    return kind, array[None] if array.ndim < 4 else array
+
+
+def _layers(tile: np.ndarray, kind: str) -> Iterator[tuple[np.ndarray, Any]]:
+    """Instances (h, w) with one class name for all, or with type numbers (h, w)."""
+    if kind == "instances":
+        yield tile, UNTYPED
+    elif kind == "Lizard":
+        yield tile[..., 0], tile[..., 1]
+    else:
+        for layer, name in enumerate(PANNUKE):
+            yield tile[..., layer], name
+
+
+def _nuclei(labels: np.ndarray, classes: Any, reading: Reading) -> Nuclei:
+    """The nuclei of one layer; all its instances are counted by class."""
+    # Numbers may be large and sparse; from here on they are dense, and 0 is background.
+    found, instances = np.unique(np.maximum(labels, 0), return_inverse=True)
+    instances = instances.reshape(labels.shape) + (found[0] > 0)
+    names = _names(instances, classes)
+    numbers = np.array([0, *(max(reading.findings.number(name) or 0, 0) for name in names)])
+    return from_labels(instances * (numbers[instances] > 0), numbers, mpp=reading.mpp)
+
+
+def _names(instances: np.ndarray, classes: Any) -> list[str]:
+    """The class name of each instance 1, 2, ..."""
+    if isinstance(classes, str):
+        return [classes] * int(instances.max())
+    numbers = _commonest(instances, classes)
+    return [TYPES[k] if k < len(TYPES) else f"class {k}" for k in numbers]
+
+
+def _commonest(instances: np.ndarray, types: np.ndarray) -> np.ndarray:
+    """The type that most pixels of each instance have, instances 1, 2, ... in order."""
+    types = types.astype(np.int64)
+    base = int(types.max()) + 1
+    pairs, counts = np.unique(instances * base + types, return_counts=True)
+    pairs = pairs[np.argsort(counts, kind="stable")]
+    commonest = np.zeros(int(instances.max()) + 1, np.int64)
+    commonest[pairs // base] = pairs % base  # the last one stays
+    return commonest[1:]
+
+
+FORMAT = Format("label image or array", _sniff, _read, pixel_size=_pixel_size)
