@@ -499,7 +499,7 @@ def slide_at(path: Path, mpp: float, size=(300, 400)) -> Path:
 class Toy:
     """A painter as far as planning needs one."""
 
-    mpp = 0.5
+    mpp, planes = 0.5, ("edge",)
 
     def plan(self, size):
         return size
