@@ -1,8 +1,8 @@
-"""Write the pages that are made from the code: commands.md and class_names.md.
+"""Write the pages that are generated from the code: commands.md and class_names.md.
 
     python docs/generate.py
 
-A test compares them with what this script would write.
+A test compares the pages with the output of this script.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NOTE = "<!-- Written by docs/generate.py: do not edit. -->"
 
 
 def commands() -> str:
-    """What --help says of every command."""
+    """The help of every command as a page."""
     top = click.Context(main, info_name="nasdm-wsi", **main.context_settings)
     lines = [NOTE, "", "# Commands", "", *_command(top)]
     for name, command in main.commands.items():
@@ -48,7 +48,7 @@ def _command(context: click.Context) -> Iterator[str]:
 
 
 def class_names() -> str:
-    """Which class names are read as which type."""
+    """The page of known class names."""
     lines = [NOTE, "", "# Class names", "", INTRODUCTION, ""]
     lines += ["| read as | class names |", "|---|---|"]
     lines += [f"| {kind} | {', '.join(names)} |" for kind, names in known_names().items()]
@@ -56,21 +56,20 @@ def class_names() -> str:
 
 
 INTRODUCTION = """\
-The networks know the six nucleus types of Lizard. Other tools have other names for them. The names
-below are known; case, hyphens, underscores, a plural s and a closing "cells", "nuclei" or "tissue"
-make no difference."""
+The shipped model knows the six nucleus types of Lizard. Other tools use other names for them. The
+table lists the names that nasdm-wsi knows. Case, hyphens, underscores, a plural s and a final "cells",
+"nuclei" or "tissue" make no difference."""
 
 REST = """\
-- Of a derived class such as `Immune cells: Lymphocyte` the whole name is tried, then each part from
-  the first.
-- Classes whose names end in `*` are left out, as QuPath does.
-- `Tissue` and `Region*` outline tissue; `--tissue-class` names others.
-- `Dead`, `Necrosis`, `Other` and whatever else is not in the table stop the command with one line.
-  Say what they are with `--class-map NAME=TYPE`, or leave them out with `--ignore-class NAME`. Both
-  go before the table.
+- For a derived class such as `Immune cells: Lymphocyte`, the whole name is looked up first, then each
+  part in order.
+- Classes whose names end in `*` are left out, as in QuPath.
+- `Tissue` and `Region*` outline tissue; `--tissue-class` changes these names.
+- Any other name, such as `Dead`, `Necrosis` or `Other`, stops the command with one line. Assign a type
+  with `--class-map NAME=TYPE`, or leave the class out with `--ignore-class NAME`. Both take precedence
+  over the table.
 
-`nasdm-wsi info FILE` shows for each class of a file what it is read as, before anything is
-rendered."""
+`nasdm-wsi info FILE` shows how each class of a file is read, before anything is rendered."""
 
 
 if __name__ == "__main__":

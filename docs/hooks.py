@@ -1,6 +1,7 @@
-"""For mkdocs: the README is the first page, and what pages link to beside docs/ comes along.
+"""Hooks for mkdocs: add the README and other files from outside docs/ to the site.
 
-Links are written as they work in the repository, and changed here to where things are in the site.
+The README becomes the first page. Links in the pages are written for the repository; the hooks
+change them to the places in the site.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "model/weights/small.md
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
-    """Add the pages that stand outside docs/, and the files that any page links to."""
+    """Add the pages outside docs/ and all files that the pages link to."""
     pages = [ROOT / page for page in PAGES]
     found = {*pages}
     for page in (*pages, *ROOT.glob("docs/*.md")):
@@ -31,7 +32,7 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: object) -> str:
-    """Turn links between docs/ and the rest into links within the site."""
+    """Change links between docs/ and other folders into links within the site."""
     if Path(page.file.abs_src_path).is_relative_to(config.docs_dir):
         return markdown.replace("](../README.md", "](index.md").replace("](../", "](")
     return re.sub(r"(\]\((?:\.\./)*)docs/", r"\1", markdown)
