@@ -43,8 +43,8 @@ def mosaic_of(folder: str, side: int) -> Mosaic:
 def prepare(folder: str, side: int) -> None:
     """Write the same pixels as blocks and as a raw file."""
     block, mosaic = texture(), mosaic_of(folder, side)
-    for place in cells_in((0, 0, *mosaic.plan.blocks)):
-        y0, x0, y1, x1 = mosaic.plan.owned(place)
+    for place in cells_in((0, 0, *mosaic.job.plan.blocks)):
+        y0, x0, y1, x1 = mosaic.job.plan.owned(place)
         mosaic.store.write("pixels", place, block[: y1 - y0, : x1 - x0])
     with open(Path(folder, "raw"), "wb") as file:
         across = np.tile(block, (1, -(-side // SIDE), 1))[:, :side]

@@ -22,7 +22,7 @@ from measure import machine, table, unpainted
 from nasdm_wsi.geometry import Plan
 from nasdm_wsi.mosaic import schedule
 from nasdm_wsi.mosaic.engine import Mosaic
-from nasdm_wsi.mosaic.schedule import Ledger, Stage
+from nasdm_wsi.mosaic.schedule import Grid, Ledger
 from nasdm_wsi.mosaic.store import RunStore
 from nasdm_wsi.mosaic.workers import local
 from nasdm_wsi.slides.pyramid import Pyramid
@@ -58,7 +58,7 @@ def nothing(task: tuple[int, int, int]) -> None:
 
 def seconds_per_task(tasks: int = 3_000) -> float:
     """Seconds of client, scheduler and two workers on this machine for an empty task."""
-    line = Stage((range(0),), (range(0),) * tasks)
+    line = Grid((range(0),), (range(0),) * tasks)
     with local(2) as client:
         executor = client.get_executor()
         for count in (100, tasks):

@@ -216,7 +216,7 @@ def _hands(
     folder = mosaic.store.folder.resolve()
     job.nuclei.save(folder / NUCLEI)  # may be large, and a cluster's scheduler is one
     light = replace(job, nuclei=job.nuclei.take(np.empty(0, int)))
-    pyramid = mosaic.pyramid if mosaic.levels else None
+    pyramid = mosaic.pyramid
     with hands(client, folder, partial(_doer, light, folder, pyramid)) as those:
         yield those
 
@@ -255,10 +255,10 @@ class _Rows:
     dtype = np.dtype(np.uint8)
 
     def __init__(self, mosaic: Mosaic):
-        self.mosaic, self.shape = mosaic, (*shape(mosaic.region), 3)
+        self.mosaic, self.shape = mosaic, (*shape(mosaic.job.region), 3)
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        y0, x0, _, x1 = self.mosaic.region
+        y0, x0, _, x1 = self.mosaic.job.region
         start, stop, _ = rows.indices(self.shape[0])
         return self.mosaic.pixels((y0 + start, x0, y0 + stop, x1))
 

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nasdm_wsi.mosaic.schedule import Ledger, Stage, run
+from nasdm_wsi.mosaic.schedule import Grid, Ledger, run
 
 
 @st.composite
 def stages(draw):
     """Two to four grids; rows and columns read some neighbours, never falling."""
-    found = [Stage((range(0),) * draw(st.integers(1, 4)), (range(0),) * draw(st.integers(1, 4)))]
+    found = [Grid((range(0),) * draw(st.integers(1, 4)), (range(0),) * draw(st.integers(1, 4)))]
     for _ in range(draw(st.integers(1, 3))):
         axes = []
         for count in found[-1].shape:
@@ -21,7 +21,7 @@ def stages(draw):
             starts = sorted(draw(st.integers(0, count - 1)) for _ in range(length))
             stops = sorted(draw(st.integers(1, count)) for _ in range(length))
             axes.append(tuple(range(a, max(a + 1, b)) for a, b in zip(starts, stops, strict=True)))
-        found.append(Stage(*axes))
+        found.append(Grid(*axes))
     return found
 
 
@@ -73,7 +73,7 @@ def test_each_wanted_task_is_done_once_after_what_it_reads(stages, rng):
 
 
 def test_no_more_tasks_are_out_than_allowed_and_an_error_ends_the_run():
-    line = Stage((range(0),), (range(0),) * 20)
+    line = Grid((range(0),), (range(0),) * 20)
     nothing = [np.zeros((1, 20), bool)]
     out, most, seen = set(), [], []
 

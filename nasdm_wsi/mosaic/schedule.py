@@ -20,10 +20,12 @@ PATIENCE = 60.0  # seconds without any result before somebody is told
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A grid of tasks. rows, columns: of each row and column, those it reads of the stage before.
+class Grid:
+    """The tasks of a stage, and which tasks of the stage before each reads.
 
-    The rectangles that tasks read are the product of both; they never fall from row to row.
+    Attributes:
+        rows: for each row of tasks, the rows that it reads; neither end ever falls.
+        columns: for each column, the columns.
     """
 
     rows: tuple[range, ...]
@@ -43,7 +45,7 @@ class Ledger:
     A task is wanted if it is not finished, or if a wanted task reads it and it is not present.
     """
 
-    def __init__(self, stages: list[Stage], present: list[np.ndarray], finished: list[np.ndarray]):
+    def __init__(self, stages: list[Grid], present: list[np.ndarray], finished: list[np.ndarray]):
         self.stages = stages
         self._readers_of = [_inverse(stages, s) for s in range(len(stages))]
         self._ranks = _ranks(stages)
@@ -139,7 +141,7 @@ def run(
             future.cancel()
 
 
-def _inverse(stages: list[Stage], s: int) -> tuple[list[range], list[range]]:
+def _inverse(stages: list[Grid], s: int) -> tuple[list[range], list[range]]:
     """For each row and column of a stage, those of the next stage that read it."""
     if s + 1 == len(stages):
         return [], []
@@ -158,7 +160,7 @@ def _inverse_axis(reads: tuple[range, ...], count: int) -> list[range]:
     return [range(a, b) for a, b in zip(first, last, strict=True)]
 
 
-def _ranks(stages: list[Stage]) -> list[list[int]]:
+def _ranks(stages: list[Grid]) -> list[list[int]]:
     """For each row of each stage, the last row of the first stage that it depends on."""
     ranks = [list(range(len(stages[0].rows)))]
     for stage in stages[1:]:

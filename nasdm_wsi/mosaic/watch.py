@@ -25,7 +25,8 @@ class Watch:
 
     def __init__(self, mosaic: Mosaic, progress: Progress | None):
         self.mosaic, self.progress, self.shown = mosaic, progress, time.monotonic()
-        h, w = shape(mosaic.region)
+        self.region = mosaic.job.region
+        h, w = shape(self.region)
         self.step = -(-max(h, w) // self.SIDE)
         self.path = mosaic.store.folder / "thumbnail.png"
         self.picture = np.full((-(-h // self.step), -(-w // self.step), 3), 255, np.uint8)
@@ -33,15 +34,15 @@ class Watch:
             self.picture[:] = np.array(Image.open(self.path))
 
     def __call__(self, task: Task, done: int, total: int) -> None:
-        if task[0] == self.mosaic.phases:
-            self._add(self.mosaic.block_of(task))
+        if box := self.mosaic.finished_by(task):
+            self._add(intersect(box, self.region))
         if self.progress:
             self.progress("painting", done, total)
 
     def _add(self, box: Box) -> None:
-        """Every n-th pixel of a finished block."""
-        y0, x0, y1, x1 = box = intersect(box, self.mosaic.region)
-        top, left = self.mosaic.region[:2]
+        """Show every n-th pixel of a box that is finished."""
+        y0, x0 = box[:2]
+        top, left = self.region[:2]
         first = -(y0 - top) % self.step, -(x0 - left) % self.step
         seen = self.mosaic.pixels(box)[first[0] :: self.step, first[1] :: self.step]
         i, j = (y0 - top + first[0]) // self.step, (x0 - left + first[1]) // self.step

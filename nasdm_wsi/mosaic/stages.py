@@ -1,0 +1,320 @@
+"""The stages of a render: what each one's tasks are, what they read, and how they are done.
+
+A render is a row of stages: the phases on blocks of the canvas, the finished pixels of the same
+blocks, and the levels of the pyramid on tiles. A task of a stage is named by its place (row,
+column). It reads parts of the stage before, computes, and writes its own part to the store; doing
+it again gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import numpy as np
+
+from ..geometry import Block, Box, cells_in, grow, inside, intersect, shape
+from ..job import Job, Window
+from ..slides.pyramid import Pyramid, halved
+from .noise import noise
+from .schedule import Grid
+from .store import RunStore
+
+
+class Canvas:
+    """What all stages share: the job, the store, the noise, and which blocks show only glass."""
+
+    def __init__(self, job: Job, store: RunStore):
+        self.job, self.plan, self.painter, self.store = job, job.plan, job.painter, store
+        self._glass: dict[Block, bool] = {}
+
+    def noise(self, box: Box, *, step: int | None = None) -> np.ndarray:
+        """Unit noise (3, h, w) of a box, for a solver step or to start from."""
+        return noise(box, seed=self.job.seed, step=step)
+
+    def window(self, box: Box, state: np.ndarray) -> Window:
+        """What the painter gets of a box whose state (channels, h, w) is known."""
+        return Window(
+            box=box,
+            state=state,
+            planes=self.job.planes(box),
+            tissue=self.job.tissue(box),
+            noise=lambda step: self.noise(box, step=step),
+        )
+
+    def is_glass(self, block: Block) -> bool:
+        """Whether nothing is to be painted where the block contributes."""
+        if block not in self._glass:
+            self._glass[block] = self.job.is_glass(self.plan.part(block))
+        return self._glass[block]
+
+    @cached_property
+    def glass_colour(self) -> np.ndarray:
+        """The one colour of glass, uint8 (3,)."""
+        last = len(self.plan.phases) - 1
+        return self.painter.finish(self.painter.glass(last, self.noise((0, 0, 1, 1))))[0, 0]
+
+
+class Stage:
+    """One kind of task.
+
+    Attributes:
+        cells: the places of the tasks, a rectangle (i0, j0, i1, j1).
+        before: the stage that the tasks read, if there is one.
+        part: the name in the store of what a task leaves for the next stage.
+        product: the name in the store of what the user wants of a task, if that is anything.
+    """
+
+    part: str
+    product: str | None = None
+
+    def __init__(self, cells: Box, before: Stage | None):
+        self.cells, self.before = cells, before
+
+    # What each kind of stage says for itself.
+
+    def _reads(self, place: Block) -> Box:
+        """What of the stage before a task reads, as if that had no ends."""
+        raise NotImplementedError
+
+    def is_glass(self, place: Block) -> bool:
+        """Whether a task need not be done, because it would show only glass."""
+        raise NotImplementedError
+
+    def do(self, place: Block) -> None:
+        """Do one task."""
+        raise NotImplementedError
+
+    # What follows from it.
+
+    def sources(self, place: Block) -> Box:
+        """The tasks of the stage before that a task reads: a rectangle."""
+        return intersect(self._reads(place), self.before.cells) if self.before else (0, 0, 0, 0)
+
+    def place(self, row: int, column: int) -> Block:
+        """The place of a task that is counted from the first of the stage."""
+        return self.cells[0] + row, self.cells[1] + column
+
+    def grid(self) -> Grid:
+        """The stage as the ledger sees it: tasks are counted from the first of each stage."""
+        i0, j0, i1, j1 = self.cells
+        top, left = self.before.cells[:2] if self.before else (0, 0)
+        rows = [self.sources((i, j0)) for i in range(i0, i1)]
+        columns = [self.sources((i0, j)) for j in range(j0, j1)]
+        return Grid(
+            tuple(range(box[0] - top, box[2] - top) for box in rows),
+            tuple(range(box[1] - left, box[3] - left) for box in columns),
+        )
+
+    def glass(self) -> np.ndarray:
+        """Bool (rows, columns): which tasks would show only glass."""
+        found = [self.is_glass(place) for place in cells_in(self.cells)]
+        return np.reshape(found, shape(self.cells))
+
+
+class Phase(Stage):
+    """A run of solver steps; a task takes one block through it."""
+
+    before: Phase | None
+
+    def __init__(self, canvas: Canvas, number: int, cells: Box, before: Phase | None):
+        super().__init__(cells, before)
+        self.canvas, self.plan, self.number = canvas, canvas.plan, number
+        self.part = f"phase-{number}"
+
+    def _reads(self, place: Block) -> Box:
+        return self.plan.sources(self.plan.view(place))
+
+    def is_glass(self, place: Block) -> bool:
+        """The same in every phase."""
+        return self.canvas.is_glass(place)
+
+    def do(self, place: Block) -> None:
+        """Run the block's windows through the phase, and store their weighted sum."""
+        view = self.plan.view(place)
+        state = self._state_before(view)
+        cores = self.plan.cores(place)
+        boxes = [self.plan.window(core) for core in cores]
+        windows = [self.canvas.window(box, state[:, *inside(box, view)]) for box in boxes]
+        results = self.canvas.painter.solve(self.number, windows)
+        self.canvas.store.write(self.part, place, self._fused(place, cores, results))
+
+    def _state_before(self, box: Box) -> np.ndarray:
+        if self.before is None:
+            return self.canvas.painter.start(self.canvas.noise(box))
+        return self.before.state(box)
+
+    def _fused(self, block: Block, cores: list[Box], results: np.ndarray) -> np.ndarray:
+        """What a block's windows contribute: float32 (channels, h, w) of its part."""
+        covers = self.plan.part(block)
+        fused = np.zeros((self.canvas.painter.channels, *shape(covers)), np.float32)
+        for core, result in zip(cores, results, strict=True):
+            reached = intersect(grow(core, self.plan.taper), covers)
+            weighted = result * self.plan.weight(core)
+            fused[:, *inside(reached, covers)] += weighted[
+                :, *inside(reached, self.plan.window(core))
+            ]
+        return fused
+
+    def state(self, box: Box) -> np.ndarray:
+        """The state (channels, h, w) of a box after the phase: the sum of the blocks' parts.
+
+        It is zero where no part is needed.
+        """
+        out = np.zeros((self.canvas.painter.channels, *shape(box)), np.float32)
+        for block in cells_in(intersect(self.plan.sources(box), self.cells)):
+            common = intersect(box, self.plan.part(block))
+            out[:, *inside(common, box)] += self._contribution(block, common)
+        return out
+
+    def _contribution(self, block: Block, box: Box) -> np.ndarray:
+        """What a block contributes to a box within its part."""
+        covers = self.plan.part(block)
+        at = inside(box, covers)
+        if self.is_glass(block):
+            glass = self.canvas.painter.glass(self.number, self.canvas.noise(box))
+            return glass * self.plan.block_weight(block)[at]
+        size = (self.canvas.painter.channels, *shape(covers))
+        return self.canvas.store.array(self.part, block, size, np.float32)[:, *at]
+
+
+class Picture(Stage):
+    """A stage whose tasks leave pixels for the next one, uint8 (h, w, 3)."""
+
+    canvas: Canvas
+
+    def covers(self, place: Block) -> Box:
+        """The pixels that a task leaves."""
+        raise NotImplementedError
+
+    def holders(self, box: Box) -> Box:
+        """The tasks that leave the pixels of a box."""
+        raise NotImplementedError
+
+    def pixels(self, box: Box) -> np.ndarray:
+        """The pixels of a box, uint8 (h, w, 3), when all that hold it are done."""
+        out = np.empty((*shape(box), 3), np.uint8)
+        for place in cells_in(intersect(self.holders(box), self.cells)):
+            common = intersect(box, self.covers(place))
+            out[inside(common, box)] = self._of_task(place, common)
+        return out
+
+    def _of_task(self, place: Block, box: Box) -> np.ndarray:
+        if self.is_glass(place):
+            return self.canvas.glass_colour
+        covers = self.covers(place)
+        pixels = self.canvas.store.array(self.part, place, (*shape(covers), 3), np.uint8)
+        return pixels[inside(box, covers)]
+
+
+class Pixels(Picture):
+    """The finished pixels of the canvas; a task fuses and rounds those of one block, once."""
+
+    before: Phase
+    part = "pixels"
+
+    def __init__(self, canvas: Canvas, cells: Box, before: Phase, *, wanted: bool):
+        super().__init__(cells, before)
+        self.canvas, self.plan = canvas, canvas.plan
+        self.product = self.part if wanted else None
+
+    def covers(self, place: Block) -> Box:
+        """The pixels that the block delivers."""
+        return self.plan.owned(place)
+
+    def holders(self, box: Box) -> Box:
+        """The blocks that deliver a box of the canvas."""
+        return self.plan.blocks_of(box)
+
+    def _reads(self, place: Block) -> Box:
+        return self.plan.sources(self.covers(place))
+
+    def is_glass(self, place: Block) -> bool:
+        """As in the phases."""
+        return self.canvas.is_glass(place)
+
+    def do(self, place: Block) -> None:
+        """Store the pixels that the block delivers."""
+        state = self.before.state(self.covers(place))
+        self.canvas.store.write(self.part, place, self.canvas.painter.finish(state))
+
+
+class Level(Picture):
+    """A level of the pyramid; a task encodes one tile, and leaves half of it for the next level.
+
+    The tile's box counts from ``corner`` of the stage before: the region's on the canvas, or that
+    of the level below.
+    """
+
+    before: Picture
+
+    def __init__(
+        self, canvas: Canvas, pyramid: Pyramid, number: int, before: Picture, corner: Block
+    ):
+        super().__init__((0, 0, *pyramid.grid(number)), before)
+        self.canvas, self.pyramid, self.number, self.corner = canvas, pyramid, number, corner
+        self.last = number == len(pyramid.shapes) - 1
+        self.part, self.tiles = f"halves-{number}", f"tiles-{number}"
+        self.product = self.tiles
+        self._glass: dict[Block, bool] = {}
+
+    def covers(self, place: Block) -> Box:
+        """The half of a tile, in pixels of the next level."""
+        y0, x0, y1, x1 = self.pyramid.box(self.number, place)
+        return y0 // 2, x0 // 2, -(-y1 // 2), -(-x1 // 2)
+
+    def holders(self, box: Box) -> Box:
+        """The tiles whose halves hold a box of the next level."""
+        side = self.pyramid.tile // 2
+        return box[0] // side, box[1] // side, -(-box[2] // side), -(-box[3] // side)
+
+    def _box(self, place: Block) -> Box:
+        """What a tile shows, in pixels of the stage before."""
+        (y, x), (y0, x0, y1, x1) = self.corner, self.pyramid.box(self.number, place)
+        return y0 + y, x0 + x, y1 + y, x1 + x
+
+    def _reads(self, place: Block) -> Box:
+        return self.before.holders(self._box(place))
+
+    def is_glass(self, place: Block) -> bool:
+        """Whether a whole tile shows only glass."""
+        if place not in self._glass:
+            whole = shape(self._box(place)) == (self.pyramid.tile, self.pyramid.tile)
+            sources = cells_in(self.sources(place))
+            self._glass[place] = whole and all(self.before.is_glass(source) for source in sources)
+        return self._glass[place]
+
+    def do(self, place: Block) -> None:
+        """Store an encoded tile, and half of it for the next level."""
+        pixels = self.before.pixels(self._box(place))
+        self.canvas.store.write(self.tiles, place, self.pyramid.encode(pixels))
+        if not self.last:
+            self.canvas.store.write(self.part, place, halved(pixels))
+
+    def encoded(self) -> Iterator[bytes]:
+        """The encoded tiles in raster order, when all are done."""
+        for place in cells_in(self.cells):
+            glass = self.is_glass(place)
+            yield self._blank if glass else self.canvas.store.read(self.tiles, place)
+
+    @cached_property
+    def _blank(self) -> bytes:
+        side = self.pyramid.tile
+        return self.pyramid.encode(np.full((side, side, 3), self.canvas.glass_colour))
+
+
+def phases_of(canvas: Canvas) -> list[Phase]:
+    """The phases of a job."""
+    phases: list[Phase] = []
+    for number, cells in enumerate(canvas.plan.needed(canvas.job.region)):
+        phases.append(Phase(canvas, number, cells, phases[-1] if phases else None))
+    return phases
+
+
+def levels_of(canvas: Canvas, pyramid: Pyramid, pixels: Pixels) -> list[Level]:
+    """The levels of a job's pyramid."""
+    top, left = canvas.job.region[:2]
+    levels = [Level(canvas, pyramid, 0, pixels, (top, left))]
+    for number in range(1, len(pyramid.shapes)):
+        levels.append(Level(canvas, pyramid, number, levels[-1], (0, 0)))
+    return levels
