@@ -2,10 +2,10 @@
 
     python benchmarks/style.py [--side 1024] [--weights FILE]
 
-The middle of the example is rendered in each named style. Measured is the style vector of the
-tissue in the whole picture and in each of its 16 squares; "spread" is the standard deviation
-between squares. Squares also differ in how many nuclei they have. The last column therefore shows
-the deviation of eosin between the squares' ground, where there are no nuclei.
+The middle of the example is rendered in each named style. The benchmark measures the style vector
+of the tissue in the whole picture and in each of its 16 squares; "spread" is the standard
+deviation between squares. Squares also differ in how many nuclei they have. The last column
+therefore shows the deviation of eosin between the squares' ground, where there are no nuclei.
 """
 
 from __future__ import annotations

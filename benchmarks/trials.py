@@ -3,9 +3,9 @@
     python benchmarks/trials.py data/colon -o trials [--images 6400]
 
 Every trial trains from scratch with the same seed until it has spent as many multiplications as
-the first one does on ``--images`` crops. Measured is the error of estimates of held-out pixels at
-four noise levels. Distances between pictures are not used, because grain lowers them in networks
-this young. Each trial leaves a line in the folder; the same command resumes.
+the first one does on ``--images`` crops. The result is the error of estimates of held-out pixels
+at four noise levels. Distances between pictures are not used, because grain lowers them in
+networks this young. Each trial leaves a line in the folder; the same command resumes.
 """
 
 from __future__ import annotations
