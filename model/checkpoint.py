@@ -56,7 +56,8 @@ def load(path: Path) -> tuple[dict[str, Tensor], Header]:
     path = Path(path)
     with open_checkpoint(path, "pt") as file:
         header = parse_header(file.metadata(), path)
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        # Copies: a tensor that maps its file would keep Windows from replacing it.
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
     if header.sha256 is not None and digest(tensors) != header.sha256:
         raise CheckpointError(
             f"{path} is damaged: its tensors are not those that were saved; copy it again"
