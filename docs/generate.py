@@ -57,17 +57,17 @@ def class_names() -> str:
 
 INTRODUCTION = """\
 The shipped model knows the six nucleus types of Lizard. Other tools use other names for them. The
-table lists the names that nasdm-wsi knows. Case, hyphens, underscores, a plural s and a final "cells",
-"nuclei" or "tissue" make no difference."""
+table lists the names that nasdm-wsi knows. Case, hyphens, underscores, a plural s and a final
+"cells", "nuclei" or "tissue" make no difference."""
 
 REST = """\
-- For a derived class such as `Immune cells: Lymphocyte`, the whole name is looked up first, then each
-  part in order.
+- For a derived class such as `Immune cells: Lymphocyte`, the whole name is looked up first, then
+  each part in order.
 - Classes whose names end in `*` are left out, as in QuPath.
 - `Tissue` and `Region*` outline tissue; `--tissue-class` changes these names.
-- Any other name, such as `Dead`, `Necrosis` or `Other`, stops the command with one line. Assign a type
-  with `--class-map NAME=TYPE`, or leave the class out with `--ignore-class NAME`. Both take precedence
-  over the table.
+- Any other name, such as `Dead`, `Necrosis` or `Other`, stops the command with one line. Assign a
+  type with `--class-map NAME=TYPE`, or leave the class out with `--ignore-class NAME`. Both take
+  precedence over the table.
 
 `nasdm-wsi info FILE` shows how each class of a file is read, before anything is rendered."""
 
