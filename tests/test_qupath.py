@@ -384,6 +384,82 @@ def test_what_is_written_has_all_that_qupath_insists_on(tmp_path, nuclei):
     assert features[1]["properties"]["classification"]["name"] == "Epithelial"
 
 
+def assert_same(one: Nuclei, other: Nuclei) -> None:
+    for column in ("coords", "ring_offsets", "polygon_offsets", "types"):
+        np.testing.assert_array_equal(getattr(one, column), getattr(other, column))
+    assert (one.ids, one.mpp) == (other.ids, other.mpp)
+
+
+def test_geojson_objects_are_the_features_of_the_file_and_are_read_alike(tmp_path, nuclei):
+    write_geojson(tmp_path / "a.geojson", nuclei)
+    collection = nuclei.to_geojson()
+    assert isinstance(collection, geojson.FeatureCollection) and collection.is_valid
+    assert collection == geojson.loads((tmp_path / "a.geojson").read_text())
+    from_file = read_geojson(tmp_path / "a.geojson", mpp=0.5)
+    as_dict = json.loads(geojson.dumps(collection))
+    for form in (collection, as_dict, collection.features, iter(as_dict["features"])):
+        assert_same(Nuclei.from_geojson(form, mpp=0.5), from_file)
+    one = Nuclei.from_geojson(collection.features[1], mpp=0.5)
+    assert_same(one, from_file.take(np.array([1])))
+    assert Nuclei.from_geojson(from_file.to_geojson(), mpp=2).to_geojson() == collection
+
+
+def test_geojson_objects_mean_what_files_mean(read):
+    cell = feature(
+        "Negative: Stroma", polygon(square_at(0, 0)), kind="cell", nucleusGeometry=polygon()
+    )
+    pair = {"type": "MultiPolygon", "coordinates": [square_at(20, 0), square_at(9, 9)]}
+    point = feature(geometry={"type": "Point", "coordinates": [1, 2]})
+    parent = feature("Tissue", kind="annotation", properties={"childObjects": [feature()]})
+    features = [cell, feature({"name": "Dead"}, pair, id=ID), point, parent]
+    options = {"mpp": 0.25, "class_map": {"dead": "plasma"}}
+    found, expected = Nuclei.from_geojson(features, **options), read(features, **options)
+    assert_same(found, expected)
+    assert found.types.tolist() == [6, 4, 4, 4] and found.tissue.equals(expected.tissue)
+
+
+HALF = [[0, 0], [4.5, 0], [4, 4]]
+
+
+@pytest.mark.parametrize(
+    ("geometry", "reason"),
+    [
+        (polygon([HALF]), "at least 4 positions"),
+        (polygon([[*HALF, [0, 1]]]), "must end where it started"),
+        (polygon([[*HALF, ["0", 0]]]), "not a JSON compliant number"),
+        (polygon([[*HALF, [None, 0]]]), "not a JSON compliant number"),
+        (polygon([[*HALF, [0]]]), "is not valid GeoJSON"),
+        (polygon([[*HALF, [float("nan"), 0]]]), "not JSON compliant"),
+        (polygon([[*HALF, [0, float("inf")]]]), "not JSON compliant"),
+        (polygon([1, 2, 3, 4]), "must be a list"),
+        ({"type": "Circle", "coordinates": [1, 2], "radius": 99 * [3]}, "Cannot coerce"),
+        ({"type": "MultiPolygon", "coordinates": [[HALF]]}, "at least 4 positions"),
+    ],
+)
+def test_invalid_geojson_objects_are_one_line_with_their_number(geometry, reason):
+    for bad in (feature(geometry=geometry), feature(kind="cell", nucleusGeometry=geometry)):
+        with pytest.raises(AnnotationError) as caught:
+            Nuclei.from_geojson([feature(), bad], mpp=1)
+        message = str(caught.value)
+        assert message.startswith("the GeoJSON: feature 1 ") and reason in message
+        assert "\n" not in message and len(message) < 300 and "correct or remove it" in message
+
+
+@pytest.mark.parametrize("content", [5, "text", {"a": 1}, [1], {"type": "FeatureCollection"}])
+def test_objects_that_are_no_geojson_are_refused(content):
+    with pytest.raises(AnnotationError, match="^the GeoJSON: .*no GeoJSON features.*$"):
+        Nuclei.from_geojson(content, mpp=1)
+
+
+def test_geojson_objects_are_checked_as_files_are():
+    with pytest.raises(AnnotationError, match="^the GeoJSON: no nucleus type .*'Dead'"):
+        Nuclei.from_geojson([feature("Dead")], mpp=1)
+    with pytest.raises(AnnotationError, match="^the GeoJSON: no nuclei found"):
+        Nuclei.from_geojson(geojson.FeatureCollection([]), mpp=1)
+    with pytest.raises(AnnotationError, match="^the GeoJSON: .*like `mpp` 0.25"):
+        Nuclei.from_geojson([feature()], mpp=None)
+
+
 def test_a_place_that_cannot_be_written_is_told(tmp_path, nuclei):
     with pytest.raises(OutputError, match="a.geojson: cannot .*No such file or dir"):
         write_geojson(tmp_path / "none" / "a.geojson", nuclei)

@@ -63,7 +63,9 @@ def _read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
         np.isin(types, range(1, len(TYPES))) & (ids > 0) if ids.shape == types.shape else ids < 0
     )
     if not typed.all():
-        raise AnnotationError(f"{path}: each id needs one class from 1 to 6: correct the file")
+        raise AnnotationError(
+            f"{path}: each id needs one class from 1 to {len(TYPES) - 1}: correct the file"
+        )
     present = np.unique(instances[instances != 0])
     if missing := sorted(set(present.tolist()) - set(ids.tolist())):
         raise AnnotationError(

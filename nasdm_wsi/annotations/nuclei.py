@@ -299,15 +299,19 @@ class Nuclei(Columns):
 
 def _check_feature(feature: dict, where: str) -> None:
     """Refuse a feature that the package ``geojson`` finds invalid."""
+    for geometry in (feature.get("geometry"), feature.get("nucleusGeometry")):
+        if geometry and (flaw := _flaw(geometry)):
+            reason = shorten(f"{flaw}", 200)
+            raise AnnotationError(f"{where} is not valid GeoJSON ({reason}): correct or remove it")
+
+
+def _flaw(geometry: Any) -> object:
+    """What is wrong with a geometry by the rules of the package ``geojson``; false if nothing is."""
     import geojson
 
-    errors: object = None
-    for geometry in (feature.get("geometry"), feature.get("nucleusGeometry")):
-        try:
-            checked = geometry and geojson.GeoJSON.to_instance(geometry, strict=True)
-            errors = errors or (checked and checked.errors())
-        except (AttributeError, TypeError, ValueError) as error:
-            errors = error
-    if errors:
-        reason = shorten(str(errors), 200)
-        raise AnnotationError(f"{where} is not valid GeoJSON ({reason}): correct or remove it")
+    try:
+        checked = geojson.GeoJSON.to_instance(geometry, strict=True)
+        geojson.dumps(checked)  # refuses NaN and infinity
+        return checked.errors()
+    except (AttributeError, TypeError, ValueError) as error:
+        return error
