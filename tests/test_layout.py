@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import nasdm_wsi
@@ -67,6 +68,11 @@ def test_render_is_the_function_whatever_was_imported_before():
     code = "import nasdm_wsi.cli.render; from nasdm_wsi import {}; assert callable(render)"
     for names in ("render", "plan_render, render"):
         subprocess.run([sys.executable, "-c", code.format(names)], check=True)
+
+
+def test_the_package_can_be_run_as_a_module():
+    said = subprocess.check_output([sys.executable, "-m", "nasdm_wsi", "--version"], text=True)
+    assert said.startswith(f"nasdm-wsi {version('nasdm-wsi')}\n")
 
 
 def test_shipped_weights_are_small_and_licensed():
