@@ -28,7 +28,7 @@ import orjson
 from nasdm_wsi.annotations.geojson import read_geojson
 from nasdm_wsi.annotations.nuclei import Nuclei
 from nasdm_wsi.annotations.raster import Conditioning
-from nasdm_wsi.annotations.types import TYPES
+from nasdm_wsi.annotations.types import PLANES, TYPES
 
 VERTICES = 20
 TILE = 512
@@ -199,7 +199,7 @@ def rasterise(name: str, n: int, tiles: int) -> dict[str, float]:
         elif name == OURS[0]:
             found, _ = conditioning.labels(box)
         else:
-            conditioning(box)
+            conditioning.planes(PLANES, box)
         result["seconds"] += time.process_time() - begin
         result["nuclei"] += len(near)
         truth, _ = conditioning.labels(box)

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from measure import machine, table
 from torch import Tensor, nn
 
-from nasdm_wsi.annotations.raster import edges, one_hot
+from nasdm_wsi.annotations.raster import edges, planes_of
+from nasdm_wsi.annotations.types import EDGE, TYPES
 from nasdm_wsi.tools.dataset import UNPUBLISHED, Region, read_regions
 
 CELL = 8  # pixels a side
@@ -56,7 +57,7 @@ class Guess(nn.Module):
 def cells_of(region: Region) -> Tensor:
     """Planes (13, h, w): mask, mean colour, and which cells are usable or held out as a whole."""
     known = region.types != UNPUBLISHED
-    planes = one_hot(np.where(known, region.types, 0), edges(region.instances)) * known
+    planes = planes_of((*TYPES[1:], EDGE), region.types, edges(region.instances)) * known
     held_out = np.zeros_like(known)
     for y0, x0, y1, x1 in region.held_out:
         held_out[y0:y1, x0:x1] = known[y0:y1, x0:x1]

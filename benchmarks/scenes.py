@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nasdm_wsi.annotations.raster import edges, one_hot
+from nasdm_wsi.annotations.raster import edges, planes_of
+from nasdm_wsi.annotations.types import PLANES
 from nasdm_wsi.job import default_workers
 from nasdm_wsi.model.diffusion import Condition, Denoise
 from nasdm_wsi.model.evaluation.evaluate import efficientnet, held_out, known_patches
@@ -72,8 +73,7 @@ def _each(function: Callable[[Tensor, Tensor, Condition], np.ndarray], places: l
 @torch.inference_mode()
 def _of_place(function: Callable, place: tuple[Region, tuple]) -> np.ndarray:
     region, cut = place
-    planes = one_hot(region.types[cut], edges(region.instances[cut]))
-    mask = np.concatenate([planes, np.ones_like(planes[:1])])[None]
+    mask = planes_of(PLANES, region.types[cut], edges(region.instances[cut]))[None]
     condition = Condition(torch.from_numpy(mask), torch.from_numpy(region.stain.style)[None])
     clean = region.image[cut].transpose(2, 0, 1)[None] / np.float32(127.5) - 1
     noise = np.random.default_rng(0).standard_normal(clean.shape, np.float32)

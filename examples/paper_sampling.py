@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from nasdm_wsi.annotations.raster import edges, one_hot
-from nasdm_wsi.annotations.types import PALETTE
+from nasdm_wsi.annotations.raster import edges, planes_of
+from nasdm_wsi.annotations.types import PALETTE, PLANES
 from nasdm_wsi.errors import CheckpointError
 from nasdm_wsi.model import load_network
 from nasdm_wsi.model.ddpm import linear_schedule, sample_ancestral
@@ -48,9 +48,8 @@ def main() -> None:
         raise CheckpointError(f"{options.weights} is not of the semantic family")
     regions = [(r, held_out_patch(r, options.side)) for r in read_regions(options.dataset)]
     chosen = [(region, cut) for region, cut in regions if cut][: options.count]
-    masks = [one_hot(r.types[cut], edges(r.instances)[cut]) for r, cut in chosen]
-    known = [np.concatenate([m, np.ones_like(m[:1])]) for m in masks]
-    condition = Condition(torch.from_numpy(np.stack(known)).to(device), torch.zeros(0))
+    masks = [planes_of(PLANES, r.types[cut], edges(r.instances)[cut]) for r, cut in chosen]
+    condition = Condition(torch.from_numpy(np.stack(masks)).to(device), torch.zeros(0))
 
     shape = (len(chosen), 3, options.side, options.side)
 

@@ -1,5 +1,6 @@
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from nasdm_wsi.annotations.columns import offsets
 from nasdm_wsi.annotations.nuclei import Nuclei
-from nasdm_wsi.annotations.raster import Conditioning, edges, one_hot
+from nasdm_wsi.annotations.raster import Conditioning, edges, planes_of
 from nasdm_wsi.annotations.types import PLANES, TYPES
 from nasdm_wsi.errors import PlanError
 from nasdm_wsi.geometry import inside, intersect
@@ -174,7 +175,7 @@ def test_a_pixel_does_not_depend_on_the_box(a, b, seed):
     nuclei = random_nuclei(seed, tissue=shapely.Polygon([(5, 9), (60, 3), (40, 55)]))
     conditioning = Conditioning(nuclei, SIZE)
     both = intersect(a, b)
-    for look in (conditioning, conditioning.tissue):
+    for look in (partial(conditioning.planes, PLANES), conditioning.tissue):
         first = look(a)[..., *inside(both, a)]
         assert (first == look(b)[..., *inside(both, b)]).all()
 
@@ -189,15 +190,15 @@ def test_edges_by_hand():
 def test_edges_see_beyond_the_box_but_not_beyond_an_array():
     nuclei = Nuclei.from_polygons([shapely.box(2, 2, 8, 8)], [5], mpp=0.5)
     conditioning = Conditioning(nuclei, (20, 20))
-    assert conditioning((2, 2, 8, 8))[6].sum() == 6 * 6 - 4 * 4
+    assert conditioning.planes(("edge",), (2, 2, 8, 8)).sum() == 6 * 6 - 4 * 4
     assert edges(conditioning.labels((2, 2, 8, 8))[0]).sum() == 0
 
 
 def test_planes():
     types = np.array([[0, 1, 6], [3, 255, 3]], np.uint8)
-    planes = one_hot(types, types == 3)
-    assert planes.shape == (7, 2, 3) and planes.dtype == np.float32
-    assert [plane.sum() for plane in planes] == [1, 0, 2, 0, 0, 1, 2]
+    planes = planes_of(PLANES, types, types == 3)
+    assert planes.shape == (8, 2, 3) and planes.dtype == np.float32
+    assert [plane.sum() for plane in planes] == [1, 0, 2, 0, 0, 1, 2, 6]
     assert planes[2, 1].tolist() == planes[6, 1].tolist() == [1, 0, 1]
 
 
@@ -205,16 +206,17 @@ def test_conditioning_is_types_and_edges_of_the_labels():
     conditioning = Conditioning(random_nuclei(1), SIZE)
     instances, types = conditioning.labels(WHOLE)
     inner = np.s_[:, 1:-1, 1:-1]
-    assert (conditioning(WHOLE)[inner] == one_hot(types, edges(instances))[inner]).all()
+    expected = planes_of(PLANES, types, edges(instances))
+    assert (conditioning.planes(PLANES, WHOLE)[inner] == expected[inner]).all()
 
 
 def test_beyond_the_canvas_is_nothing():
     nuclei = Nuclei.from_polygons([shapely.box(-5, -5, 30, 30)], [2], mpp=0.5)
     conditioning = Conditioning(nuclei, (20, 20))
-    planes = conditioning((-4, -4, 24, 24))
-    assert planes[1].sum() == 20 * 20
+    epithelial, edge = conditioning.planes(("epithelial", "edge"), (-4, -4, 24, 24))
+    assert epithelial.sum() == 20 * 20
     # The nucleus goes on beyond the canvas, so the canvas cuts no edge into it.
-    assert planes[6].sum() == 0
+    assert edge.sum() == 0
 
 
 def test_a_nucleus_that_reaches_over_the_border_ends_there():
@@ -311,4 +313,4 @@ def test_glass():
 
 def test_no_nuclei_give_an_empty_mask():
     empty = Conditioning(Nuclei.from_polygons([], [], mpp=0.5), (8, 8))
-    assert not empty((0, 0, 8, 8)).any()
+    assert not empty.planes(PLANES[:-1], (0, 0, 8, 8)).any()

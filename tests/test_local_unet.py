@@ -1,10 +1,10 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from nasdm_wsi.annotations.raster import Conditioning
+from nasdm_wsi.annotations.types import PLANES
 from nasdm_wsi.model.checkpoint import SHIPPED, load_weights
 from nasdm_wsi.model.config import PRESETS, LocalConfig
 from nasdm_wsi.model.diffusion import Condition, Denoiser
@@ -94,9 +94,8 @@ def test_the_measured_halo_is_shorter_and_long_enough_for_the_shipped_weights():
     assert header.halo == measured_halo(network) < full
     side = 32 + 2 * full
     conditioning = Conditioning(read_annotations(EXAMPLE, mpp=0.5), (1536, 1536))
-    planes = conditioning((480, 480, 480 + side, 480 + side))
-    known = np.concatenate([planes, np.ones((1, side, side), np.float32)])
-    mask, style = torch.from_numpy(known)[None], network.style_mean[None]
+    planes = conditioning.planes(PLANES, (480, 480, 480 + side, 480 + side))
+    mask, style = torch.from_numpy(planes)[None], network.style_mean[None]
     noise = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     picture = sample(denoise, noise[:1], Condition(mask, style), sigmas=karras_sigmas(4))
 

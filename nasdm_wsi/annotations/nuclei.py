@@ -306,7 +306,7 @@ def _check_feature(feature: dict, where: str) -> None:
 
 
 def _flaw(geometry: Any) -> object:
-    """What is wrong with a geometry by the rules of the package ``geojson``; false if nothing is."""
+    """What is wrong with a geometry by the rules of the package ``geojson``; false if nothing."""
     import geojson
 
     try:

@@ -109,10 +109,6 @@ class Conditioning:
         codes = self._codes(box)
         return planes_of(names, codes & TYPE_MASK, (codes & EDGE_BIT) > 0)
 
-    def __call__(self, box: Box) -> np.ndarray:
-        """The conditioning of a box: float32 (7, h, w), six one-hot types and instance edges."""
-        return self.planes((*TYPES[1:], EDGE), box)
-
     def labels(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
         """Instances int32 (h, w), 0 = none, else the nucleus' index + 1; and types uint8 (h, w)."""
         instances, types = self._rasterise(box)
