@@ -5,6 +5,7 @@ The core: annotations, conditioning, the mosaic engine and the slide. The networ
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if not Path(__path__[0], "model").is_dir():
     __path__.append(str(Path(__path__[0]).parent))
 
 if TYPE_CHECKING:
+    __version__: str
     from .annotations.nuclei import Nuclei
     from .errors import NasdmError
     from .job import Job
@@ -33,17 +35,30 @@ __all__ = [
     "size_like",
 ]
 
+# The module of each name.
 _HOME = {
-    **dict.fromkeys(__all__, "rendering"),
-    **dict.fromkeys(("Slide", "find_style", "open_slide"), "slides.reading"),
     "Job": "job",
     "NasdmError": "errors",
     "Nuclei": "annotations.nuclei",
+    "Slide": "slides.reading",
+    "find_style": "slides.reading",
+    "open_slide": "slides.reading",
+    "plan_render": "rendering",
+    "read_annotations": "rendering",
+    "render": "rendering",
+    "render_region": "rendering",
+    "size_like": "rendering",
 }
 
 
 def __getattr__(name: str) -> Any:
     # Loaded when asked for, so that the command line answers --help at once.
+    if name == "__version__":
+        return version("nasdm-wsi")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

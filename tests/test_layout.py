@@ -1,5 +1,6 @@
 """The house: packages, links and public names."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -62,6 +63,16 @@ def test_public_names():
     assert all(hasattr(nasdm_wsi, name) for name in nasdm_wsi.__all__)
     assert all(getattr(nasdm_wsi, name).__doc__ for name in nasdm_wsi.__all__)
     assert not hasattr(nasdm_wsi, "nothing")
+    assert {*nasdm_wsi.__all__, "__version__"} <= set(dir(nasdm_wsi))
+    assert nasdm_wsi.__version__ == version("nasdm-wsi")
+
+
+def test_a_mistake_is_never_an_assertion_nor_the_end_of_the_process():
+    for top in ("nasdm_wsi", "cli"):
+        for path in (ROOT / top).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                assert not isinstance(node, ast.Assert), path
+                assert not (isinstance(node, ast.Name) and node.id == "SystemExit"), path
 
 
 def test_render_is_the_function_whatever_was_imported_before():
