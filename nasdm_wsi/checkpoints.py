@@ -24,6 +24,9 @@ KEY = "nasdm-wsi"  # of the metadata; a single one, for safetensors does not sor
 OLD_KEY = "nasdm-wsi-1"  # of format 1
 MPP = 0.5  # at which every network of format 1 paints, unless it was trained at 10x
 
+TYPES_1 = ("neutrophil", "epithelial", "lymphocyte", "plasma", "eosinophil", "connective")
+PLANES_1 = (*TYPES_1, "edge", "nuclei known")  # of every network of format 1
+
 TRAINING_FACTS = ("preset", "seed", "dataset", "teacher", "step", "seen", "source")  # of format 1
 
 T = TypeVar("T")
@@ -200,6 +203,8 @@ def _converted(old: Any) -> Header:
         raise ValueError("network and training are no JSON objects")
     # Training checkpoints did not name their family.
     family = old.get("family", "local" if "embedding" in network else "semantic")
+    if family == "local":
+        network = {"planes": len(PLANES_1)} | network
     return from_json(
         Header,
         {
@@ -209,6 +214,8 @@ def _converted(old: Any) -> Header:
             "sampler": {"solver": "dpmpp_2m", "steps": 18 if family == "semantic" else 8}
             | {"channels": 6},
             "mpp": 2 * MPP if settings.get("magnification") == 10 else MPP,
+            "types": TYPES_1,
+            "planes": PLANES_1,
             "halo": old.get("halo"),
             "guidance": settings.get("guidance", 0.0),
             "training": {

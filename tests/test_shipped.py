@@ -1,5 +1,7 @@
 """The weights in the package, as a user meets them."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -66,3 +68,13 @@ def test_no_pattern_follows_the_grid_of_the_network(nuclei, cell, most):
     """In grey levels, where it shows best; weights trained with a weaker term had 0.8 and 1.2."""
     picture = torch.from_numpy(painted(nuclei, style=find_style("deep"))).permute(2, 0, 1)[None]
     assert grid_pattern(picture.float(), cell) < most**2
+
+
+def test_the_shipped_weights_load_when_a_nucleus_type_is_added():
+    code = (
+        "from nasdm_wsi.annotations import types as t; t.TYPES += ('mast',); "
+        "t.PLANES = (*t.TYPES[1:], t.EDGE, t.NUCLEI_KNOWN); "
+        "from nasdm_wsi.model.checkpoint import SHIPPED, load_weights; "
+        "_, header = load_weights(SHIPPED); assert header.planes == t.PLANES[:6] + t.PLANES[7:]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
