@@ -38,13 +38,10 @@ def save(path: Path, tensors: dict[str, Tensor], header: Header) -> None:
     """
     header = replace(header, sha256=digest(tensors))
     with whole_or_nothing(path) as part:
-        part.touch()
-        mode = part.stat().st_mode  # as for any new file; safetensors lets nobody else read its own
         try:
             save_file(tensors, part, metadata={KEY: header.text()})
         except SafetensorError as error:
             raise OSError(str(error)) from error
-        part.chmod(mode)
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], Header]:

@@ -22,7 +22,9 @@ from nasdm_wsi import Nuclei, find_style, plan_render, read_annotations, render,
 from nasdm_wsi.annotations.raster import Conditioning
 from nasdm_wsi.cli.main import main
 from nasdm_wsi.model import Painter
+from nasdm_wsi.model.config import PRESETS
 from nasdm_wsi.model.evaluation import evaluate as measures
+from nasdm_wsi.model.families import build
 from nasdm_wsi.mosaic import workers as clusters
 from nasdm_wsi.slides import ome_tiff
 from nasdm_wsi.viewer import app
@@ -375,7 +377,6 @@ def colours(pictures):
     return np.concatenate([means, pictures.std(axis=(1, 2))], axis=1), means / means.sum(1)[:, None]
 
 
-@pytest.mark.slow
 @sees("evaluate", "--out", "--weights", "--steps", "--guidance", "--seed", "--device", "--ablate")
 def test_evaluate_follows_its_options(weights, tmp_path, monkeypatch):
     image, _, types = labelled_tissue((400, 400), seed=3)
@@ -407,10 +408,8 @@ def test_evaluate_follows_its_options(weights, tmp_path, monkeypatch):
 
 @sees("convert", "--overwrite")
 def test_convert_replaces_when_told(tmp_path):
-    from nasdm_wsi.model.checkpoint import network_of
-    from nasdm_wsi.model.config import PRESETS
-
-    torch.save(network_of(PRESETS["nasdm-tiny"].header).state_dict(), tmp_path / "ema.pt")
+    network = build(PRESETS["nasdm-tiny"].network)
+    torch.save(network.state_dict(), tmp_path / "ema.pt")
     command = ["convert", tmp_path / "ema.pt", "-o", tmp_path / "a.safetensors"]
     (tmp_path / "a.safetensors").write_text("older")
     assert "give --overwrite" in run(*command, code=1)

@@ -94,7 +94,8 @@ def test_content_is_on_disk_before_it_has_its_name(tmp_path, kind, monkeypatch):
 
 
 def test_nobody_renames_elsewhere():
-    others = [path for path in (ROOT / "nasdm_wsi").rglob("*.py") if path.name != "output.py"]
+    sources = (path for top in ("nasdm_wsi", "model") for path in (ROOT / top).rglob("*.py"))
+    others = [path for path in sources if path.name != "output.py"]
     for path in others:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute):
