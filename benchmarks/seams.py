@@ -16,7 +16,6 @@ Slides that are already in the folder are measured and not rendered again.
 import argparse
 import copy
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ import tifffile
 
 from nasdm_wsi.geometry import Box, Plan
 from nasdm_wsi.model import Painter
-from nasdm_wsi.rendering import WARNING, plan_render, read_annotations, render
+from nasdm_wsi.rendering import plan_render, read_annotations, render
 from nasdm_wsi.slides import ome_tiff
 from nasdm_wsi.tools.seams import measure_seams
 
@@ -75,7 +74,7 @@ def main() -> None:
         job = plan_render(nuclei, painted_by, size=(side, side))
         if not lossless.exists():
             render(job, lossless, lossless=True, overwrite=True)
-        pixels, text = tifffile.imread(lossless), f"{WARNING} {json.dumps(job.facts)}"
+        pixels, text = tifffile.imread(lossless), job.provenance
         ome_tiff.write(jpeg, pixels, mpp=painter.mpp, description=text)
         table(f"{name}, lossless, {side} x {side}", lossless)
         table(f"{name}, JPEG, {side} x {side}", jpeg)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import heapq
 import time
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,10 +22,10 @@ from measure import machine, table, unpainted
 
 from nasdm_wsi.geometry import Plan
 from nasdm_wsi.mosaic import schedule
+from nasdm_wsi.mosaic.cluster import local
 from nasdm_wsi.mosaic.engine import Mosaic
-from nasdm_wsi.mosaic.schedule import Grid, Ledger
+from nasdm_wsi.mosaic.schedule import Grid, Ledger, Task
 from nasdm_wsi.mosaic.store import RunStore
-from nasdm_wsi.mosaic.workers import local
 from nasdm_wsi.slides.pyramid import Pyramid
 
 HALO, STEPS = 72, 10
@@ -52,24 +53,35 @@ class Model:
         return 24 * (window + self.block**2) if phase else 27 * self.block**2
 
 
-def nothing(task: tuple[int, int, int]) -> None:
+def nothing(task: Task) -> None:
     """Do nothing."""
+
+
+@dataclass
+class DoingNothing:
+    """A worker pool for empty tasks."""
+
+    executor: Executor
+
+    def submit(self, task: Task) -> Future:
+        return self.executor.submit(nothing, task)
+
+    def capacity(self) -> int:
+        return 200  # so that no turn is waited for
+
+    def stalled(self) -> None:
+        raise RuntimeError("the workers are gone")
 
 
 def seconds_per_task(tasks: int = 3_000) -> float:
     """Seconds of client, scheduler and two workers on this machine for an empty task."""
     line = Grid((range(0),), (range(0),) * tasks)
     with local(2) as client:
-        executor = client.get_executor()
+        pool = DoingNothing(client.get_executor())
         for count in (100, tasks):
             done = [np.arange(tasks)[None] >= count]
             begin = time.perf_counter()
-            schedule.run(
-                Ledger([line], done, done),
-                lambda task: executor.submit(nothing, task),
-                in_flight=lambda: 200,  # so that no turn is waited for
-                finished=lambda task, idle: None,
-            )
+            schedule.run(Ledger([line], done, done), pool, finished=lambda task, idle: None)
     return (time.perf_counter() - begin) / tasks
 
 

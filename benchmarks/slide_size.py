@@ -21,9 +21,10 @@ from typing import Any
 from measure import machine, peaks, table, watched
 
 from nasdm_wsi.annotations.nuclei import Nuclei
+from nasdm_wsi.delivery import run_folder
 from nasdm_wsi.geometry import Plan
-from nasdm_wsi.mosaic.workers import local
-from nasdm_wsi.rendering import plan_render, render, run_folder
+from nasdm_wsi.mosaic.cluster import local
+from nasdm_wsi.rendering import plan_render, render
 
 WORKERS = 2
 

@@ -69,12 +69,13 @@ def render(
     the slide holds the nuclei in the slide's pixels, NAME.ome.tif.run/thumbnail.png shows while it
     grows what is painted.
     """
+    from ..delivery import check_output
     from ..errors import PlanError
     from ..model.painter import Painter, place
-    from ..rendering import check_output, plan_render, read_annotations, size_like
+    from ..rendering import plan_render, read_annotations
     from ..rendering import render as render_slide
     from ..slides.formats import format_of, labels_path
-    from ..slides.reading import find_style
+    from ..slides.reading import find_style, size_like
 
     check_output(out, overwrite=given["overwrite"])
     size, region, like = given["size"], given["region"], given["like"]
@@ -124,7 +125,7 @@ def _cluster(scheduler: str | None, workers: int | None, device: str) -> Abstrac
     count = gpus(device)
     if not scheduler and not workers and count <= 1:
         return nullcontext()
-    from ..mosaic.workers import connect, local
+    from ..mosaic.cluster import connect, local
 
     logging.getLogger("distributed").setLevel(logging.ERROR)  # set to INFO when it is imported
     return connect(scheduler) if scheduler else local(workers or count, gpus=count > 0)

@@ -13,7 +13,7 @@ from nasdm_wsi import plan_render, read_annotations, render
 from nasdm_wsi.model import Painter
 from nasdm_wsi.model.checkpoint import SHIPPED
 from nasdm_wsi.model.painter import gpus, place
-from nasdm_wsi.mosaic.workers import local
+from nasdm_wsi.mosaic.cluster import local
 
 
 def main() -> None:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from .annotations.nuclei import Nuclei
     from .errors import NasdmError
     from .job import Job
-    from .rendering import plan_render, read_annotations, render, render_region, size_like
-    from .slides.reading import Slide, find_style, open_slide
+    from .rendering import plan_render, read_annotations, render, render_region
+    from .slides.reading import Slide, find_style, open_slide, size_like
 
 __all__ = [
     "Job",
@@ -47,7 +47,7 @@ _HOME = {
     "read_annotations": "rendering",
     "render": "rendering",
     "render_region": "rendering",
-    "size_like": "rendering",
+    "size_like": "slides.reading",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
@@ -16,6 +17,8 @@ import numpy as np
 from .annotations.nuclei import Nuclei
 from .annotations.raster import Conditioning, check_planes
 from .geometry import Block, Box, Plan, cells_in, shape
+
+WARNING = "Synthetic image made by nasdm-wsi: not for diagnosis."
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,11 @@ class Job:
             "nuclei": self.nuclei.fingerprint(),
             **self.painter.facts,
         }
+
+    @property
+    def provenance(self) -> str:
+        """What a slide says of itself: that it is synthetic, and the facts in JSON."""
+        return f"{WARNING} {json.dumps(self.facts)}"
 
     def report(self, *, workers: int | None = None) -> list[str]:
         """The plan in lines: size, blocks, steps, memory, disk, expected time.

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 import toy
 
+from nasdm_wsi.delivery import run_folder
 from nasdm_wsi.errors import CheckpointError, OutputError
 from nasdm_wsi.job import Window
 from nasdm_wsi.model import Painter
-from nasdm_wsi.mosaic import workers as clusters
-from nasdm_wsi.rendering import render, render_region, run_folder
+from nasdm_wsi.mosaic import cluster as clusters
+from nasdm_wsi.rendering import render, render_region
 
 HERE = Path(__file__).parent
 
@@ -298,5 +299,5 @@ def test_a_task_that_kills_its_workers_ends_the_render_in_one_line(tmp_path):
 def test_a_worker_that_does_not_see_the_folder_is_named(cluster, tmp_path):
     with clusters.connect(str(cluster.file)) as client:
         with pytest.raises(OutputError, match=r"tcp://.* does not see .*storage"):
-            with clusters.hands(client, tmp_path / "nowhere", dict):
+            with clusters.cluster_pool(client, tmp_path / "nowhere", dict):
                 pass

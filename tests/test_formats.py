@@ -28,9 +28,10 @@ from nasdm_wsi.annotations.raster import Conditioning
 from nasdm_wsi.annotations.types import TYPES
 from nasdm_wsi.cli.main import main
 from nasdm_wsi.errors import AnnotationError, PlanError, SlideError
-from nasdm_wsi.rendering import plan_render, read_annotations, size_like
+from nasdm_wsi.rendering import plan_render, read_annotations
 from nasdm_wsi.slides import ome_tiff
 from nasdm_wsi.slides import reading as slides
+from nasdm_wsi.slides.reading import size_like
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 SIZE = (160, 200)

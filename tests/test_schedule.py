@@ -1,12 +1,13 @@
 """The ledger against a slow and obvious account of what is to be done."""
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nasdm_wsi.mosaic import schedule
 from nasdm_wsi.mosaic.schedule import Grid, Ledger, run
 
 
@@ -72,30 +73,61 @@ def test_each_wanted_task_is_done_once_after_what_it_reads(stages, rng):
     assert forgotten == read
 
 
-def test_no_more_tasks_are_out_than_allowed_and_an_error_ends_the_run():
-    line = Grid((range(0),), (range(0),) * 20)
-    nothing = [np.zeros((1, 20), bool)]
-    out, most, seen = set(), [], []
+class Pool:
+    """Does each task at once; notes how many were out at a time."""
 
-    def submit(task):
-        out.add(task)
-        most.append(len(out))
+    def __init__(self, room, do=lambda task: None):
+        self.room, self.do, self.out, self.most, self.told = room, do, set(), 0, 0
+
+    def submit(self, task):
+        self.out.add(task)
+        self.most = max(self.most, len(self.out))
         future = Future()
-        future.set_result(None)
+        try:
+            future.set_result(self.do(task))
+        except ZeroDivisionError as error:
+            future.set_exception(error)
         return future
 
+    def capacity(self):
+        return self.room
+
+    def stalled(self):
+        self.told += 1
+
+
+LINE = Grid((range(0),), (range(0),) * 20)
+NOTHING = [np.zeros((1, 20), bool)]
+
+
+def test_no_more_tasks_are_out_than_allowed_and_an_error_ends_the_run():
+    pool, seen = Pool(room=3), []
+
     def finished(task, idle):
-        out.discard(task)
+        pool.out.discard(task)
         seen.append(task)
 
-    run(Ledger([line], nothing, nothing), submit, in_flight=lambda: 3, finished=finished)
-    assert max(most) == 3 and sorted(seen) == [(0, 0, j) for j in range(20)]
+    run(Ledger([LINE], NOTHING, NOTHING), pool, finished)
+    assert pool.most == 3 and sorted(seen) == [(0, 0, j) for j in range(20)]
 
-    with ThreadPoolExecutor(1) as pool, pytest.raises(ZeroDivisionError):
-        run(
-            Ledger([line], nothing, nothing),
-            lambda task: pool.submit(lambda: 1 / (task[2] - 5)),
-            in_flight=lambda: 2,
-            finished=finished,
-        )
+    failing = Pool(room=2, do=lambda task: 1 / (task[2] - 5))
+    with pytest.raises(ZeroDivisionError):
+        run(Ledger([LINE], NOTHING, NOTHING), failing, finished)
     assert len(seen) == 25
+
+
+def test_the_pool_is_told_when_nothing_comes_back(monkeypatch):
+    monkeypatch.setattr(schedule, "PATIENCE", 0.001)
+    pool, held = Pool(room=1), []
+
+    def submit(task):
+        held.append(Future())
+        return held[-1]
+
+    def stalled():
+        pool.told += 1
+        held[-1].set_result(None)
+
+    pool.submit, pool.stalled = submit, stalled
+    run(Ledger([LINE], NOTHING, NOTHING), pool, lambda task, idle: None)
+    assert pool.told == len(held) == 20

@@ -23,7 +23,7 @@ from nasdm_wsi.annotations.geojson import write_geojson
 from nasdm_wsi.annotations.nuclei import Nuclei
 from nasdm_wsi.annotations.types import PALETTE, TYPES
 from nasdm_wsi.cli.main import main
-from nasdm_wsi.rendering import WARNING
+from nasdm_wsi.job import WARNING
 from nasdm_wsi.slides import ome_tiff
 from nasdm_wsi.viewer.app import Viewer, serve
 from nasdm_wsi.viewer.overlay import Overlay

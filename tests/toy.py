@@ -6,7 +6,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,9 +17,10 @@ from nasdm_wsi.annotations.nuclei import Nuclei
 from nasdm_wsi.errors import NasdmError
 from nasdm_wsi.geometry import Plan
 from nasdm_wsi.job import Job, Window
+from nasdm_wsi.mosaic.cluster import connect
 from nasdm_wsi.mosaic.engine import Mosaic
 from nasdm_wsi.mosaic.store import open_run
-from nasdm_wsi.mosaic.workers import connect
+from nasdm_wsi.mosaic.workers import worker_pool
 from nasdm_wsi.rendering import plan_render, render
 
 SIDE = 200  # pixels of the slide: 7 x 7 blocks
@@ -161,8 +161,8 @@ def painted(folder, job, *, do=None, threads=1, pyramid=None):
         if do:
             do(mosaic)
         else:
-            with ThreadPoolExecutor(threads) as pool:
-                mosaic.paint(lambda task: pool.submit(mosaic.do, task), in_flight=lambda: threads)
+            with worker_pool(mosaic, workers=threads) as pool:
+                mosaic.paint(pool)
         if pyramid:
             return [list(mosaic.encoded(level)) for level in range(len(pyramid.shapes))]
         return mosaic.pixels(job.region)

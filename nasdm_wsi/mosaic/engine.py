@@ -7,14 +7,13 @@ slide grows in any order, on any workers. The ledger (`schedule`) knows what is 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
 
 import numpy as np
 
 from ..geometry import Box
 from ..job import Job
 from ..slides.pyramid import Pyramid
-from .schedule import Ledger, Task, run
+from .schedule import Ledger, Task, WorkerPool, run
 from .stages import Canvas, Pixels, Stage, levels_of, phases_of
 from .store import RunStore
 
@@ -57,17 +56,9 @@ class Mosaic:
         return self.store.present(stage.product, stage.cells) | glass
 
     def paint(
-        self,
-        submit: Callable[[Task], Future],
-        *,
-        in_flight: Callable[[], int],
-        progress: Callable[[Task, int, int], None] | None = None,
-        waiting: Callable[[], None] = lambda: None,
+        self, pool: WorkerPool, *, progress: Callable[[Task, int, int], None] | None = None
     ) -> None:
-        """Do all that is left, as `schedule.run` does; ``submit`` has `do` done somewhere.
-
-        ``progress(task, done, total)`` is called after each task.
-        """
+        """Have the pool do all that is left; ``progress(task, done, total)`` follows each task."""
         ledger = self.ledger()
         total = ledger.left
 
@@ -77,7 +68,7 @@ class Mosaic:
             for other in idle:
                 self.free(other)
 
-        run(ledger, submit, in_flight=in_flight, finished=finished, waiting=waiting)
+        run(ledger, pool, finished)
 
     def do(self, task: Task) -> None:
         """One task, wherever the store can be reached; doing it again gives the same bytes."""

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
+from typing import Protocol
 
 import numpy as np
 
 Task = tuple[int, int, int]  # stage, row, column
-PATIENCE = 60.0  # seconds without any result before somebody is told
+PATIENCE = 60.0  # seconds without any result before the pool is told
 
 
 @dataclass(frozen=True)
@@ -104,26 +105,31 @@ class Ledger:
         return slice(rows.start, rows.stop), slice(columns.start, columns.stop)
 
 
-def run(
-    ledger: Ledger,
-    submit: Callable[[Task], Future],
-    *,
-    in_flight: Callable[[], int],
-    finished: Callable[[Task, list[Task]], None],
-    waiting: Callable[[], None] = lambda: None,
-) -> None:
-    """Do all that is left. At most ``in_flight()`` tasks are with the workers at any time.
+class WorkerPool(Protocol):
+    """Those who do tasks; `workers.worker_pool` gives one."""
 
-    ``finished(task, idle)`` is called here after each, with the tasks whose results nobody will
-    read again; ``waiting()`` when nothing came back for a minute. An exception of a task ends the
-    run; what was not begun is cancelled.
+    def submit(self, task: Task) -> Future:
+        """Have a task done."""
+
+    def capacity(self) -> int:
+        """How many tasks may be with the workers at present."""
+
+    def stalled(self) -> None:
+        """Told when nothing came back for a minute."""
+
+
+def run(ledger: Ledger, pool: WorkerPool, finished: Callable[[Task, list[Task]], None]) -> None:
+    """Do all that is left, with as many tasks at a time as the pool has room for.
+
+    ``finished(task, idle)`` is called here after each task, with the tasks whose results nobody
+    will read again. An exception of a task ends the run; what was not begun is cancelled.
     """
     back: SimpleQueue[Future] = SimpleQueue()
     running: dict[Future, Task] = {}
     try:
         while True:
-            while len(running) < in_flight() and (task := ledger.next()):
-                future = submit(task)
+            while len(running) < pool.capacity() and (task := ledger.next()):
+                future = pool.submit(task)
                 running[future] = task
                 future.add_done_callback(back.put)
             if not running:
@@ -131,7 +137,7 @@ def run(
             try:
                 future = back.get(timeout=PATIENCE)
             except Empty:
-                waiting()
+                pool.stalled()
                 continue
             future.result()
             task = running.pop(future)

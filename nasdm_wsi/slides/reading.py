@@ -74,6 +74,16 @@ class Slide:
     def __exit__(self, *_: object) -> None:
         self._reader.close()
 
+    def known_mpp(self) -> float:
+        """Micrometres per pixel at level 0.
+
+        Raises:
+            SlideError: the slide does not say.
+        """
+        if self.mpp is None:
+            raise SlideError(f"{self.path} does not tell its pixel size: give `mpp` and `size`")
+        return self.mpp
+
     def read(self, box: Box, *, mpp: float) -> np.ndarray:
         """The pixels of ``box``, uint8 (h, w, 3); what the slide does not show is white.
 
@@ -274,3 +284,15 @@ def _mpp(reader: Any) -> float | None:
 def _whole_if_close(down: float) -> float:
     """A level's size is rounded, its step is not: 1.998 stands for 2."""
     return round(down) if abs(down - round(down)) < 0.01 * down else down
+
+
+def size_like(path: str | Path, mpp: float) -> tuple[int, int]:
+    """Size (h, w), at ``mpp``, of the image that QuPath shows of a slide; for `plan_render`.
+
+    Raises:
+        SlideError: the slide cannot be read or does not tell its pixel size.
+    """
+    with open_slide(path) as slide:
+        scale = slide.known_mpp() / mpp
+        height, width = (max(round(n * scale), 1) for n in slide.shown)
+    return height, width

@@ -28,7 +28,8 @@ from werkzeug.wrappers import Response
 from ..annotations.types import PALETTE, TYPES
 from ..errors import NasdmError, PortError
 from ..geometry import Box, grow, intersect, shape
-from ..rendering import WARNING, read_annotations
+from ..job import WARNING
+from ..rendering import read_annotations
 from ..slides.formats import labels_path
 from ..slides.reading import open_slide
 from .overlay import Overlay

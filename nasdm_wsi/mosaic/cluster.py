@@ -1,0 +1,203 @@
+"""Painting on a dask cluster: each worker holds what it needs once, and tasks are three numbers.
+
+State lies in the run folder, on storage that all workers see; only the numbers of tasks pass
+through the scheduler. When a worker dies, dask gives its tasks to another. Doing a task twice does
+no harm, because a part appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from distributed import Client, KilledWorker, LocalCluster, Worker, WorkerPlugin, get_worker
+
+from ..annotations.nuclei import Nuclei
+from ..errors import NasdmError, OutputError, PlanError
+from ..job import Job
+from ..slides.pyramid import Pyramid
+from .engine import Mosaic
+from .schedule import Task
+from .store import RunStore
+
+NUCLEI = "nuclei.npz"  # in the run folder
+TASKS_PER_THREAD = 2  # with the cluster: one is done while the next waits on the same worker
+SECONDS_TO_JOIN = 60
+RETRIES = 2  # of a task that failed, before the render ends
+
+Do = Callable[[Task], None]
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def connect(scheduler: str) -> Iterator[Client]:
+    """A client of the cluster at an address (``tcp://host:8786``) or in a scheduler file.
+
+    Raises:
+        OutputError: nothing answers there, or no worker has joined after a minute.
+    """
+    place = {"scheduler_file": scheduler} if Path(scheduler).is_file() else {"address": scheduler}
+    try:
+        client = Client(**place, timeout=SECONDS_TO_JOIN, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"no dask scheduler answers at {scheduler}: start it first") from error
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=SECONDS_TO_JOIN)
+        except TimeoutError as error:
+            raise OutputError(
+                f"the dask scheduler at {scheduler} has no workers: start some first"
+            ) from error
+        yield client
+
+
+@contextmanager
+def local(workers: int, *, gpus: bool = False) -> Iterator[Client]:
+    """A client of as many worker processes on this machine, each with a GPU of its own if ``gpus``.
+
+    Raises:
+        PlanError: ``gpus`` without the package dask-cuda.
+    """
+    if gpus:
+        try:
+            from dask_cuda import LocalCUDACluster
+        except ImportError as error:
+            raise PlanError(
+                "workers on several GPUs need dask-cuda: install it, or give `device` cpu"
+            ) from error
+        cluster = LocalCUDACluster(n_workers=workers, silence_logs=logging.ERROR)
+    else:
+        # No memory limit: what a task needs is known beforehand, and a paused worker does nothing.
+        cluster = LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            memory_limit=None,
+            dashboard_address="127.0.0.1:0",  # a free port
+            silence_logs=logging.ERROR,
+        )
+    client = Client(cluster, set_as_default=False)
+    try:
+        yield client
+    finally:
+        # If a worker is just being restarted dask raises, which must not hide an error of ours.
+        for one in (client, cluster):
+            with suppress(Exception):
+                one.close()
+
+
+@contextmanager
+def cluster_pool(client: Client, folder: Path, factory: Callable[[], Do]) -> Iterator[ClusterPool]:
+    """The workers of ``client`` as a pool.
+
+    ``factory`` is sent to each worker and called there once, when the worker joins; what it returns
+    does the tasks. It must find ``folder`` there.
+
+    Raises:
+        OutputError: the cluster was lost, or a task killed several workers.
+        NasdmError: what the factory or a task raised.
+    """
+    plugin = _Painting(folder.resolve(), factory)
+    try:
+        client.register_plugin(plugin)
+        yield ClusterPool(client, plugin.name)
+    except KilledWorker as error:
+        raise OutputError(
+            f"{error.allowed_failures + 1} workers died at one task; the last was "
+            f"{error.last_worker.address}: look into its log (out of memory?), then give the same "
+            "command again"
+        ) from error
+    except NasdmError:
+        raise
+    except (CancelledError, OSError) as error:
+        if getattr(error, "errno", None) and not isinstance(error, ConnectionError):
+            raise  # of a file
+        raise OutputError(
+            "the dask cluster was lost: start one and give the same command again to go on"
+        ) from error
+    finally:
+        if client.status == "running":
+            client.unregister_worker_plugin(plugin.name)
+
+
+class ClusterPool:
+    """The workers of a dask cluster, which may come and go."""
+
+    SECONDS = 2.0  # between two questions how many threads there are
+
+    def __init__(self, client: Client, plugin: str):
+        self.client, self.plugin = client, plugin
+        self.executor = client.get_executor(retries=RETRIES)
+        self.asked, self.known = -math.inf, 0
+
+    def submit(self, task: Task) -> Future:
+        """Have a task done by some worker."""
+        return self.executor.submit(_do, self.plugin, task)
+
+    def capacity(self) -> int:
+        """Some tasks for each thread of the workers, so that none waits for its next one."""
+        return TASKS_PER_THREAD * max(self._threads(), 1)
+
+    def stalled(self) -> None:
+        """Warn if the reason is that all workers are gone."""
+        if not self._threads():
+            log.warning("the dask cluster has no worker left: waiting for one")
+
+    def _threads(self) -> int:
+        if time.monotonic() - self.asked > self.SECONDS:
+            self.known = sum(self.client.nthreads().values())
+            self.asked = time.monotonic()
+        return self.known
+
+
+def mosaic_factory(mosaic: Mosaic) -> Callable[[], Do]:
+    """What makes the same mosaic on a worker, for `cluster_pool`.
+
+    The nuclei go there through the run folder: they may be large, and a cluster has one scheduler.
+    """
+    job, folder = mosaic.job, mosaic.store.folder.resolve()
+    job.nuclei.save(folder / NUCLEI)
+    light = replace(job, nuclei=job.nuclei.take(np.empty(0, int)))
+    return partial(_restored, light, folder, mosaic.pyramid)
+
+
+def _restored(light: Job, folder: Path, pyramid: Pyramid | None) -> Do:
+    job = replace(light, nuclei=Nuclei.load(folder / NUCLEI))
+    return Mosaic(job, RunStore(folder), pyramid).do
+
+
+class _Painting(WorkerPlugin):
+    """What a worker keeps: made once, when it joins."""
+
+    def __init__(self, folder: Path, factory: Callable[[], Do]):
+        self.name = f"nasdm-wsi {folder}"
+        self.folder, self.factory, self.software = folder, factory, version("nasdm-wsi")
+
+    def setup(self, worker: Worker) -> None:
+        """Called by dask on the worker."""
+        if self.software != version("nasdm-wsi"):
+            raise PlanError(
+                f"{worker.address} has nasdm-wsi {version('nasdm-wsi')} and this is "
+                f"{self.software}: install the same version there"
+            )
+        if not self.folder.exists():
+            raise OutputError(
+                f"{worker.address} does not see {self.folder}: render to storage that all "
+                "workers share"
+            )
+        self.do = self.factory()
+
+
+def _do(plugin: str, task: Task) -> None:
+    painting: Any = get_worker().plugins[plugin]
+    painting.do(task)
