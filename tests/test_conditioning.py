@@ -260,7 +260,10 @@ def test_what_is_asked_for_again_is_the_same_in_little_memory(monkeypatch):
     monkeypatch.setattr("nasdm_wsi.annotations.raster.CACHE_BYTES", 3 * 30 * 30)
     nuclei = random_nuclei(2, tissue=shapely.Polygon([(5, 9), (60, 3), (40, 55)]))
     kept, fresh = Conditioning(nuclei, SIZE), Conditioning(nuclei, SIZE)
-    places = [(y, x, y + 30, x + 30) for y in range(0, 40, 10) for x in range(0, 40, 10)]
+    corners = [(y, x) for y in range(0, 40, 10) for x in range(0, 40, 10)]
+    # Boxes of several sizes share a corner, or all but one side.
+    places = [(y, x, y + 30, x + n) for n in (30, 20) for y, x in corners]
+    places += [(y + 1, x, y + 30, x + 30) for y, x in corners]
     expected = {box: (fresh.planes(PLANES, box), fresh.tissue(box)) for box in places}
 
     def look(n: int) -> None:
@@ -272,7 +275,7 @@ def test_what_is_asked_for_again_is_the_same_in_little_memory(monkeypatch):
         assert kept._recent._bytes <= 3 * 30 * 30
 
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(look, range(200)))
+        list(pool.map(look, range(300)))
     assert kept._recent._bytes == sum(array.nbytes for array in kept._recent._arrays.values()) > 0
 
 

@@ -19,11 +19,14 @@ from helpers import labelled_tissue
 from PIL import Image
 from scipy import ndimage
 
+from nasdm_wsi.annotations import formats
+from nasdm_wsi.annotations.contents import Format, packed
 from nasdm_wsi.annotations.formats import read_contents
 from nasdm_wsi.annotations.geojson import write_geojson
 from nasdm_wsi.annotations.labels import from_labels
 from nasdm_wsi.annotations.lizard import read_mat_labels
 from nasdm_wsi.annotations.nuclei import Nuclei
+from nasdm_wsi.annotations.outlines import Outlines
 from nasdm_wsi.annotations.raster import Conditioning
 from nasdm_wsi.annotations.types import TYPES
 from nasdm_wsi.cli.main import main
@@ -424,6 +427,44 @@ def test_what_is_no_label_image_is_refused_in_one_line(tmp_path):
     ):
         with pytest.raises(AnnotationError, match=rf"^.*{path.name}: [^\n]*{reason}[^\n]*$"):
             read_annotations(path, mpp=0.5)
+
+
+# A format of one's own
+
+
+def test_a_new_format_is_one_record(tmp_path, monkeypatch):
+    """Its reader hands outlines over; classes, pixel size, frame and `info` need nothing more."""
+
+    def read(source, reading):
+        outlines = Outlines(reading.findings, reading.contours)
+        for k, line in enumerate(source.path.read_text().splitlines()[1:]):
+            name, *box = line.split(",")
+            x0, y0, x1, y1 = map(float, box)
+            rings = [[[x0, y0], [x1, y0], [x1, y1], [x0, y1]]]
+            outlines.add(name, [rings], f"{source.path}: line {k + 1}")
+        return packed(outlines, "boxes", reading)
+
+    boxes = Format(
+        "boxes",
+        lambda source: source.magic.startswith(b"boxes"),
+        read,
+        whole=True,
+        pixel_size=lambda source, slide_mpp: slide_mpp or 0.75,
+    )
+    monkeypatch.setattr(formats, "FORMATS", (*formats.FORMATS, boxes))
+    path = tmp_path / "a.csv"
+    path.write_text("boxes\nplasma-cell,0,0,4.5,5\nDead,9,9,12,14\n")
+    nuclei = read_annotations(path, class_map={"Dead": "connective"})
+    assert nuclei.types.tolist() == [4, 6] and nuclei.mpp == 0.75
+    assert nuclei.polygons()[1].bounds == (9, 9, 12, 14)
+    contents = read_contents(path, slide_mpp=0.3)
+    assert contents.whole and contents.nuclei.mpp == 0.3
+    assert "annotations, boxes" in told(path)
+    with pytest.raises(AnnotationError, match="a.csv: no nucleus type is known for class 'Dead'"):
+        read_annotations(path)
+    path.write_text("boxes\nDead,9,9,nan,14\n")
+    with pytest.raises(AnnotationError, match="a.csv: coordinates that are not finite"):
+        read_annotations(path, class_map={"Dead": "plasma"})
 
 
 # Names

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 import shapely
 
 from nasdm_wsi.annotations.nuclei import Nuclei, check_mpp
-from nasdm_wsi.annotations.types import PALETTE, TYPES, ClassNames
+from nasdm_wsi.annotations.types import PALETTE, TISSUE, TYPES, ClassNames
 from nasdm_wsi.errors import AnnotationError
 
 HOLED = shapely.box(10, 20, 30, 40).difference(shapely.box(15, 25, 20, 30))
@@ -157,6 +159,13 @@ def test_own_classes_go_first():
     assert names.number("Stroma") == 6
 
 
+@pytest.mark.parametrize("name", ["Tissue", " tissue", "Sample: Tissue", "REGION 3: Tumor"])
+def test_tissue_is_told_by_the_name_or_a_part_of_it(name):
+    assert ClassNames().number(name) == TISSUE
+    assert ClassNames(tissue_classes=["sample"]).number("Sample") == TISSUE
+    assert ClassNames({name: "plasma"}).number(name) == 4
+
+
 def test_a_map_to_no_type_is_refused():
     with pytest.raises(AnnotationError, match="'leukocyte': choose one of neutrophil"):
         ClassNames({"CD45": "leukocyte"})
@@ -166,6 +175,41 @@ def test_a_map_to_no_type_is_refused():
 def test_absurd_mpp(mpp):
     with pytest.raises(AnnotationError, match="^a.geojson: .* like `mpp` 0.25$"):
         check_mpp(mpp, "a.geojson")
+
+
+def test_a_new_type_is_a_row_of_its_table():
+    """It is read, drawn and written, and gives a plane, without a change in any other module."""
+    code = """
+import importlib.util, json, pathlib, sys
+import nasdm_wsi.annotations as package
+
+path = pathlib.Path(package.__file__).with_name("types.py")
+head, tail = path.read_text().split("TYPES = tuple", 1)
+row = '_ROWS += (("megakaryocyte", (1, 2, 3), "mega"),)'
+types = importlib.util.module_from_spec(
+    importlib.util.spec_from_loader("nasdm_wsi.annotations.types", None)
+)
+sys.modules[types.__name__] = types
+exec(f"{head}{row}\\nTYPES = tuple{tail}", types.__dict__)
+
+from nasdm_wsi.annotations.nuclei import Nuclei
+from nasdm_wsi.annotations.raster import Conditioning
+
+ring = [[0, 0], [4, 0], [4, 4.5], [0, 0]]
+feature = {
+    "type": "Feature",
+    "geometry": {"type": "Polygon", "coordinates": [ring]},
+    "properties": {"classification": "Mega cells"},
+}
+nuclei = Nuclei.from_geojson(feature, mpp=0.5)
+assert nuclei.counts()["megakaryocyte"] == 1
+planes = Conditioning(nuclei, (9, 9)).planes(("plasma", "megakaryocyte"), (0, 0, 9, 9))
+assert planes[1].sum() > 5 and not planes[0].any()
+classification = nuclei.to_geojson().features[0]["properties"]["classification"]
+assert classification == {"name": "Megakaryocyte", "color": [1, 2, 3]}
+assert nuclei._repr_png_()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_each_type_has_its_colour():

@@ -248,7 +248,7 @@ def test_tissue_is_no_nucleus(read):
     ]
     nuclei = read([*tissue, feature()])
     assert nuclei.types.tolist() == [4]
-    assert nuclei.tissue.equals(shapely.box(0, 0, 4.5, 2))
+    assert nuclei.tissue.bounds == (1, 0, 10.5, 2) and nuclei.tissue.area == 2 * 2.5 * 2
     named = read(
         [*tissue, feature(), feature("Gland")], tissue_classes=["gl*", "REGION*", "tissue"]
     )
@@ -344,8 +344,12 @@ def test_heights_are_left_out(read):
 
 def test_many_batches(read, monkeypatch):
     monkeypatch.setattr("nasdm_wsi.annotations.outlines.BATCH", 3)
-    nuclei = read([feature(geometry=polygon(square_at(k, 0))) for k in range(10)])
-    assert nuclei.boxes()[:, 1].tolist() == list(range(10))
+    squares = [polygon(square_at(k, 0)) for k in range(10)]
+    nuclei = read(
+        [feature("Tissue" if k in (1, 8) else "Plasma", s) for k, s in enumerate(squares)]
+    )
+    assert nuclei.boxes()[:, 1].tolist() == [0, 2, 3, 4, 5, 6, 7, 9]
+    assert nuclei.tissue.bounds == (1, 0, 10.5, 2) and nuclei.tissue.area == 2 * 2.5 * 2
 
 
 @pytest.fixture

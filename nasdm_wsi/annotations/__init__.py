@@ -1,1 +1,17 @@
-"""Annotations: nuclei, their types, every file format, and rasterised planes of any box."""
+"""Annotations: nuclei, their types, the file formats, and planes of pixels made from them.
+
+A file's nuclei pass these modules in this order; each imports from those before it only:
+
+    types       names, colours and aliases of nucleus types, names of planes
+    findings    the classes of one file, and what was left out
+    columns     polygons as flat arrays
+    contours    contours traced by OpenCV
+    outlines    outlines in, checked, repaired and packed
+    features    GeoJSON features: what they say, and how nuclei become some
+    nuclei      `Nuclei`, the table that all other packages use
+    jsonstream  bytes to JSON
+    contents    what a format is, and what reading a file gives
+    geojson, hovernet, labels, lizard, tiatoolbox    one file each for the formats
+    formats     the registry of formats, `read_contents`
+    raster      `Conditioning`: planes, tissue and labels of any box
+"""

@@ -99,12 +99,15 @@ def offsets(lengths: Any) -> np.ndarray:
 
 
 def members(starts: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The positions starts[i] to starts[i + 1] - 1 for each i of the index, and how many each."""
+    """The members of the runs in ``index``, one run after another, and the length of each run.
+
+    starts: int (n + 1,), from `offsets`. Members are positions: int64.
+    """
     lengths = starts[index + 1] - starts[index]
     return runs(starts[index], lengths), lengths
 
 
 def runs(first: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """first[i], first[i] + 1, ..., lengths[i] of them, for each i one after another: int64."""
+    """For each i the ``lengths[i]`` numbers first[i], first[i] + 1, ..., one run after another."""
     before = offsets(lengths)
     return np.repeat(first - before[:-1], lengths) + np.arange(before[-1])

@@ -1,13 +1,13 @@
 """Label images and arrays, in which a pixel holds the number of its nucleus.
 
-What an array holds is told by its shape, with tiles first if there are several:
+The shape of an array tells what it holds; if it holds several tiles, they come first:
 
     (h, w)       instances of one class, "nuclei": StarDist, Cellpose, binary masks
     (h, w, 2)    instances and Lizard's classes 1 to 6: Lizard, CoNIC
     (h, w, 6)    instances of each PanNuke class, and background
 
-Tiles are laid out from left to right and from top to bottom in a square as far as it goes, without
-gaps, so that the slide can be cut into the same tiles again.
+Tiles are laid out row by row in the smallest square that holds them, without gaps, so that the
+slide can be cut into the same tiles again.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def contents_of(array: np.ndarray, path: Path, reading: Reading) -> Contents:
 
 
 def is_picture(source: Source) -> bool:
-    """Whether a file is a PNG or TIFF, of labels or of tissue."""
+    """Whether a file is a PNG or TIFF, be it of labels or of tissue."""
     return source.magic.startswith((_PNG, *_TIFF))
 
 

@@ -1,9 +1,10 @@
-"""Nuclei in, conditioning of any box out.
+"""Nuclei become pixels: the conditioning planes, tissue and labels of any box of the canvas.
 
-A pixel belongs to a nucleus when its centre lies inside; where nuclei overlap the later one wins.
-A centre on an outline belongs to what lies to its right, or below it where the outline is level:
-polygons that share an edge share no pixel and leave none out. What a pixel gets depends on the
-nuclei alone and never on the box that asks: everything is computed in integers.
+A pixel belongs to a nucleus if its centre lies inside the outline. Where nuclei overlap, it belongs
+to the last of them. A centre on an outline belongs to the nucleus to its right, or to the one below
+it if the outline is horizontal there: polygons that share an edge share no pixel and leave none
+out. A pixel depends on the nuclei alone, whatever box it is rasterised with, because everything is
+computed in integers.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ from .columns import members, runs
 from .nuclei import Nuclei
 from .types import EDGE, NUCLEI_KNOWN, PLANES, TYPES
 
-CACHE_BYTES = 64_000_000  # of codes, in each `Conditioning`
-# A pixel's code: its type, and two bits.
+CACHE_BYTES = 64_000_000  # for the codes that each `Conditioning` keeps
+# The code of a pixel is its type number and two bits.
 TYPE_MASK, EDGE_BIT, TISSUE_BIT = 0x3F, 0x40, 0x80
 
 GRID = 1024  # vertices are rounded to 1 / GRID pixels
-FAR = 1 << 30  # in these units; what lies beyond counts as lying here, so that products fit int64
+FAR = 1 << 30  # in these units; vertices farther away are moved here, so that products fit int64
 
 
 def edges(instances: np.ndarray) -> np.ndarray:
-    """Bool (h, w): where one of a pixel's 4 neighbours belongs to another instance or to none.
+    """Bool (h, w): the pixels of which one of the 4 neighbours belongs to another instance or none.
 
-    Pixels at the array's border have no neighbours outside it and hence no edge towards there.
+    instances: int (h, w), 0 = none. Neighbours outside the array do not count.
     """
     edge = np.zeros(instances.shape, bool)
     for a, b, array in ((edge[1:], edge[:-1], instances), (edge.T[1:], edge.T[:-1], instances.T)):
@@ -45,7 +46,7 @@ def edges(instances: np.ndarray) -> np.ndarray:
 def planes_of(names: Sequence[str], types: np.ndarray, edge: np.ndarray) -> np.ndarray:
     """Conditioning planes in the order of their names: float32 (len(names), h, w).
 
-    types: uint8 (h, w), nucleus types; what is no type, such as 255, is background.
+    types: uint8 (h, w), nucleus types; any other number, such as 255, counts as background.
     edge: bool (h, w), from `edges`.
 
     Raises:
@@ -83,11 +84,11 @@ def one_hot(types: np.ndarray, edge: np.ndarray) -> np.ndarray:
 
 
 class Conditioning:
-    """The conditioning of a canvas of ``size`` (h, w), rasterised where it is asked for.
+    """The conditioning of a canvas of ``size`` (h, w), rasterised box by box on demand.
 
-    ``nuclei`` are in canvas pixels. Boxes may reach beyond the canvas; nothing is there. One
-    object may serve many threads. It keeps the boxes asked for last, so that a window is rasterised
-    once although each phase asks for its planes and its tissue.
+    ``nuclei`` are in canvas pixels. Boxes may reach beyond the canvas, where no nuclei are drawn.
+    Many threads may share one object. It keeps the latest boxes, so that a window is rasterised
+    once although every phase asks for its planes and its tissue.
     """
 
     def __init__(self, nuclei: Nuclei, size: tuple[int, int]):
@@ -96,7 +97,7 @@ class Conditioning:
         boxes = nuclei.boxes()
         self._order = np.argsort(boxes[:, 0], kind="stable")
         self._boxes = boxes[self._order]
-        self._lowest = np.maximum.accumulate(self._boxes[:, 2])  # of it and all before
+        self._lowest = np.maximum.accumulate(self._boxes[:, 2])  # of each and all before it
         self._tissue = None if nuclei.tissue is None else _outline_edges(nuclei.tissue)
         self._recent = _Recent(CACHE_BYTES)
 
@@ -116,7 +117,7 @@ class Conditioning:
         return instances * on_canvas, types * on_canvas
 
     def tissue(self, box: Box) -> np.ndarray:
-        """Bool (h, w): pixels of tissue or nuclei; everywhere if no tissue is outlined."""
+        """Bool (h, w): the pixels of tissue and nuclei, which are all if no tissue is outlined."""
         if self._tissue is None:
             return np.ones(shape(box), bool)
         return (self._codes(box) & TISSUE_BIT) > 0
@@ -126,7 +127,7 @@ class Conditioning:
         return self._tissue is not None and not self.tissue(box).any()
 
     def _codes(self, box: Box) -> np.ndarray:
-        """Type, edge and tissue of each pixel in one number: uint8 (h, w), to be read only."""
+        """Type, edge and tissue of each pixel in one number: uint8 (h, w), read-only."""
         codes = self._recent.get(box)
         if codes is None:
             codes = self._encoded(box)
@@ -134,7 +135,7 @@ class Conditioning:
         return codes
 
     def _encoded(self, box: Box) -> np.ndarray:
-        around, types = self._rasterise(grow(box, 1))  # an edge is told by the neighbours
+        around, types = self._rasterise(grow(box, 1))  # edges depend on neighbours
         instances, types = around[1:-1, 1:-1], types[1:-1, 1:-1]
         edge = edges(around)[1:-1, 1:-1]
         codes = (types | edge * np.uint8(EDGE_BIT)) * self._on_canvas(box)
@@ -159,7 +160,7 @@ class Conditioning:
         return mask
 
     def _rasterise(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
-        """Like `labels`, but nuclei go on beyond the canvas."""
+        """Instances and types as in `labels`, but nuclei are drawn beyond the canvas too."""
         near, table = self._near(box), self._nuclei
         rings, counts = members(table.polygon_offsets, near)
         # Rings are closed: an edge begins at each vertex but the last.
@@ -177,7 +178,7 @@ class Conditioning:
 
 
 class _Recent:
-    """The arrays of the boxes asked for last, of ``most`` bytes together; for many threads."""
+    """The arrays of the latest boxes, at most ``most`` bytes; many threads may share one object."""
 
     def __init__(self, most: int):
         self._most, self._bytes = most, 0
@@ -185,14 +186,14 @@ class _Recent:
         self._lock = Lock()
 
     def get(self, box: Box) -> np.ndarray | None:
-        """The array of a box, if it is still there."""
+        """The array of a box, or None if it is not kept."""
         with self._lock:
             if box in self._arrays:
                 self._arrays.move_to_end(box)
             return self._arrays.get(box)
 
     def put(self, box: Box, array: np.ndarray) -> None:
-        """Keep an array, and let go of the oldest for it."""
+        """Keep an array, and drop the oldest ones to make room for it."""
         with self._lock:
             if box in self._arrays:  # another thread was first
                 return
