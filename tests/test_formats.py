@@ -5,6 +5,7 @@ import json
 import sqlite3
 import sys
 import uuid
+import zipfile
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -132,6 +133,12 @@ def test_hovernet_json(written):
     packed = path.with_suffix(".json.gz")
     packed.write_bytes(gzip.compress(path.read_bytes()))
     assert_exact(read_annotations(packed, class_map=BY_NUMBER))
+    with zipfile.ZipFile(path.with_suffix(".zip"), "w") as archive:
+        archive.writestr("a.json", path.read_text(encoding="utf-8"))
+    assert_exact(read_annotations(path.with_suffix(".zip"), class_map=BY_NUMBER))
+    marked = path.with_name("marked.json")
+    marked.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert_exact(read_annotations(marked, class_map=BY_NUMBER))
     lossy = read_annotations(path, class_map=BY_NUMBER, contours="corner")
     assert 0.7 < lossy.polygons()[0].area / nuclei.polygons()[0].area < 0.8
 
@@ -593,6 +600,25 @@ def test_a_slide_that_is_scanned_in_part(tmp_path, monkeypatch, written):
     np.testing.assert_allclose(moved.coords, half.coords - (30, 10))
     again = read_annotations(written(hovernext(), "a.geojson"), like=slide)
     np.testing.assert_array_equal(again.coords, at_qupath.coords)
+
+
+def test_where_each_format_counts_from(tmp_path, monkeypatch, written):
+    slide = slide_at(tmp_path / "slide.ome.tif", 0.25, (300, 400))
+    outlines = [shapely.Polygon(c) for c in contours()[:3]]
+    cells = [{"contour": c, "type": 1} for c in contours()]
+    array = np.stack([INSTANCES, KINDS], axis=-1)
+    files = {
+        written({"type_map": {"1": "Plasma"}, "cells": cells}, "cells.json"): (60, 20),
+        store(tmp_path / "a.db", [(p, {"type": "Plasma"}) for p in outlines]): (60, 20),
+        save(tmp_path / "a.npy", array): (0, 0),
+    }
+    before = {path: read_annotations(path, like=slide) for path in files}
+    bounds = {"bounds-x": "60", "bounds-y": "20", "bounds-width": "320", "bounds-height": "280"}
+    monkeypatch.setattr(slides, "_open_reader", lambda path: scanned_in_part(path, bounds))
+    for path, corner in files.items():
+        assert before[path].mpp == pytest.approx(0.25)  # that of the slide
+        moved = read_annotations(path, like=slide)
+        np.testing.assert_allclose(moved.coords, before[path].coords - corner)
 
 
 def scanned_in_part(path, bounds):
