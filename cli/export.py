@@ -13,23 +13,29 @@ FORMATS = ("lizard", "coco", "masks", "tiatoolbox", "types", "instances")
 
 @click.command()
 @click.argument("slide", type=options.EXISTING)
-@click.option("-o", "--out", type=options.NEW, required=True, help="The file or folder.")
-@click.option("--format", "form", type=click.Choice(FORMATS), required=True, help="See above.")
+@click.option("-o", "--out", type=options.NEW, required=True, help="File or folder to write.")
 @click.option(
-    "--labels", type=options.EXISTING, help="Annotations; default: the GeoJSON beside SLIDE."
+    "--format", "form", type=click.Choice(FORMATS), required=True, help="What to write; see above."
 )
-@click.option("--mpp", type=float, help="Micrometres per pixel of the labels; default: SLIDE's.")
+@click.option(
+    "--labels", type=options.EXISTING, help="Annotations; default: NAME.geojson beside SLIDE."
+)
+@click.option(
+    "--mpp",
+    type=float,
+    help="Pixel size of the annotations in micrometres; default: that of SLIDE.",
+)
 @options.reading
 @click.option(
     "--tile",
     type=click.IntRange(64, 2048),
     default=512,
     show_default=True,
-    help="Pixels a side of a tile at most.",
+    help="Largest side of a tile in pixels.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 def export(slide: Path, out: Path, **settings) -> None:
-    """Turn SLIDE and its nuclei into a training set or label file of another tool.
+    """Write SLIDE and its nuclei in the format of another tool.
 
     \b
     lizard      tiles, images/NAME.png and labels/NAME.mat: HoVer-Net, `prepare`
@@ -37,7 +43,7 @@ def export(slide: Path, out: Path, **settings) -> None:
     masks       tiles, NAME.png and NAME_masks.png: Cellpose, StarDist
     tiatoolbox  an AnnotationStore of TIAToolbox, NAME.db
     types       a label pyramid of the slide, in a format that render writes
-    instances   the same with the number of each nucleus
+    instances   the same, with the number of each nucleus instead of its type
     """
     from ..tools.export import export as export_slide
 

@@ -15,9 +15,9 @@ from .messages import in_options
 @options.reading
 @click.pass_context
 def info(context: click.Context, file: Path, **reading) -> None:
-    """Say what FILE holds: a slide, annotations, a dataset or a checkpoint.
+    """Describe FILE: a slide, annotations, a dataset or a checkpoint.
 
-    Of annotations it shows what each class is read as, before anything is rendered.
+    For annotations, the table at the end shows which nucleus type each class is read as.
     """
     from ..tools.info import describe
 

@@ -23,11 +23,11 @@ from .seams import seams
 from .train import train
 from .view import view
 
-ACCELERATORS = ("dask-cuda", "triton")  # needed on GPUs only
+ACCELERATORS = ("dask-cuda", "triton")  # needed only on GPUs
 
 
 class Commands(click.Group):
-    """A group whose commands end a user's mistake in one line and exit code 1."""
+    """A group that reports a user's mistake in one line and exits with code 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -38,7 +38,7 @@ class Commands(click.Group):
 
 
 def versions(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
-    """Say which software this is: what a bug report should tell. Nothing is imported for it."""
+    """Print the versions that belong in a bug report, without importing any of the packages."""
     if not wanted or context.resilient_parsing:
         return
     needs = [need for need in requires("nasdm-wsi") or () if ";" not in need]  # without extras
@@ -58,19 +58,19 @@ def versions(context: click.Context, _option: click.Parameter, wanted: bool) -> 
     is_eager=True,
     expose_value=False,
     callback=versions,
-    help="Show the versions that a bug report should tell, and exit.",
+    help="Show the versions that belong in a bug report, and exit.",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Say more about what is done.")
+@click.option("-v", "--verbose", is_flag=True, help="Report progress in more detail.")
 @click.pass_context
 def main(context: click.Context, verbose: bool) -> None:
-    """Synthetic H&E whole-slide images from nuclei annotations.
+    """Render synthetic H&E whole-slide images from nuclei annotations.
 
-    The pictures are synthetic: not for diagnosis.
+    The images are synthetic: not for diagnosis.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(OneLine(main.commands[context.invoked_subcommand or ""]))
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
-    # It logs what it then raises, and a mistake shall be one line.
+    # tifffile also logs what it raises, and a mistake is reported in one line.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 

@@ -13,19 +13,22 @@ EXISTING = click.Path(exists=True, path_type=Path)
 NEW = click.Path(path_type=Path)
 
 device = click.option(
-    "--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ... or auto."
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Where to compute: cpu, cuda, cuda:1, ... or auto.",
 )
 seed = click.option(
     "--seed",
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="Of all that is left to chance.",
+    help="Seed of the random numbers.",
 )
 
 
 def reading(command: Callable) -> Callable:
-    """The options that say how an annotation file is to be read."""
+    """Add the options that say how to read an annotation file."""
     for option in reversed(
         [
             click.option(
@@ -33,14 +36,14 @@ def reading(command: Callable) -> Callable:
                 metavar="NAME=TYPE",
                 multiple=True,
                 callback=_class_map,
-                help="Read class NAME as nucleus type TYPE; may be repeated.",
+                help="Treat class NAME as nucleus type TYPE; repeatable.",
             ),
             click.option(
                 "--ignore-class",
                 "ignore_classes",
                 metavar="NAME",
                 multiple=True,
-                help="Leave nuclei of class NAME out; may be repeated.",
+                help="Ignore nuclei of class NAME; repeatable.",
             ),
             click.option(
                 "--tissue-class",
@@ -49,14 +52,14 @@ def reading(command: Callable) -> Callable:
                 multiple=True,
                 default=("Tissue", "Region*"),
                 show_default=True,
-                help="Annotations that outline tissue; all else is glass.",
+                help="Class of the annotations that outline tissue; the rest is glass; repeatable.",
             ),
             click.option(
                 "--contours",
                 type=click.Choice(["auto", "corner", "cv2"]),
                 default="auto",
                 show_default=True,
-                help="cv2: contours run through pixel centres, as OpenCV makes them.",
+                help="cv2: contours run through pixel centres, as in OpenCV.",
             ),
         ]
     ):

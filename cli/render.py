@@ -16,44 +16,52 @@ from . import options
 @click.command()
 @click.argument("annotations", type=options.EXISTING)
 @click.option("-o", "--out", type=options.NEW, required=True, help=f"The slide: {names()}.")
-@click.option("--mpp", type=float, help="Micrometres per pixel of the annotations.")
+@click.option("--mpp", type=float, help="Pixel size of the annotations in micrometres.")
 @click.option(
     "--like",
     type=options.EXISTING,
     metavar="SLIDE",
-    help="Take pixel size and slide size from the slide on which the annotations were made.",
+    help="Take pixel size and slide size from the slide that was annotated.",
 )
 @options.reading
 @click.option(
     "--size",
     type=(click.IntRange(1), click.IntRange(1)),
     metavar="WIDTH HEIGHT",
-    help="Slide size in its own pixels (0.5 mpp); default: round the annotations.",
+    help="Size of the slide in its own pixels; default: just large enough for the annotations.",
 )
 @click.option(
     "--region",
     type=(int, int, click.IntRange(1), click.IntRange(1)),
     metavar="X Y WIDTH HEIGHT",
-    help="Render this part of the slide only.",
+    help="Render only this part of the slide.",
 )
 @options.seed
-@click.option("--steps", type=click.IntRange(1, 1000), help="Solver steps.")
+@click.option("--steps", type=click.IntRange(1, 1000), help="Number of solver steps.")
 @click.option("--guidance", type=click.FloatRange(0, 20), help="Strength of guidance.")
-@click.option("--style", help="A slide or image to take the stain from, or a name.")
-@click.option("--weights", type=options.EXISTING, help="Default: those in the package.")
+@click.option("--style", help="Stain: a slide or image to copy it from, or the name of a style.")
+@click.option("--weights", type=options.EXISTING, help="Network; default: the one that ships.")
 @options.device
 @click.option(
     "--workers",
     type=click.IntRange(1),
-    help="Processes, each with a GPU where there are some; default: a thread for each core.",
+    help="Number of processes, one for each GPU if there are any; default: one thread per core.",
 )
-@click.option("--scheduler", metavar="ADDRESS", help="A dask cluster, or its scheduler file.")
 @click.option(
-    "--quality", type=click.IntRange(1, 100), default=85, show_default=True, help="Of the JPEG."
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Address or scheduler file of a dask cluster.",
 )
-@click.option("--lossless", is_flag=True, help="Deflate in place of JPEG.")
-@click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
-@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@click.option(
+    "--quality",
+    type=click.IntRange(1, 100),
+    default=85,
+    show_default=True,
+    help="Quality of the JPEG tiles.",
+)
+@click.option("--lossless", is_flag=True, help="Compress tiles without loss instead.")
+@click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
+@click.option("--dry-run", is_flag=True, help="Print the plan without rendering.")
 def render(
     annotations: Path,
     out: Path,
@@ -65,9 +73,9 @@ def render(
 ) -> None:
     """Render ANNOTATIONS (GeoJSON, JSON, a store or labels) into a pyramidal slide.
 
-    A render that was stopped goes on when the same command is given again. NAME.geojson beside
-    the slide holds the nuclei in the slide's pixels, NAME.ome.tif.run/thumbnail.png shows while it
-    grows what is painted.
+    To resume a render that was stopped, run the same command again. The nuclei are written beside
+    the slide, to NAME.geojson, in the slide's pixels. While the slide is rendered,
+    NAME.ome.tif.run/thumbnail.png shows how far it is.
     """
     from ..delivery import check_output
     from ..errors import PlanError
@@ -119,7 +127,7 @@ def render(
 
 
 def _cluster(scheduler: str | None, workers: int | None, device: str) -> AbstractContextManager:
-    """The client of the workers that were asked for; None for threads of this process."""
+    """A client of the workers that the user asked for; None for threads of this process."""
     from ..model.painter import gpus
 
     count = gpus(device)

@@ -16,15 +16,16 @@ FOUND = 3  # the exit code; 1 is a mistake and 2 wrong usage
 @click.option(
     "--stride",
     type=click.IntRange(1),
-    help="Look for lines every so many pixels; default: where SLIDE says it was joined.",
+    help="Pixels between the lines to look at; default: those that SLIDE records.",
 )
 @options.seed
 @click.pass_context
 def seams(context: click.Context, slide: Path, **settings) -> None:
-    """Say whether SLIDE shows where its windows and blocks were joined.
+    """Test whether SLIDE has visible seams where windows and blocks meet.
 
-    The interval of a gradient ratio is its own (95 %, bootstrap; without seams it holds 1); that of
-    other measures is where they lie without seams. Exit code 0: none found; 3: seams found.
+    For gradient ratios, the interval is a 95 % bootstrap interval of the ratio, which contains 1 if
+    there is no seam. For the other measures, it is the range of values expected without seams. Exit
+    code 0: no seams; 3: seams found.
     """
     from ..tools.seams import measure_seams
 
