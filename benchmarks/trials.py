@@ -30,7 +30,8 @@ from nasdm_wsi.model.config import PRESETS, LocalConfig, TrainingConfig
 from nasdm_wsi.model.diffusion import Condition, Denoiser
 from nasdm_wsi.model.local_unet import LocalUNet
 from nasdm_wsi.model.training import data
-from nasdm_wsi.model.training.train import Objective, Trainer
+from nasdm_wsi.model.training.objectives import Objective
+from nasdm_wsi.model.training.trainer import Trainer
 
 LEVELS = (0.1, 0.4, 1.6, 6.4)
 
@@ -187,13 +188,12 @@ def trained(trial: Trial, dataset: Path) -> Denoiser:
     network.style_mean.copy_(styles.mean(0))
     network.style_std.copy_(styles.std(0))
     objective = Objective(trial.denoiser(network))
-    trainer = Trainer(network, objective, settings, seed=trial.seed, device=torch.device("cpu"))
+    trainer = Trainer(network, objective, settings, device=torch.device("cpu"))
     while trainer.seen < settings.images:
         of_side = samples[trainer.step % len(samples)]
         indices = range(trainer.seen, trainer.seen + batch(settings, of_side.crop))
-        parts = zip(*(of_side[i] for i in indices), strict=True)
-        trainer.update([(indices, [torch.stack(part) for part in parts])])
-    assert isinstance(trainer.average, LocalUNet)
+        dropout = settings.condition_dropout
+        trainer.update([data.Batches(of_side, seed=trial.seed, dropout=dropout)[indices]])
     return trial.denoiser(trainer.average)
 
 

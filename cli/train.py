@@ -32,7 +32,7 @@ def train(dataset: Path, out: Path, device: str, **settings) -> None:
             dataset,
             out,
             **settings,
-            device=choose_device(device).type,
+            device=str(choose_device(device)),
             progress=lambda done, total, loss: progress(
                 "training", done, total, loss=f"{loss:.3f}"
             ),

@@ -79,11 +79,11 @@ class TrainingConfig:
     images: crops in all. The learning rate rises over `warmup` images, stays, and falls to zero
     over the last `decay` of all `images`. ema: memory of the averaged network, a step.
     rare_types: share of crops centred near a nucleus of a type drawn uniformly.
-    guidance: not the pixels are learnt but what the weights that training starts from make of them
-    when they are guided so (Meng and others 2023): the network then guides itself.
-    critic_below: noise level below which a critic says what is learnt (`model.adversarial`).
+    guidance: scale of guidance distillation (`objectives.GuidanceDistillation`); 0 for none. The
+    teacher is the network that training starts from.
+    critic_below: noise level below which a critic says what is learnt (`critic`); 0 for none.
     patches: read the paper's patches, at `magnification` 20 or 10, instead of random crops.
-    muon: see `train._optimizers`.
+    muon: see `optimisers.network_optimisers`.
     checkpointing: recompute activations in the backward pass.
     """
 
@@ -113,6 +113,13 @@ class Preset:
     network: LocalConfig | SemanticConfig
     training: TrainingConfig
     purpose: str
+
+    def __post_init__(self) -> None:
+        how = self.training
+        if how.critic_below and not how.guidance:
+            raise ValueError("a critic needs a teacher: set guidance")
+        if how.guidance and not isinstance(self.network, LocalConfig):
+            raise ValueError("only networks of the local family learn from a teacher")
 
 
 # Shrivastava and Fletcher (2023). How long is our choice: 100,000 steps of 160 patches, then
@@ -148,7 +155,7 @@ PRESETS = {
     "small-guided": Preset(
         _SMALL,
         TrainingConfig(images=22_000, learning_rate=5e-4, warmup=0, decay=1.0, guidance=1.0),
-        "second stage of small, which then guides itself: give `init`",
+        "second stage of small, guidance distillation: give `init`",
     ),
     "small-adversarial": Preset(
         _SMALL,

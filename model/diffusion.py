@@ -80,25 +80,17 @@ class Denoiser(nn.Module):
         """Noise level of a quantile ``level`` in (0, 1)."""
         return torch.exp(self.P_MEAN + self.P_STD * torch.special.ndtri(level))
 
-    def loss(
-        self,
-        x0: Tensor,
-        condition: Condition,
-        level: Tensor,
-        noise: Tensor,
-        teacher: Denoise | None = None,
-    ) -> Tensor:
+    def loss(self, x0: Tensor, condition: Condition, level: Tensor, noise: Tensor) -> Tensor:
         """EDM's weighted squared error of each sample, (n,); about one before training.
 
         level: (n,) in (0, 1), the quantile of the noise level; noise: (n, 3, h, w), unit Gaussian.
-        With a ``teacher`` the error is that against its estimates, not against the pixels.
         """
         sigma = self.sigma(level)
-        x = x0 + noise * sigma[:, None, None, None]
-        if teacher:
-            with torch.no_grad():
-                x0 = teacher(x, sigma, condition)
-        error = self(x, sigma, condition) - x0
+        return self.error(x0 + noise * sigma[:, None, None, None], sigma, condition, x0)
+
+    def error(self, x: Tensor, sigma: Tensor, condition: Condition, target: Tensor) -> Tensor:
+        """Weighted squared error of the estimates of noisy ``x`` against a target, (n,)."""
+        error = self(x, sigma, condition) - target
         return self.weight(sigma) * error.square().mean(dim=(1, 2, 3))
 
     def weight(self, sigma: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ NasdmError
 ├── CheckpointError (ValueError)   weights and training checkpoints
 ├── PlanError (ValueError)         a canvas, region or setting that cannot be rendered
 ├── OutputError (OSError)          outputs that exist, run folders in use, full disks
-└── PortError (OSError)            ports that cannot be listened on
+├── PortError (OSError)            ports that cannot be listened on
+└── StoppedError                   work that a signal stopped; the same call goes on
 """
 
 from __future__ import annotations
@@ -47,6 +48,10 @@ class PlanError(NasdmError, ValueError):
 
 class OutputError(NasdmError, OSError):
     """An output that cannot be written."""
+
+
+class StoppedError(NasdmError):
+    """Work that was stopped by a signal, with everything saved to go on."""
 
 
 class PortError(NasdmError, OSError):

@@ -14,7 +14,7 @@ from nasdm_wsi.model.painter import Painter
 from nasdm_wsi.model.samplers import cubic_sigmas, sample
 from nasdm_wsi.model.training import critic as adversarial
 from nasdm_wsi.model.training.critic import Adversarial, Critic, grid_pattern
-from nasdm_wsi.model.training.data import Crops
+from nasdm_wsi.model.training.data import Batch, Crops
 from nasdm_wsi.model.training.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # tensorboard's own
@@ -51,9 +51,8 @@ def test_each_side_is_pushed_by_its_own_loss(dataset, monkeypatch):
     teacher = Denoiser(own.requires_grad_(False))
     loss = Adversarial(Denoiser(network), teacher, critic, features, below=1.0)
     noise, drop = torch.randn(x0.shape), torch.tensor([True, False, False, False])
-    loss(x0, mask, style, torch.full((4,), 0.5), drop, noise).backward()
-
     condition, sigmas = Condition(mask, style).drop(drop), cubic_sigmas(8)
+    loss(Batch(range(4), x0, condition, torch.full((4,), 0.5), noise)).backward()
 
     def denoise(x, sigma, condition):
         return (teacher if sigma[0] >= 1 else Denoiser(network))(x, sigma, condition)

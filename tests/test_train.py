@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from nasdm_wsi.errors import CheckpointError
+from nasdm_wsi.errors import CheckpointError, StoppedError
 from nasdm_wsi.model.checkpoint import (
     load,
     load_network,
@@ -23,9 +23,10 @@ from nasdm_wsi.model.families import build
 from nasdm_wsi.model.guidance import guided
 from nasdm_wsi.model.local_unet import LocalUNet
 from nasdm_wsi.model.samplers import SIGMA_MAX, SIGMA_MIN, karras_sigmas, sample
-from nasdm_wsi.model.training import train as training
 from nasdm_wsi.model.training.data import Crops
+from nasdm_wsi.model.training.objectives import Objective
 from nasdm_wsi.model.training.train import train
+from nasdm_wsi.model.training.trainer import Trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # tensorboard's own
 
@@ -61,8 +62,7 @@ def test_a_stopped_run_that_goes_on_equals_an_unbroken_one(dataset, tmp_path):
 def test_the_learning_rate_rises_stays_and_falls_to_zero():
     settings = PRESETS["small"].training
     network = LocalUNet(PRESETS["tiny"].network)
-    objective = training.Objective(Denoiser(network))
-    trainer = training.Trainer(network, objective, settings, seed=0, device=torch.device("cpu"))
+    trainer = Trainer(network, Objective(Denoiser(network)), settings, device=torch.device("cpu"))
 
     def rate(images):
         trainer.seen = images
@@ -84,9 +84,9 @@ def test_two_processes_train_as_one_on_the_joined_batch(dataset, tmp_path, prese
         from dataclasses import replace
         from pathlib import Path
         from nasdm_wsi.model import config
-        from nasdm_wsi.model.training import train
+        from nasdm_wsi.model.training import train, trainer
         torch.set_num_threads(1)
-        train.PRECISION = torch.float32
+        trainer.PRECISION = torch.float32
         preset, data, out, batch = sys.argv[1:]
         recipe = config.PRESETS[preset]
         training = replace(recipe.training, batch=int(batch), accumulate=2, warmup=0)
@@ -140,7 +140,7 @@ def test_a_warning_of_slurm_saves_a_checkpoint_and_ends(dataset, tmp_path):
         if done == 12:
             os.kill(os.getpid(), signal.SIGUSR1)
 
-    with pytest.raises(SystemExit, match="stopped at 12 crops"):
+    with pytest.raises(StoppedError, match="stopped at 12 crops"):
         train(dataset, tmp_path / "a", preset="tiny", images=24, progress=warn)
     again = train(dataset, tmp_path / "a", preset="tiny", images=24)
     assert (

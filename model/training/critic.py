@@ -7,7 +7,7 @@ what a critic says of the picture. The steps before, which decide layout and col
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -15,9 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from ..diffusion import NUCLEI, Condition, Denoise, Denoiser, NoisePredictor
+from ..config import TrainingConfig
+from ..diffusion import NUCLEI, Condition, Denoise, Denoiser
 from ..evaluation.features import efficientnet_lite, feature_maps
 from ..samplers import STEPS, cubic_sigmas, dpmpp_2m_step
+from .data import Batch
+from .objectives import Objective
+from .optimisers import Optimisers, without_momentum
 
 WIDTH = 32  # channels of the critic's heads
 GAIN = 4.0  # spectral normalisation alone leaves the critic too timid
@@ -25,7 +29,7 @@ LAYOUT = 8  # pixels a side of the means that have to stay
 KEEP = 30.0  # weight of what has to stay, beside the critic's
 EVEN = 10_000.0  # weight of patterns that follow the network's grid
 SHADES = 16  # from dark to bright, in each of which such patterns are counted
-RATE = 2e-3  # the critic learns faster than the network
+RATE = 2e-3  # learning rate of the critic
 
 Features = Callable[[Tensor], list[Tensor]]
 
@@ -65,8 +69,8 @@ class Critic(nn.Module):
         return scores
 
 
-class Adversarial(nn.Module):
-    """The loss of both sides as a module; used in training where `train.Objective` is else.
+class Adversarial(Objective):
+    """The last stage of training: a critic judges what the network paints.
 
     Solver steps from noise levels of ``below`` and more are painted by ``teacher``, which is what
     the network was at first, and the network has to agree with it on them. Later steps are the
@@ -75,37 +79,51 @@ class Adversarial(nn.Module):
     and so the network drifts into one unless it is held from it.
     """
 
+    denoiser: Denoiser
+
     def __init__(
         self, denoiser: Denoiser, teacher: Denoise, critic: Critic, features: Features, below: float
     ):
-        super().__init__()
-        self.denoiser, self.teacher = denoiser, teacher
+        super().__init__(denoiser)
+        self.teacher = teacher
         self.critic, self.features = critic, features
         self.sigmas = cubic_sigmas(STEPS)
         self.kept = sum(sigma >= below for sigma in self.sigmas)
 
-    def forward(
-        self, x0: Tensor, mask: Tensor, style: Tensor, level: Tensor, drop: Tensor, noise: Tensor
-    ) -> Tensor:
-        """Sum of the losses of a batch; the mask is forgotten where ``drop`` (n,) is true.
+    def optimisers(self, settings: TrainingConfig) -> Optimisers:
+        """One optimiser of the network, without momentum."""
+        network = self.denoiser.network
+        return {"adam": without_momentum(network.parameters(), settings.learning_rate)}
 
-        ``x0`` are pixels from elsewhere as far as the painted ones are concerned: nothing asks for
-        these very pixels. ``level`` says which of the kept steps is compared with the teacher's.
+    def own_modules(self) -> dict[str, nn.Module]:
+        """The critic."""
+        return {"critic": self.critic}
+
+    def own_optimisers(self) -> Optimisers:
+        """The critic's, which learns faster than the network."""
+        return {"critic_adam": without_momentum(self.critic.parameters(), RATE)}
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Sum of the losses of both sides on a batch.
+
+        Its pixels are from elsewhere as far as the painted ones are concerned: nothing asks for
+        these very pixels. Its first level says which of the teacher's steps is compared.
         """
-        condition = Condition(mask, style).drop(drop)
-        picture, rough, strayed = self._paint(noise, condition, int(level[0] * self.kept))
+        condition, nuclei = batch.condition, batch.condition.pick(*NUCLEI)
+        compared = int(batch.level[0] * self.kept)
+        picture, rough, strayed = self._paint(batch.noise, condition, compared)
         moved = F.avg_pool2d(picture, LAYOUT) - F.avg_pool2d(rough, LAYOUT)
         keep = KEEP * (strayed + moved.square().mean()) + EVEN * grid_pattern(
             picture, self.denoiser.network.grid
         )
 
         with torch.no_grad():
-            real = self._maps(x0)
+            real = self._maps(batch.pixels)
         maps = self._maps(picture)
-        with torch.autocast(x0.device.type, enabled=False):
+        with torch.autocast(picture.device.type, enabled=False):
             seen = [m.detach().requires_grad_() for m in maps]
-            judged_real = self.critic(real, condition.pick(*NUCLEI))
-            judged = self.critic(seen, condition.pick(*NUCLEI))
+            judged_real = self.critic(real, nuclei)
+            judged = self.critic(seen, nuclei)
             # Which way the maps should go, so that one pass of the critic serves both sides.
             wish = -sum(s.mean() for s in judged) / len(judged)
             ways = torch.autograd.grad(wish, seen, retain_graph=True)
@@ -165,9 +183,7 @@ def grid_pattern(pictures: Tensor, cell: int) -> Tensor:
     return torch.stack([variance.mean() for variance in between]).mean()
 
 
-def judged(
-    denoiser: Denoiser | NoisePredictor, teacher: Denoise, real: Tensor, below: float
-) -> Adversarial:
+def judged(denoiser: Denoiser, teacher: Denoise, real: Tensor, below: float) -> Adversarial:
     """The loss with a new critic, which sees through EfficientNet-Lite1, on the device of ``real``.
 
     real: pixels (n, 3, h, w) of some real pictures. EfficientNet-Lite1 is what Sauer and others
@@ -176,13 +192,6 @@ def judged(
     Raises:
         NasdmError: the extra ``evaluate`` is not installed.
     """
-    assert isinstance(denoiser, Denoiser)
     eyes = efficientnet_lite(1).to(real.device, memory_format=torch.channels_last)
     features = partial(feature_maps, eyes)
     return Adversarial(denoiser, teacher, Critic(features(real)), features, below)
-
-
-def adversary(parameters: Iterator[nn.Parameter], rate: float) -> torch.optim.Optimizer:
-    """AdamW for either side: without momentum, which would carry each past the other."""
-    # Epsilon as the shipped weights were trained; what it is worth was not tried.
-    return torch.optim.AdamW(parameters, rate, betas=(0.0, 0.99), eps=1e-5, weight_decay=0.0)

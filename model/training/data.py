@@ -5,35 +5,99 @@ That makes a resumed run read on where it stopped, and lets any number of proces
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ...annotations.raster import edges, one_hot
-from ...annotations.types import TYPES
+from ...annotations.raster import edges, planes_of
+from ...annotations.types import PLANES, TYPES
 from ...errors import DatasetError
 from ...slides.stain import restain
-from ...tools.dataset import read_regions, window_sums
+from ...tools.dataset import dataset_mpp, read_regions, window_sums
+from ..config import TrainingConfig
+from ..diffusion import Condition
+from ..pixels import to_signal
 
 TRIES = 64
+
+
+class Sample(NamedTuple):
+    """A picture to learn from.
+
+    pixels: float32 (3, c, c) in [-1, 1]. planes: float32 (8, c, c), as `types.PLANES` names them.
+    style: float32 (6,), how the picture is stained.
+    """
+
+    pixels: Tensor
+    planes: Tensor
+    style: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples and what training draws for them: all that an objective needs.
+
+    indices: the numbers of the samples. pixels: (n, 3, c, c). condition: what the network is told,
+    with nothing known of samples whose condition is dropped. level: (n,) in (0, 1), quantiles of
+    noise levels. noise: (n, 3, c, c), unit Gaussian.
+    """
+
+    indices: range
+    pixels: Tensor
+    condition: Condition
+    level: Tensor
+    noise: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in memory from which a GPU copies faster; the data loader asks for it."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        told = self.condition
+        told = replace(told, planes=change(told.planes), style=change(told.style))
+        pixels, level, noise = (change(part) for part in (self.pixels, self.level, self.noise))
+        return Batch(self.indices, pixels, told, level, noise)
+
+
+class Batches(Dataset):
+    """The batch of any range of sample numbers, for a data loader."""
+
+    def __init__(self, samples: Samples, *, seed: int, dropout: float):
+        self.samples, self.seed, self.dropout = samples, seed, dropout
+
+    def __getitem__(self, indices: range) -> Batch:
+        drawn = [self.samples[i] for i in indices]
+        pixels, planes, style = map(torch.stack, zip(*drawn, strict=True))
+        level, drop, noise = draws(self.seed, indices, pixels.shape[1:])
+        condition = Condition(planes, style).drop(drop < self.dropout)
+        return Batch(indices, pixels, condition, level, noise)
 
 
 class Crops(Dataset):
     """Random crops with quarter turns, flips and stain augmentation.
 
-    Item ``i`` is (pixels (3, c, c) float32 in [-1, 1], mask (8, c, c) float32, style (6,) float32).
     Crops touch neither unpublished nor held-out pixels. A share `rare_types` of them is centred
     near a nucleus of a type drawn uniformly from the six; the others are uniform over the area.
 
+    mpp: micrometres per pixel of the samples.
+
     Raises:
-        DatasetError: no region has room for a crop.
+        DatasetError: no region has room for a crop, or regions have several pixel sizes.
     """
 
     def __init__(self, dataset: Path, *, crop: int, rare_types: float = 0.5, seed: int = 0):
         self.crop, self.rare_types, self.seed = crop, rare_types, seed
+        self.mpp = dataset_mpp(dataset)
         self.regions, self.free = [], []
         for region in read_regions(dataset):
             if min(region.types.shape) >= crop:
@@ -59,19 +123,18 @@ class Crops(Dataset):
             rows.append(np.stack([np.full_like(y, k), y, x], axis=1))
         return np.concatenate(rows)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+    def __getitem__(self, index: int) -> Sample:
         rng = np.random.default_rng([self.seed, index])
         k, y, x = self._place(rng)
         region, c = self.regions[k], self.crop
         cut = np.s_[y : y + c, x : x + c]
         matrix = stain_matrix(rng)
-        pixels = restain(region.image[cut], matrix).transpose(2, 0, 1) / np.float32(127.5) - 1
-        planes = one_hot(region.types[cut], self.edges[k][cut])
-        mask = np.concatenate([planes, np.ones((1, c, c), np.float32)])
+        pixels = to_signal(restain(region.image[cut], matrix))
+        planes = planes_of(PLANES, region.types[cut], self.edges[k][cut])
         turn, flip = int(rng.integers(4)), int(rng.integers(2))
-        return (
+        return Sample(
             torch.from_numpy(_turned(pixels, turn, flip)),
-            torch.from_numpy(_turned(mask, turn, flip)),
+            torch.from_numpy(_turned(planes, turn, flip)),
             torch.from_numpy(region.stain.restained(matrix).style),
         )
 
@@ -105,12 +168,15 @@ class Patches(Dataset):
     unpublished or held-out pixels are left out. Item ``i`` is as in `Crops`, in an order that is
     shuffled anew each time all have been seen.
 
+    mpp: micrometres per pixel of the samples.
+
     Raises:
-        DatasetError: no region has room for a patch.
+        DatasetError: no region has room for a patch, or regions have several pixel sizes.
     """
 
     def __init__(self, dataset: Path, *, side: int = 128, magnification: int = 20, seed: int = 0):
         self.seed, self.step = seed, {20: 1, 10: 2}[magnification]
+        self.mpp = dataset_mpp(dataset) * self.step
         self.span = side * self.step
         self.places = []
         for region in read_regions(dataset):
@@ -127,23 +193,41 @@ class Patches(Dataset):
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+    def styles(self, count: int = 512) -> np.ndarray:
+        """Style vectors (n, 6), n up to ``count``, of the regions of evenly spread patches."""
+        chosen = np.linspace(0, len(self) - 1, min(count, len(self))).astype(int)
+        return np.stack([self.places[i][0].stain.style for i in chosen])
+
+    def __getitem__(self, index: int) -> Sample:
         again, k = divmod(index, len(self))
         order = np.random.default_rng([self.seed, again]).permutation(len(self))
         region, around, y, x = self.places[order[k]]
         cut = np.s_[y : y + self.span, x : x + self.span]
         n = self.span // self.step
         blocks = region.image[cut].reshape(n, self.step, n, self.step, 3)
-        pixels = blocks.mean(axis=(1, 3), dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1
+        pixels = to_signal(blocks.mean(axis=(1, 3), dtype=np.float32))
         wide = np.s_[y : y + self.span + 2 * self.step, x : x + self.span + 2 * self.step]
         edge = edges(around[wide][:: self.step, :: self.step])[1:-1, 1:-1]
-        planes = one_hot(region.types[cut][:: self.step, :: self.step], edge)
-        mask = np.concatenate([planes, np.ones((1, n, n), np.float32)])
-        return (
+        planes = planes_of(PLANES, region.types[cut][:: self.step, :: self.step], edge)
+        return Sample(
             torch.from_numpy(np.ascontiguousarray(pixels)),
-            torch.from_numpy(mask),
+            torch.from_numpy(planes),
             torch.from_numpy(region.stain.style),
         )
+
+
+Samples = Crops | Patches
+
+
+def samples_of(dataset: Path, settings: TrainingConfig, seed: int) -> Samples:
+    """The samples that settings ask for.
+
+    Raises:
+        DatasetError: the dataset cannot be used, or has no room for a sample.
+    """
+    if settings.patches:
+        return Patches(dataset, side=settings.crop, magnification=settings.magnification, seed=seed)
+    return Crops(dataset, crop=settings.crop, rare_types=settings.rare_types, seed=seed)
 
 
 def draws(seed: int, indices: range, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:

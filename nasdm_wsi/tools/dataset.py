@@ -32,6 +32,7 @@ from ..slides.stain import BACKENDS, StainStatistics, fit_stains, normalise
 UNPUBLISHED = 255
 HELD_OUT = 0.075  # share of each image's area (Shrivastava and Fletcher, 2023)
 MPP = 0.5
+COARSEST = 100.0  # micrometres per pixel
 FORMAT = 1
 
 log = logging.getLogger(__name__)
@@ -39,9 +40,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Region:
-    """One picture with its labels, all arrays (h, w, ...)."""
+    """One picture with its labels, all arrays (h, w, ...); mpp: micrometres per pixel."""
 
     name: str
+    mpp: float
     image: np.ndarray
     types: np.ndarray
     instances: np.ndarray
@@ -63,6 +65,7 @@ def prepare(
     *,
     seed: int = 0,
     held_out: float = HELD_OUT,
+    mpp: float = MPP,
     exclude: tuple[str, ...] = (),
     normalise_to: Path | None = None,
     stain_backend: str = "vahadane",
@@ -73,15 +76,19 @@ def prepare(
     A source is either Lizard's layout (``images/NAME.png`` and ``labels/NAME.mat``) or a folder of
     ``NAME.png`` with ``NAME_classes.png``, where 255 marks unpublished pixels. Touching nuclei of
     one type are split where only types are given. A share ``held_out`` of each picture's area is
-    set aside as a rectangle whose place depends on ``seed`` and the name alone. Pictures named in
-    ``exclude`` are left out. With ``normalise_to``, a picture or slide, the stains of each source
-    are found once, from all its pictures, and repainted with those of the target; ``stain_backend``
-    is one of `stain.BACKENDS`.
+    set aside as a rectangle whose place depends on ``seed`` and the name alone. The pictures have
+    ``mpp`` micrometres per pixel, all of them the same. Those named in ``exclude`` are left out.
+    With ``normalise_to``, a picture or slide, the stains of each source are found once, from all
+    its pictures, and repainted with those of the target; ``stain_backend`` is one of
+    `stain.BACKENDS`.
 
     Raises:
-        DatasetError: a source has neither layout, or a picture and its labels do not fit.
+        DatasetError: a source has neither layout, a picture and its labels do not fit, or no pixel
+            is as large as ``mpp``.
         OutputError: ``out`` exists already.
     """
+    if not 0 < mpp <= COARSEST:
+        raise DatasetError(f"pixels of {mpp} micrometres: give `mpp` from 0 to {COARSEST}")
     found = [(*row, k) for k, source in enumerate(sources) for row in _find(Path(source))]
     names = [name for name, *_ in found]
     if unknown := set(exclude) - set(names):
@@ -92,15 +99,15 @@ def prepare(
     out = Path(out)
     if out.exists():
         raise OutputError(f"{out} exists: choose another folder or remove it")
-    repaint = _repainters(found, normalise_to, BACKENDS[stain_backend], progress)
+    repaint = _repainters(found, normalise_to, mpp, BACKENDS[stain_backend], progress)
     rows = []
     with whole_or_nothing(out) as part:
         for done, (name, picture, labels, k) in enumerate(found):
             row = _prepare_region(name, picture, labels, part / name, seed, held_out, repaint[k])
-            rows.append(row)
+            rows.append({**row, "mpp": mpp})
             if progress:
                 progress("preparing", done + 1, len(found))
-        manifest = {"format": FORMAT, "mpp": MPP, "seed": seed, "regions": rows}
+        manifest = {"format": FORMAT, "mpp": mpp, "seed": seed, "regions": rows}
         if normalise_to is not None:
             manifest["normalised"] = {"target": str(normalise_to), "backend": stain_backend}
         text = json.dumps(manifest, indent=1)
@@ -109,39 +116,69 @@ def prepare(
 
 
 def read_manifest(path: Path) -> dict:
-    """The manifest of a prepared dataset.
+    """The manifest of a prepared dataset, with the pixel size of each region.
 
     Raises:
-        DatasetError: ``path`` is no prepared dataset, or of another version.
+        DatasetError: ``path`` is no prepared dataset, of another version, or damaged.
     """
     try:
         manifest = json.loads((Path(path) / "manifest.json").read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
             raise DatasetError(f"{path}: dataset format {manifest['format']} is not {FORMAT}")
-    except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, DatasetError):
-            raise
+        for row in manifest["regions"]:
+            # Earlier manifests told one pixel size for all regions.
+            row["mpp"] = float(row.get("mpp", manifest["mpp"]))
+    except DatasetError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"{path} is no prepared dataset: make one with prepare") from error
     return manifest
 
 
 def read_regions(path: Path) -> Iterator[Region]:
-    """The regions of a prepared dataset, in the manifest's order."""
+    """The regions of a prepared dataset, in the manifest's order.
+
+    Raises:
+        DatasetError: no prepared dataset, or a damaged one.
+    """
     for row in read_manifest(path)["regions"]:
-        folder = Path(path) / row["name"]
         try:
-            yield Region(
-                name=row["name"],
-                image=_read_picture(folder / "image.png"),
-                types=_read_picture(folder / "types.png"),
-                instances=tifffile.imread(folder / "instances.tif"),
-                held_out=tuple(tuple(box) for box in row["held_out"]),
-                stain=StainStatistics(
-                    np.array(row["stain_mean"]), np.array(row["stain_covariance"])
-                ),
-            )
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DatasetError(f"{folder} is damaged ({error}): prepare the data again") from error
+            yield _read_region(Path(path), row)
+        except (OSError, SyntaxError, ValueError, KeyError, TypeError) as error:
+            name = row.get("name", "a region")
+            raise DatasetError(f"{path}: {name} is damaged ({error}): prepare it again") from error
+
+
+def dataset_mpp(path: Path) -> float:
+    """The pixel size that all regions of a prepared dataset share, in micrometres.
+
+    Raises:
+        DatasetError: no prepared dataset, or one with regions of several pixel sizes.
+    """
+    sizes = sorted({row["mpp"] for row in read_manifest(path)["regions"]})
+    if len(sizes) != 1:
+        raise DatasetError(
+            f"{path}: regions have pixels of {' and '.join(f'{s:g}' for s in sizes)} micrometres: "
+            "prepare one dataset for each"
+        )
+    return sizes[0]
+
+
+def _read_region(path: Path, row: dict) -> Region:
+    folder = path / row["name"]
+    region = Region(
+        name=row["name"],
+        mpp=row["mpp"],
+        image=_read_picture(folder / "image.png"),
+        types=_read_picture(folder / "types.png"),
+        instances=tifffile.imread(folder / "instances.tif"),
+        held_out=tuple((int(a), int(b), int(c), int(d)) for a, b, c, d in row["held_out"]),
+        stain=StainStatistics(np.array(row["stain_mean"]), np.array(row["stain_covariance"])),
+    )
+    size = region.types.shape
+    if region.image.shape != (*size, 3) or region.instances.shape != size or len(size) != 2:
+        raise ValueError("image, types and instances are not of one size")
+    return region
 
 
 def window_sums(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -165,6 +202,7 @@ Repaint = Callable[[np.ndarray], np.ndarray]
 def _repainters(
     found: list[tuple[str, Path, Path, int]],
     target: Path | None,
+    mpp: float,
     extract: Callable[[np.ndarray], np.ndarray],
     progress: Callable[[str, int, int], None] | None,
 ) -> dict[int, Repaint]:
@@ -172,7 +210,7 @@ def _repainters(
     sources = sorted({k for *_, k in found})
     if target is None:
         return {k: lambda picture: picture for k in sources}
-    wanted = fit_stains(tissue_sample(target, mpp=MPP), extract=extract)
+    wanted = fit_stains(tissue_sample(target, mpp=mpp), extract=extract)
     repaint: dict[int, Repaint] = {}
     for done, source in enumerate(sources):
         pooled = [_pixels_of(p, labels) for _, p, labels, k in found if k == source]
