@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nasdm_wsi.model.config import PRESETS
+from nasdm_wsi.model.devices import place
 from nasdm_wsi.model.diffusion import Condition
 from nasdm_wsi.model.families import build, denoiser_of
 from nasdm_wsi.model.guidance import INTERVAL
 from nasdm_wsi.model.local_unet import STYLE_SIZE, LocalUNet
-from nasdm_wsi.model.painter import place
 from nasdm_wsi.model.samplers import cubic_sigmas, karras_sigmas
 
 SECONDS = 3.0  # of each timing, at least

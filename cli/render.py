@@ -79,7 +79,8 @@ def render(
     """
     from ..delivery import check_output
     from ..errors import PlanError
-    from ..model.painter import Painter, place
+    from ..model.devices import place
+    from ..model.painter import Painter
     from ..rendering import plan_render, read_annotations
     from ..rendering import render as render_slide
     from ..slides.formats import format_of, labels_path
@@ -128,7 +129,7 @@ def render(
 
 def _cluster(scheduler: str | None, workers: int | None, device: str) -> AbstractContextManager:
     """A client of the workers that the user asked for; None for threads of this process."""
-    from ..model.painter import gpus
+    from ..model.devices import gpus
 
     count = gpus(device)
     if not scheduler and not workers and count <= 1:

@@ -24,7 +24,7 @@ def train(dataset: Path, out: Path, device: str, **settings) -> None:
     The same command goes on where it stopped. OUT receives weights.safetensors for render,
     last.safetensors for going on, and logs for TensorBoard.
     """
-    from ..model.painter import choose_device
+    from ..model.devices import choose_device
     from ..model.training.train import train as train_network
 
     with options.bars("image") as progress:

@@ -12,7 +12,7 @@ from pathlib import Path
 from nasdm_wsi import plan_render, read_annotations, render
 from nasdm_wsi.model import Painter
 from nasdm_wsi.model.checkpoint import SHIPPED
-from nasdm_wsi.model.painter import gpus, place
+from nasdm_wsi.model.devices import gpus, place
 from nasdm_wsi.mosaic.cluster import local
 
 

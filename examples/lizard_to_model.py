@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nasdm_wsi import plan_render, read_annotations, render
 from nasdm_wsi.model import Painter
-from nasdm_wsi.model.painter import choose_device
+from nasdm_wsi.model.devices import choose_device
 from nasdm_wsi.model.training.train import train
 from nasdm_wsi.tools.dataset import prepare
 

@@ -16,9 +16,9 @@ from nasdm_wsi.annotations.types import PALETTE, PLANES
 from nasdm_wsi.errors import CheckpointError
 from nasdm_wsi.model import load_network
 from nasdm_wsi.model.ddpm import linear_schedule, sample_ancestral
+from nasdm_wsi.model.devices import choose_device
 from nasdm_wsi.model.diffusion import Condition, NoisePredictor
 from nasdm_wsi.model.guidance import guided
-from nasdm_wsi.model.painter import choose_device
 from nasdm_wsi.tools.dataset import Region, read_regions
 
 

@@ -21,7 +21,7 @@ from ..annotations.types import PLANES
 from ..checkpoints import Sampler
 from .config import LocalConfig, SemanticConfig, TrainingConfig
 from .diffusion import Denoiser, NoisePredictor
-from .local_unet import LocalUNet, measured_halo
+from .local_unet import STYLE_SIZE, LocalUNet, measured_halo
 from .samplers import STEPS, cubic_sigmas, karras_sigmas
 from .semantic_unet import SemanticUNet
 
@@ -53,7 +53,7 @@ class Family:
     cut: how the canvas is cut for a network, with a halo of ``halo`` pixels if one was measured.
     prepare: sets up a new network for training, from the styles (n, 6) of its samples.
     halo: measures the halo of a trained network; None where windows have no halo.
-    styled: whether pictures follow a style vector.
+    styled: whether pictures follow a style vector. style: that of a network's training data.
     """
 
     name: str
@@ -68,6 +68,7 @@ class Family:
     prepare: Callable[[Any, Callable[[], np.ndarray], TrainingConfig], None]
     halo: Callable[[Any], int | None]
     styled: bool
+    style: Callable[[Any], np.ndarray]
 
 
 def _local_cut(network: LocalUNet, halo: int | None, device: torch.device) -> Cut:
@@ -132,6 +133,7 @@ FAMILIES = {
             prepare=_prepare_local,
             halo=measured_halo,
             styled=True,
+            style=lambda network: network.style_mean.numpy(),
         ),
         Family(
             name="semantic",
@@ -146,6 +148,7 @@ FAMILIES = {
             prepare=_prepare_semantic,
             halo=lambda network: None,
             styled=False,
+            style=lambda network: np.zeros(STYLE_SIZE),
         ),
     )
 }

@@ -3,45 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..annotations.types import PLANES
-from ..checkpoints import Header
-from ..errors import CheckpointError, PlanError
+from ..errors import CheckpointError, NasdmError, PlanError
 from ..geometry import Plan
 from ..job import Window
+from ..slides.reading import find_style
 from .checkpoint import SHIPPED, checksum, load_weights
+from .devices import one_thread, place
 from .diffusion import Condition
-from .families import denoiser_of
+from .families import FAMILIES, denoiser_of
 from .guidance import guided
-from .local_unet import STYLE_SIZE, LocalUNet
-from .samplers import STEPS, cubic_sigmas, dpmpp_2m_step, karras_sigmas
+from .local_unet import STYLE_SIZE
+from .pixels import to_image
+from .samplers import SOLVERS, solve
 
 GUIDANCE = 1.0
 GLASS = 0.92  # pixels of the empty slide, in [-1, 1]: 245 of 255
+PRECISIONS = ("float32", "bfloat16", "float16")
+# Planes that a network may take and that no render gives yet: all zero, they mean "unknown".
+MAY_BE_UNKNOWN = {
+    *("lumen", "epithelium", "stroma", "mucus", "blood", "regions known"),
+    *("pixels known", "known red", "known green", "known blue"),
+}
 
 
 class Painter:
-    """A trained network with its sampler, DPM-Solver++(2M), ready to paint windows.
+    """A trained network with its sampler, ready to paint windows.
 
-    `local` networks: a window is a block with its halo and every solver step a phase, so the
-    mosaic equals one evaluation on the whole canvas. `semantic` networks: windows of the size of
-    training overlap by linear ramps and are fused after every third of the steps. On a CPU one
-    thread paints a window: workers, not threads, share the cores, and the bytes do not depend on
-    their number.
+    `families` says how the canvas is cut into windows. On a CPU one thread paints a window:
+    workers, not threads, share the cores, and the bytes do not depend on their number.
 
     Args:
-        weights: a file of weights.
-        steps: of the solver; by default 8 (`local`) or 18 (`semantic`).
+        weights: a file of weights. Its header says at which pixel size (``mpp``) and from which
+            planes the network paints; regions and known pixels, which no render gives yet, are
+            unknown.
+        steps: of the solver; by default what the header says.
+        solver: one of `samplers.SOLVERS`; by default what the header says.
         guidance: s of equation 7 (Shrivastava and Fletcher, 2023); 0 turns it off. A step takes two
-            evaluations of the network, or one where s is what the network has learnt to give.
-        style: the style vector (6,) of the slide; by default the mean of the training data.
+            evaluations of the network, or one at the scale that is distilled into it.
+        style: how the slide is stained: a vector (6,), the name of a style, or the path of a slide
+            or image; by default the mean of the training data.
         device: ``auto`` is the first GPU if there is one, else the CPU.
         precision: of the arithmetic, like ``bfloat16``; by default what `place` says of the device.
             If it is given the device need not be here: another process will paint.
@@ -52,53 +61,62 @@ class Painter:
     Raises:
         CheckpointError: the weights are damaged or of another architecture.
         PlanError: a setting out of range, or a device that is not there.
+        SlideError: no such style.
     """
-
-    mpp = 0.5
-    channels = 6  # of a state: the pixels and the last estimate of them
-    planes: tuple[str, ...] = PLANES
 
     def __init__(
         self,
         weights: str | Path = SHIPPED,
         *,
         steps: int | None = None,
+        solver: str | None = None,
         guidance: float = GUIDANCE,
-        style: np.ndarray | None = None,
+        style: np.ndarray | str | Path | None = None,
         device: str = "auto",
         precision: str | None = None,
     ):
         device, precision = (device, precision) if precision else place(device)
+        if precision not in PRECISIONS:
+            raise PlanError(f"precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
         self.device, self.dtype = torch.device(device), getattr(torch, precision)
         self.weights = Path(weights)
-        network, header = self._load()
-        if isinstance(network, LocalUNet):
-            cut: _LocalCut | _SemanticCut = _LocalCut(network, header, self.device)
-            mean = network.style_mean.numpy()
-        else:
-            cut, mean = _SemanticCut(), np.zeros(STYLE_SIZE)
-        self.network, self.styled = network, isinstance(network, LocalUNet)
-        steps = cut.steps if steps is None else steps
+        self.network, header = load_weights(self.weights)
+        self.family = header.family
+        family, sampler = FAMILIES[header.family], header.sampler
+        self.styled = family.styled
+        steps = sampler.steps if steps is None else steps
         if not 1 <= steps <= 1000:
             raise PlanError(f"{steps} steps: choose 1 to 1000")
+        if not 0 <= guidance <= 100:
+            raise PlanError(f"guidance {guidance}: choose 0 to 100")
+        solver = solver or sampler.solver
+        if solver not in SOLVERS:
+            raise PlanError(f"solver {solver!r}: choose one of {', '.join(SOLVERS)}")
         if style is not None and not self.styled:
             raise PlanError("networks of the semantic family have no style: leave it out")
-        self.cut, self.sigmas = cut, cut.sigmas(steps)
+        self.mpp, self.inputs = header.mpp, header.planes
+        self.planes = tuple(name for name in self.inputs if name not in MAY_BE_UNKNOWN)
+        self.solver, self.sigmas = solver, family.sigmas(steps)
+        self.channels = SOLVERS[solver].channels
         self.guidance, self.learnt = guidance, header.guidance
-        self.phases = cut.phases(steps)
-        self.batch = 1 if self.device.type == "cpu" else cut.batch
-        self.bytes_per_pixel = cut.bytes_per_pixel * self.batch
-        self.resident_bytes = 400_000_000 + sum(p.nbytes for p in network.parameters())
+        self.cut, self.phases = (
+            family.cut(self.network, header.halo, self.device),
+            family.phases(steps),
+        )
+        self.batch = 1 if self.device.type == "cpu" else self.cut.batch
+        self.bytes_per_pixel = self.cut.bytes_per_pixel * self.batch
+        self.resident_bytes = 400_000_000 + sum(p.nbytes for p in self.network.parameters())
         self.facts: dict[str, Any] = {
             "weights": f"{self.weights.name} {checksum(self.weights)}",
             "preset": header.training.preset,
+            "solver": solver,
             "steps": steps,
             "guidance": guidance,
             "device": self.device.type,
             "precision": precision,
             "torch": torch.__version__,
         }
-        self._set_style(mean if style is None else style)
+        self._set_style(family.style(self.network) if style is None else style)
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {k: v for k, v in self.__dict__.items() if k not in ("network", "denoise")}
@@ -107,15 +125,9 @@ class Painter:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.weights = self.weights or SHIPPED
-        self.network, _ = self._load()
+        self.network, _ = load_weights(self.weights)
         if not self.facts["weights"].endswith(checksum(self.weights)):
             raise CheckpointError(f"{self.weights} is another file on this worker: copy it there")
-
-    def _load(self) -> tuple[nn.Module, Header]:
-        if self.device.type == "cpu":
-            # Here, before there are threads that paint: they take over what is set.
-            torch.set_num_threads(1)
-        return load_weights(self.weights)
 
     @cached_property
     def denoise(self) -> Callable[[Tensor, Tensor, Condition], Tensor]:
@@ -129,71 +141,112 @@ class Painter:
         denoiser = denoiser_of(self.network).to(self.device)
         return guided(denoiser, self.guidance, learnt=self.learnt)
 
-    def restyled(self, style: np.ndarray) -> Painter:
-        """The same painter with another style vector (6,); the network is shared."""
+    def restyled(self, style: np.ndarray | str | Path) -> Painter:
+        """The same painter with another style; the network is shared.
+
+        Raises:
+            NasdmError: no such style.
+        """
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other._set_style(style)
         return other
 
-    def _set_style(self, style: np.ndarray) -> None:
-        style = np.asarray(style, np.float32)
-        if style.shape != (STYLE_SIZE,) or not np.isfinite(style).all():
+    def _set_style(self, style: np.ndarray | str | Path) -> None:
+        try:
+            vector = find_style(str(style)) if isinstance(style, (str, Path)) else style
+            vector = np.asarray(vector, np.float32)
+        except (TypeError, ValueError) as error:
+            if isinstance(error, NasdmError):
+                raise
+            raise PlanError(f"a style is {STYLE_SIZE} finite numbers") from error
+        if vector.shape != (STYLE_SIZE,) or not np.isfinite(vector).all():
             raise PlanError(f"a style is {STYLE_SIZE} finite numbers")
-        self.style = style
-        self.facts = {**self.facts, "style": [round(float(v), 4) for v in style]}
+        self.style = vector
+        self.facts = {**self.facts, "style": [round(float(v), 4) for v in vector]}
 
     def plan(self, size: tuple[int, int]) -> Plan:
         """How a canvas of ``size`` (h, w) is cut for this network and sampler."""
         return Plan(size=size, phases=self.phases, **self.cut.geometry)
 
     def start(self, unit: np.ndarray) -> np.ndarray:
-        """State (6, h, w) before the first phase, from unit noise (3, h, w)."""
-        return np.concatenate([unit, np.zeros_like(unit)])
+        """State (channels, h, w) before the first phase, from unit noise (3, h, w)."""
+        x = unit * np.float32(self.sigmas[0])
+        return self._state(x, np.zeros_like(unit))
 
     def solve(self, phase: int, windows: Sequence[Window]) -> np.ndarray:
-        """One phase of n windows of one size: states (n, 6, h, w) after it.
+        """One phase of n windows of one size: states (n, channels, h, w) after it.
 
-        A state is the pixels and the last estimate of them; before the first phase the pixels are
-        unit noise. Outside the tissue the slide is glass. Batches have one size whatever n is, for
-        the size decides the last bits of a convolution.
+        A state is the pixels, and the last estimate of them where the solver looks back at it.
+        Outside the tissue the slide is glass. Batches have one size whatever n is, for the size
+        decides the last bits of a convolution; so do threads, and a CPU computes with one.
         """
         out = []
-        for first in range(0, len(windows), self.batch):
-            batch = list(windows[first : first + self.batch])
-            filled = batch + [batch[-1]] * (self.batch - len(batch))
-            out.append(self._solve_batch(phase, filled)[: len(batch)])
+        with one_thread if self.device.type == "cpu" else nullcontext():
+            for first in range(0, len(windows), self.batch):
+                batch = list(windows[first : first + self.batch])
+                filled = batch + [batch[-1]] * (self.batch - len(batch))
+                out.append(self._solve_batch(phase, filled)[: len(batch)])
         return np.concatenate(out)
 
     @torch.inference_mode()
     def _solve_batch(self, phase: int, windows: list[Window]) -> np.ndarray:
         state = np.stack([window.state for window in windows])
         tissue = np.stack([window.tissue for window in windows])
-        x, previous = self._tensor(state[:, :3]), self._tensor(state[:, 3:])
-        if phase == 0:
-            x = x * self.sigmas[0]
         covered = torch.from_numpy(tissue[:, None]).to(self.device)
-        style = torch.from_numpy(self.style).to(self.device).expand(len(x), -1)
-        mask = self._tensor(np.stack([window.planes for window in windows]))
-        condition = Condition(mask, style)
-        for k in range(*self.phases[phase]):
-            x0 = torch.full_like(x, GLASS)
-            if tissue.any():
-                x0 = torch.where(covered, self._estimate(x, k, condition), x0)
-            x, previous = dpmpp_2m_step(x, x0, previous, sigmas=self.sigmas, k=k), x0
-        return torch.cat([x, previous], dim=1).cpu().numpy()
+        condition = self._condition(windows)
+
+        def estimate(x: Tensor, k: int) -> Tensor:
+            glass = torch.full_like(x, GLASS)
+            if not tissue.any():
+                return glass
+            return torch.where(covered, self._estimate(x, k, condition), glass)
+
+        x, previous = solve(
+            estimate,
+            self._tensor(state[:, :3]),
+            self._tensor(state[:, -3:]),
+            solver=SOLVERS[self.solver],
+            sigmas=self.sigmas,
+            steps=range(*self.phases[phase]),
+            noise=lambda k: self._tensor(np.stack([window.noise(k) for window in windows])),
+        )
+        return self._state(x.cpu().numpy(), previous.cpu().numpy())
+
+    def _state(self, x: np.ndarray, previous: np.ndarray) -> np.ndarray:
+        """What is kept between phases, (..., channels, h, w)."""
+        return np.concatenate([x, previous], axis=-3) if self.channels > 3 else x
+
+    def _condition(self, windows: list[Window]) -> Condition:
+        given = np.stack([window.planes for window in windows])
+        if self.inputs != self.planes:
+            n, _, h, w = given.shape
+            whole = np.zeros((n, len(self.inputs), h, w), np.float32)
+            whole[:, [self.inputs.index(name) for name in self.planes]] = given
+            given = whole
+        style = torch.from_numpy(self.style).to(self.device).expand(len(given), -1)
+        return Condition(self._tensor(given), style, self.inputs)
 
     def glass(self, phase: int, unit: np.ndarray) -> np.ndarray:
-        """State (6, h, w) after a phase where there is no tissue, from unit noise (3, h, w)."""
-        x, x0 = unit * np.float32(self.sigmas[0]), np.full_like(unit, GLASS)
-        for k in range(self.phases[phase][1]):
-            x = dpmpp_2m_step(x, x0, x0, sigmas=self.sigmas, k=k)
-        return np.concatenate([x, x0])
+        """State (channels, h, w) after a phase where there is no tissue, from unit noise (3, h, w).
+
+        In place of a stochastic solver this is the one without noise, at the same noise levels.
+        """
+        solver = SOLVERS[self.solver]
+        glass = np.full_like(unit, GLASS)
+        x, previous = solve(
+            lambda x, k: glass,
+            unit * np.float32(self.sigmas[0]),
+            glass,
+            solver=SOLVERS["ddim"] if solver.stochastic else solver,
+            sigmas=self.sigmas,
+            steps=range(self.phases[phase][1]),
+        )
+        return self._state(x, previous)
 
     def finish(self, state: np.ndarray) -> np.ndarray:
-        """Pixels uint8 (h, w, 3) of a state (6, h, w) after the last phase."""
-        pixels = np.rint((state[:3].transpose(1, 2, 0) + 1) * 127.5)
-        return np.clip(pixels, 0, 255).astype(np.uint8)
+        """Pixels uint8 (h, w, 3) of a state (channels, h, w) after the last phase."""
+        return to_image(state[:3])
 
     def _estimate(self, x: Tensor, k: int, condition: Condition) -> Tensor:
         sigma = torch.full((len(x),), self.sigmas[k], device=self.device)
@@ -203,80 +256,3 @@ class Painter:
     def _tensor(self, planes: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(planes)).to(self.device)
         return tensor.contiguous(memory_format=torch.channels_last)
-
-
-class _LocalCut:
-    """Blocks with a halo as wide as the receptive field in use; every step a phase.
-
-    Blocks are larger on a GPU, which a small one does not fill.
-    """
-
-    steps, batch = STEPS, 1
-    bytes_per_pixel = 1_100  # at the peak of one evaluation of the shipped network, measured
-
-    def __init__(self, network: LocalUNet, header: Header, device: torch.device):
-        halo = header.halo or network.halo  # measured at the end of training
-        stride = 512 if device.type == "cpu" else 2048
-        self.geometry = dict(stride=stride, margin=halo, taper=0, windows=1)
-        self.geometry |= dict(grid=network.grid, reach=network.halo)
-
-    def sigmas(self, steps: int) -> list[float]:
-        return cubic_sigmas(steps)
-
-    def phases(self, steps: int) -> tuple[tuple[int, int], ...]:
-        return tuple((k, k + 1) for k in range(steps))
-
-
-class _SemanticCut:
-    """Windows of 128 pixels every 96, ramps of 32 between them, fused two times on the way."""
-
-    steps = 18
-    batch = 16  # windows at a time on a GPU: those of a block
-    bytes_per_pixel = 12_500  # of the paper's own network, measured
-    geometry = dict(stride=96, margin=16, taper=16, windows=4)
-
-    def sigmas(self, steps: int) -> list[float]:
-        return karras_sigmas(steps, sigma_max=157.0)  # of the last step of the linear schedule
-
-    def phases(self, steps: int) -> tuple[tuple[int, int], ...]:
-        # As few steps as four move too far to go on apart.
-        runs = np.array_split(range(steps), 3 if steps > 4 else steps)
-        return tuple((int(run[0]), int(run[-1]) + 1) for run in runs)
-
-
-def choose_device(name: str) -> torch.device:
-    """``auto`` is the first GPU if there is one, else the CPU.
-
-    Raises:
-        PlanError: no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise PlanError(f"device {name!r} is not available here: try `device` cpu") from error
-    return device
-
-
-def gpus(device: str) -> int:
-    """How many GPUs ``device`` may mean: all of them, one that is numbered, or none."""
-    if device == "cpu" or not torch.cuda.is_available():
-        return 0
-    return torch.cuda.device_count() if device in ("auto", "cuda") else 1
-
-
-def place(device: str) -> tuple[str, str]:
-    """A device by name and the precision to compute in: bfloat16 where it is native, else float32.
-
-    Raises:
-        PlanError: no such device here.
-    """
-    chosen = choose_device(device)
-    if chosen.type == "cuda":
-        native = torch.cuda.is_bf16_supported()
-    else:
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        native = native and chosen.type == "cpu"
-    return str(chosen), "bfloat16" if native else "float32"

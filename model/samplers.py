@@ -1,13 +1,15 @@
 """Solver steps as plain functions on arrays; a sampler is a schedule and a loop over steps.
 
-The steps keep no state: whoever calls them (a loop here, the mosaic engine elsewhere) keeps the
-pixels and the last estimate. They take torch tensors and numpy arrays alike.
+The steps keep no state: whoever calls `solve`, for all steps or for those of one phase of the
+mosaic, keeps the pixels and the last estimate. All take torch tensors and numpy arrays alike. A
+new solver is a function and a line in `SOLVERS`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor
 from .diffusion import Condition
 
 SIGMA_MIN, SIGMA_MAX, RHO = 0.03, 40.0, 7.0
-STEPS = 8  # in which networks of the `local` family paint, if not told otherwise
+STEPS = 8  # of networks of the `local` family, if their headers do not say otherwise
 
 
 def karras_sigmas(
@@ -60,17 +62,93 @@ def dpmpp_2m_step(x: Any, x0: Any, previous: Any, *, sigmas: list[float], k: int
     return ratio * x + (1 - ratio) * ((1 + r) * x0 - r * previous)
 
 
+def euler_ancestral_step(
+    x: Any, x0: Any, previous: Any, *, sigmas: list[float], k: int, noise: Any
+) -> Any:
+    """One ancestral step (Ho and others 2020, equation 7, on pixels that are not shrunk).
+
+    It falls below the next noise level and returns to it with fresh unit ``noise``, (n, 3, h, w).
+    """
+    here, there = sigmas[k], sigmas[k + 1]
+    up = there * math.sqrt(1 - (there / here) ** 2)
+    down = math.sqrt(there**2 - up**2)
+    return down / here * x + (1 - down / here) * x0 + up * noise
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A solver step and what it needs.
+
+    step: as `dpmpp_2m_step`. history: how many of the last estimates are kept between two steps.
+    stochastic: whether the step also takes ``noise``.
+    """
+
+    step: Callable[..., Any]
+    history: int = 0
+    stochastic: bool = False
+
+    @property
+    def channels(self) -> int:
+        """Channels of a state: the pixels, and the last estimates of them."""
+        return 3 * (1 + self.history)
+
+
+SOLVERS = {
+    "ddim": Solver(ddim_step),
+    "dpmpp_2m": Solver(dpmpp_2m_step, history=1),
+    "euler_ancestral": Solver(euler_ancestral_step, stochastic=True),
+}
+
+
+def solve(
+    estimate: Callable[[Any, int], Any],
+    x: Any,
+    previous: Any,
+    *,
+    solver: Solver,
+    sigmas: list[float],
+    steps: Iterable[int],
+    noise: Callable[[int], Any] | None = None,
+) -> tuple[Any, Any]:
+    """Take solver steps: noisy pixels and the last estimate before, to those after.
+
+    estimate: maps noisy pixels and a step to clean pixels. noise: maps a step to unit Gaussian
+    noise, for stochastic solvers.
+
+    Raises:
+        ValueError: a stochastic solver without ``noise``.
+    """
+    if solver.stochastic and noise is None:
+        raise ValueError("a stochastic solver takes noise")
+    for k in steps:
+        x0 = estimate(x, k)
+        drawn = {"noise": noise(k)} if solver.stochastic and noise else {}
+        x, previous = solver.step(x, x0, previous, sigmas=sigmas, k=k, **drawn), x0
+    return x, previous
+
+
 def sample(
     denoise: Callable[[Tensor, Tensor, Condition], Tensor],
     noise: Tensor,
     condition: Condition,
     *,
     sigmas: list[float],
-    step: Callable[..., Any] = dpmpp_2m_step,
+    solver: str = "dpmpp_2m",
+    fresh: Callable[[int], Tensor] | None = None,
 ) -> Tensor:
-    """Pixels (n, 3, h, w) from unit Gaussian ``noise``, by `dpmpp_2m_step` or `ddim_step`."""
-    x, previous = noise * sigmas[0], noise
-    for k in range(len(sigmas) - 1):
-        x0 = denoise(x, torch.full((len(x),), sigmas[k], device=x.device), condition)
-        x, previous = step(x, x0, previous, sigmas=sigmas, k=k), x0
+    """Pixels (n, 3, h, w) from unit Gaussian ``noise``; a stochastic solver takes ``fresh``."""
+
+    def estimate(x: Tensor, k: int) -> Tensor:
+        return denoise(x, torch.full((len(x),), sigmas[k], device=x.device), condition)
+
+    steps = range(len(sigmas) - 1)
+    x, _ = solve(
+        estimate,
+        noise * sigmas[0],
+        noise,
+        solver=SOLVERS[solver],
+        sigmas=sigmas,
+        steps=steps,
+        noise=fresh,
+    )
     return x

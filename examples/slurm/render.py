@@ -18,7 +18,7 @@ from tqdm import tqdm
 from nasdm_wsi import plan_render, read_annotations, render
 from nasdm_wsi.model import Painter
 from nasdm_wsi.model.checkpoint import SHIPPED
-from nasdm_wsi.model.painter import place
+from nasdm_wsi.model.devices import place
 
 
 def main() -> None:

@@ -32,6 +32,7 @@ from ...rendering import plan_render, render_region
 from ...slides.stain import haematoxylin
 from ...tools.dataset import MPP, UNPUBLISHED, Region, random_box, read_regions
 from ..checkpoint import SHIPPED
+from ..devices import one_thread
 from ..painter import Painter
 from .distances import (
     frechet_distance,
@@ -65,8 +66,13 @@ class Features:
 
     def of(self, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What `measure` says of any number of pictures, on all cores."""
-        measure = torch.inference_mode()(self.measure)
-        with ThreadPoolExecutor(default_workers()) as pool:  # a painter leaves torch one thread
+
+        @torch.inference_mode()
+        def measure(part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            with one_thread:
+                return self.measure(part)
+
+        with ThreadPoolExecutor(default_workers()) as pool:
             parts = (pictures[i : i + BATCH] for i in range(0, len(pictures), BATCH))
             measured, probabilities = zip(*pool.map(measure, parts), strict=True)
         return np.concatenate(measured), np.concatenate(probabilities)

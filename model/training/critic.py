@@ -18,7 +18,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from ..config import TrainingConfig
 from ..diffusion import NUCLEI, Condition, Denoise, Denoiser
 from ..evaluation.features import efficientnet_lite, feature_maps
-from ..samplers import STEPS, cubic_sigmas, dpmpp_2m_step
+from ..samplers import SOLVERS, STEPS, cubic_sigmas, solve
 from .data import Batch
 from .objectives import Objective
 from .optimisers import Optimisers, without_momentum
@@ -144,21 +144,29 @@ class Adversarial(Objective):
         def at(denoise: Denoise, x: Tensor, sigma: float) -> Tensor:
             return denoise(x, torch.full((len(x),), sigma, device=x.device), condition)
 
-        x = noise * self.sigmas[0]
-        estimate = rough = noise
-        strayed = noise.new_zeros(())
-        for k, sigma in enumerate(self.sigmas[:-1]):
-            previous = estimate
-            if k < self.kept:
-                with torch.no_grad():
-                    estimate = rough = at(self.teacher, x, sigma)
-                if k == compared:
-                    off = at(self.denoiser, x, sigma) - estimate
-                    strayed = self.denoiser.weight(x.new_tensor(sigma)) * off.square().mean()
-            else:
-                estimate = at(self.denoiser, x, sigma)
-            x = dpmpp_2m_step(x, estimate, previous, sigmas=self.sigmas, k=k)
-        return x, rough, strayed
+        rough, strayed = noise, noise.new_zeros(())
+
+        def estimate(x: Tensor, k: int) -> Tensor:
+            nonlocal rough, strayed
+            sigma = self.sigmas[k]
+            if k >= self.kept:
+                return at(self.denoiser, x, sigma)
+            with torch.no_grad():
+                rough = at(self.teacher, x, sigma)
+            if k == compared:
+                off = at(self.denoiser, x, sigma) - rough
+                strayed = self.denoiser.weight(x.new_tensor(sigma)) * off.square().mean()
+            return rough
+
+        picture, _ = solve(
+            estimate,
+            noise * self.sigmas[0],
+            noise,
+            solver=SOLVERS["dpmpp_2m"],
+            sigmas=self.sigmas,
+            steps=range(STEPS),
+        )
+        return picture, rough, strayed
 
 
 def grid_pattern(pictures: Tensor, cell: int) -> Tensor:
