@@ -39,7 +39,8 @@ def save(path: Path, tensors: dict[str, Tensor], header: Header) -> None:
     header = replace(header, sha256=digest(tensors))
     with whole_or_nothing(path) as part:
         try:
-            save_file(tensors, part, metadata={KEY: header.text()})
+            contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+            save_file(contiguous, part, metadata={KEY: header.text()})
         except SafetensorError as error:
             raise OSError(str(error)) from error
 
@@ -92,7 +93,7 @@ def save_weights(path: Path, network: nn.Module, **facts: Any) -> None:
     Raises:
         OutputError: the disk is full or the folder cannot be written.
     """
-    state = {k: v.to(torch.float16).contiguous() for k, v in network.state_dict().items()}
+    state = {k: v.to(torch.float16) for k, v in network.state_dict().items()}
     save(path, state, header_of(network, **facts))
 
 

@@ -38,8 +38,7 @@ def convert(source: Path, out: Path, *, overwrite: bool = False) -> SemanticConf
     except (KeyError, ValueError, IndexError, ZeroDivisionError):
         network = _skeleton(PAPER)
     check_shapes(source, shapes_of(network.state_dict()), shapes, "the published layout")
-    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    save(out, contiguous, header_of(network, training=Training(source=source.name)))
+    save(out, tensors, header_of(network, training=Training(source=source.name)))
     return network.config
 
 

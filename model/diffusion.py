@@ -127,9 +127,10 @@ class NoisePredictor(nn.Module):
 
     def _planes(self, condition: Condition) -> Tensor:
         """What the network sees: types and edges, of the published layout background before."""
-        nuclei = condition.pick(*NUCLEI)
-        if self.network.config.condition == len(NUCLEI):
+        names = [name for name in condition.names if name != NUCLEI_KNOWN]
+        nuclei = condition.pick(*names)
+        if self.network.config.condition == len(names):
             return nuclei
-        types = condition.pick(*TYPES[1:]).sum(dim=1, keepdim=True)
+        types = condition.pick(*(n for n in names if n != EDGE)).sum(dim=1, keepdim=True)
         background = condition.pick(NUCLEI_KNOWN) - types
         return torch.cat([background, nuclei], dim=1)

@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..annotations.types import PLANES
 from ..checkpoints import Sampler
 from .config import LocalConfig, SemanticConfig, TrainingConfig
 from .diffusion import Denoiser, NoisePredictor
 from .local_unet import STYLE_SIZE, LocalUNet, measured_halo
 from .samplers import STEPS, cubic_sigmas, karras_sigmas
 from .semantic_unet import SemanticUNet
+
+SEMANTIC_PLANES = 8  # six types, edges, and the known plane, for the background
 
 Phases = tuple[tuple[int, int], ...]
 
@@ -140,7 +141,7 @@ FAMILIES = {
             configuration=SemanticConfig,
             network=SemanticUNet,
             denoiser=NoisePredictor,
-            planes_of=lambda config: len(PLANES),
+            planes_of=lambda config: SEMANTIC_PLANES,
             sampler=Sampler("dpmpp_2m", steps=18, channels=6),
             sigmas=partial(karras_sigmas, sigma_max=157.0),  # of the linear schedule's last step
             phases=_thirds,

@@ -93,10 +93,10 @@ class Trainer:
         """All tensors that training needs to go on."""
         tensors: dict[str, Tensor] = {}
         for name, module in self.modules.items():
-            tensors |= {f"{name}.{k}": v.contiguous() for k, v in module.state_dict().items()}
+            tensors |= {f"{name}.{k}": v for k, v in module.state_dict().items()}
         for name, optimiser in self.optimisers.items():
             for index, slots in optimiser.state_dict()["state"].items():
-                tensors |= {f"{name}.{index}.{k}": v.contiguous() for k, v in slots.items()}
+                tensors |= {f"{name}.{index}.{k}": v for k, v in slots.items()}
         return tensors
 
     def expected_shapes(self) -> dict[str, tuple[int, ...]]:

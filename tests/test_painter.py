@@ -1,0 +1,235 @@
+"""The painter: what its header asks for, its solvers, and what it leaves alone."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import shapely
+import torch
+
+from nasdm_wsi.annotations.types import PLANES
+from nasdm_wsi.errors import NasdmError, PlanError
+from nasdm_wsi.job import Window
+from nasdm_wsi.model import Painter
+from nasdm_wsi.model.checkpoint import load, load_weights, save, save_weights
+from nasdm_wsi.model.config import LocalConfig
+from nasdm_wsi.model.families import build
+from nasdm_wsi.model.samplers import SOLVERS
+from nasdm_wsi.rendering import plan_render, read_annotations, render, render_region, size_like
+from nasdm_wsi.slides.reading import find_style, open_slide
+
+MORE = ("lumen", "epithelium", "stroma", "mucus", "blood", "regions known")
+KNOWN = ("pixels known", "known red", "known green", "known blue")
+
+
+@pytest.fixture(scope="module")
+def nuclei(annotations):
+    return read_annotations(annotations, mpp=0.25)
+
+
+def awake(config):
+    """A network in which nothing is zero."""
+    torch.manual_seed(1)
+    network = build(config)
+    for parameter in network.parameters():
+        if not parameter.abs().sum():
+            torch.nn.init.normal_(parameter, std=0.05)
+    return network
+
+
+def window(painter, side=64, seed=0):
+    rng = np.random.default_rng(seed)
+    unit = rng.standard_normal((3, side, side)).astype(np.float32)
+    planes = (rng.random((len(painter.planes), side, side)) < 0.1).astype(np.float32)
+    tissue = np.ones((side, side), bool)
+    return Window((0, 0, side, side), painter.start(unit), planes, tissue, lambda step: unit)
+
+
+def test_the_pixel_size_of_the_slide_is_that_of_the_header(weights, nuclei, tmp_path):
+    """At 0.25 mpp the slide has twice the side of that at 0.5, and nuclei twice the size."""
+    tensors, header = load(weights)
+    save(tmp_path / "40x.safetensors", tensors, replace(header, mpp=0.25))
+    sizes, areas = {}, {}
+    for path in (weights, tmp_path / "40x.safetensors"):
+        painter = Painter(path, steps=2, device="cpu")
+        job = plan_render(nuclei, painter, region=(0, 0, 96, 96))
+        render(job, tmp_path / "slide.ome.tif", overwrite=True)
+        with open_slide(tmp_path / "slide.ome.tif") as slide:
+            assert slide.mpp == pytest.approx(painter.mpp)
+        sizes[painter.mpp] = job.plan.size
+        areas[painter.mpp] = np.median(shapely.area(job.nuclei.polygons()))
+        assert size_like(tmp_path / "slide.ome.tif", painter.mpp) == (96, 96)
+    assert areas[0.25] == pytest.approx(4 * areas[0.5])
+    assert sizes[0.25] == pytest.approx(2 * np.array(sizes[0.5]), abs=40)  # the margins
+
+
+@pytest.mark.parametrize("extra", [MORE, MORE + KNOWN])
+def test_planes_that_no_render_gives_yet_are_unknown_to_the_network(tmp_path, nuclei, extra):
+    """A network that also takes regions and known pixels paints as if these were not known."""
+    names = (*extra[:2], *PLANES, *extra[2:])
+    network = awake(LocalConfig((16, 24), (1, 1), embedding=32, planes=len(names)))
+    save_weights(tmp_path / "a.safetensors", network, planes=names)
+    painter = Painter(tmp_path / "a.safetensors", steps=3, device="cpu")
+    assert painter.planes == PLANES
+    job = plan_render(nuclei, painter, region=(0, 0, 64, 64))
+    ours = render_region(job)
+    # The same network without the planes, whose weights see nothing but zeros.
+    plain = build(LocalConfig((16, 24), (1, 1), embedding=32))
+    state = network.state_dict()
+    seen = [*range(3), *(3 + names.index(name) for name in PLANES)]
+    kernel = state["stem.weight"].unflatten(1, (3 + len(names), 4))[:, seen]
+    plain.load_state_dict({**state, "stem.weight": kernel.flatten(1, 2)})
+    save_weights(tmp_path / "b.safetensors", plain)
+    other = Painter(tmp_path / "b.safetensors", steps=3, device="cpu")
+    theirs = render_region(replace(job, painter=other))
+    assert np.abs(ours.astype(int) - theirs).max() <= 1
+
+
+def test_a_plane_that_nobody_can_give_is_named(tmp_path, nuclei):
+    names = (*PLANES[:-1], "moonlight")
+    save_weights(tmp_path / "a.safetensors", awake(LocalConfig((16,), (1,), 32)), planes=names)
+    with pytest.raises(PlanError, match="moonlight"):
+        plan_render(nuclei, Painter(tmp_path / "a.safetensors", device="cpu"))
+
+
+def test_a_network_with_a_last_convolution_at_full_resolution_paints_blocks_as_the_whole(tmp_path):
+    network = awake(LocalConfig((16, 24), (1, 1), embedding=32, fine=8)).eval()
+    save_weights(tmp_path / "a.safetensors", network)
+    again, header = load_weights(tmp_path / "a.safetensors")
+    assert header.network["fine"] == 8
+    side, halo = 32, again.halo
+    generator = torch.Generator().manual_seed(0)
+    shape = side + 2 * halo + 32
+    x, mask = (torch.randn(1, n, shape, shape, generator=generator) for n in (3, 8))
+
+    def run(cut):
+        return again(x[..., cut, cut], torch.zeros(1), mask[..., cut, cut], torch.zeros(1, 6))
+
+    whole = run(slice(0, shape))[..., halo + 16 : -halo - 16, halo + 16 : -halo - 16]
+    block = run(slice(16, -16))[..., halo:-halo, halo:-halo]
+    assert (whole - block).abs().max() < 1e-4 and whole.std() > 1e-3
+    poisoned = x.clone()
+    poisoned[..., halo + 16 - again.receptive_field, :] = float("nan")
+    out = again(poisoned, torch.zeros(1), mask, torch.zeros(1, 6))
+    assert out[..., halo + 16, :].isnan().any()
+    poisoned = x.clone()
+    poisoned[..., halo + 16 - again.receptive_field - 1, :] = float("nan")
+    out = again(poisoned, torch.zeros(1), mask, torch.zeros(1, 6))
+    assert not out[..., halo + 16, :].isnan().any()
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_region_alone_is_that_of_the_whole_with_every_solver(weights, nuclei, solver):
+    painter = Painter(weights, steps=3, solver=solver, device="cpu")
+    assert painter.channels == {"dpmpp_2m": 6}.get(solver, 3)
+    job = plan_render(nuclei, painter, size=(160, 224), seed=3)
+    whole = render_region(job, workers=2)
+    part = render_region(replace(job, region=(40, 60, 120, 200)), workers=1)
+    np.testing.assert_array_equal(part, whole[40:120, 60:200])
+    assert painter.facts["solver"] == solver
+
+
+def test_solvers_paint_different_pictures_and_another_noise_another_one(weights, nuclei):
+    pictures = {}
+    for solver in SOLVERS:
+        painter = Painter(weights, steps=3, solver=solver, device="cpu")
+        pictures[solver] = render_region(plan_render(nuclei, painter, size=(96, 96)))
+    assert len({p.tobytes() for p in pictures.values()}) == len(SOLVERS)
+    painter = Painter(weights, steps=3, solver="euler_ancestral", device="cpu")
+    one, other = (
+        painter.solve(
+            0, [replace(window(painter), noise=lambda step, s=s: s * window(painter).state)]
+        )
+        for s in (0.1, 0.2)
+    )
+    assert not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_glass_is_white_and_alike_after_the_last_step(weights, solver):
+    painter = Painter(weights, steps=4, solver=solver, device="cpu")
+    unit = np.random.default_rng(0).standard_normal((3, 8, 8)).astype(np.float32)
+    last = painter.glass(3, unit)
+    assert last.shape == (painter.channels, 8, 8)
+    assert (painter.finish(last) == 245).all()
+    spread = [painter.glass(k, unit)[:3].std() / unit.std() for k in range(3)]
+    np.testing.assert_allclose(spread, painter.sigmas[1:4], rtol=1e-4)
+
+
+def test_everything_that_changes_pixels_stands_in_the_facts(weights):
+    base = {"steps": 4, "guidance": 1.0, "solver": "dpmpp_2m", "style": "pale"}
+    facts = [Painter(weights, device="cpu", precision="float32", **base).facts]
+    for changed in (
+        {"steps": 5},
+        {"guidance": 1.5},
+        {"solver": "ddim"},
+        {"style": "deep"},
+        {"precision": "bfloat16"},
+    ):
+        options = {"precision": "float32", **base, **changed}
+        facts.append(Painter(weights, device="cpu", **options).facts)
+    assert len({str(f) for f in facts}) == len(facts)
+
+
+def test_a_style_may_be_a_name_or_a_picture(weights, tmp_path, dataset):
+    np.testing.assert_array_equal(Painter(weights, style="pale").style, find_style("pale"))
+    picture = dataset / "a" / "image.png"
+    np.testing.assert_array_equal(Painter(weights, style=picture).style, find_style(str(picture)))
+    np.testing.assert_array_equal(Painter(weights).restyled("deep").style, find_style("deep"))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"style": "nonsense"},
+        {"style": ["a"] * 6},
+        {"style": np.zeros(5)},
+        {"style": object()},
+        {"solver": "nonsense"},
+        {"precision": "nonsense"},
+        {"guidance": float("nan")},
+        {"guidance": -1.0},
+        {"steps": 0},
+        {"device": "nonsense"},
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused_in_one_line(weights, setting):
+    with pytest.raises(NasdmError) as caught:
+        Painter(weights, **setting)
+    assert "\n" not in str(caught.value)
+
+
+def test_torch_keeps_the_threads_it_had_and_the_bytes_do_not_depend_on_them(weights):
+    painter, states = Painter(weights, steps=2, device="cpu"), []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            states.append(painter.solve(0, [window(painter)]))
+            assert torch.get_num_threads() == threads
+            with ThreadPoolExecutor(4) as pool:
+                list(
+                    pool.map(lambda seed: painter.solve(0, [window(painter, seed=seed)]), range(8))
+                )
+            assert torch.get_num_threads() == threads
+            seen = []
+            fresh = threading.Thread(target=lambda seen=seen: seen.append(torch.get_num_threads()))
+            fresh.start()
+            fresh.join()
+            assert seen == [threads]
+    finally:
+        torch.set_num_threads(before)
+    assert all(np.array_equal(state, states[0]) for state in states)
+
+
+def test_pixels_survive_the_way_to_the_network_and_back():
+    from nasdm_wsi.model.pixels import to_image, to_signal
+
+    image = np.arange(256 * 3, dtype=np.uint8).reshape(16, 16, 3)
+    signal = to_signal(image)
+    assert signal.dtype == np.float32 and (signal.min(), signal.max()) == (-1, 1)
+    np.testing.assert_array_equal(to_image(signal), image)
+    np.testing.assert_array_equal(to_image(signal * 2)[0, 0], [0, 0, 0])
+    assert to_image(np.full((3, 1, 1), 9.0)).max() == 255
