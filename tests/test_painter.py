@@ -17,8 +17,8 @@ from nasdm_wsi.model.checkpoint import load, load_weights, save, save_weights
 from nasdm_wsi.model.config import LocalConfig
 from nasdm_wsi.model.families import build
 from nasdm_wsi.model.samplers import SOLVERS
-from nasdm_wsi.rendering import plan_render, read_annotations, render, render_region, size_like
-from nasdm_wsi.slides.reading import find_style, open_slide
+from nasdm_wsi.rendering import plan_render, read_annotations, render, render_region
+from nasdm_wsi.slides.reading import find_style, open_slide, size_like
 
 MORE = ("lumen", "epithelium", "stroma", "mucus", "blood", "regions known")
 KNOWN = ("pixels known", "known red", "known green", "known blue")
