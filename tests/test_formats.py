@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from helpers import labelled_tissue
 from PIL import Image
 from scipy import ndimage
+from scipy.io import savemat
 
 from nasdm_wsi.annotations import formats
 from nasdm_wsi.annotations.contents import Format, packed
@@ -611,7 +612,10 @@ def test_where_each_format_counts_from(tmp_path, monkeypatch, written):
         written({"type_map": {"1": "Plasma"}, "cells": cells}, "cells.json"): (60, 20),
         store(tmp_path / "a.db", [(p, {"type": "Plasma"}) for p in outlines]): (60, 20),
         save(tmp_path / "a.npy", array): (0, 0),
+        tmp_path / "a.mat": (0, 0),
     }
+    ids = np.arange(1, COUNT + 1)
+    savemat(tmp_path / "a.mat", {"inst_map": INSTANCES, "id": ids, "class": np.array(NUMBERS)})
     before = {path: read_annotations(path, like=slide) for path in files}
     bounds = {"bounds-x": "60", "bounds-y": "20", "bounds-width": "320", "bounds-height": "280"}
     monkeypatch.setattr(slides, "_open_reader", lambda path: scanned_in_part(path, bounds))
@@ -696,6 +700,25 @@ def test_a_geodataframe_of_ones_own(tmp_path):
         Nuclei.from_geopandas(frame, mpp=0.5, column="kind")
     with pytest.raises(AnnotationError, match="the GeoDataFrame has no column 'classification'"):
         Nuclei.from_geopandas(frame, mpp=0.5)
+
+
+def test_ids_of_a_geodataframe_stay_with_their_rows():
+    geopandas = pytest.importorskip("geopandas")
+    pair = shapely.MultiPolygon([shapely.box(0, 0, 4.5, 4), shapely.box(9, 9, 10, 10)])
+    shapes = [shapely.box(1, 1, 3, 3), shapely.Point(1, 1), pair, None, shapely.box(5, 5, 7, 7)]
+    ids = [str(uuid.uuid4()) for _ in shapes]
+    columns = {"classification": ["Ignore*", "Plasma", "Plasma", "Tumor", "Tumor"], "id": ids}
+    nuclei = Nuclei.from_geopandas(geopandas.GeoDataFrame(columns, geometry=shapes), mpp=0.5)
+    assert nuclei.ids == (ids[2], "", ids[4]) and nuclei.types.tolist() == [4, 4, 2]
+
+
+def test_contours_in_a_geodataframe():
+    geopandas = pytest.importorskip("geopandas")
+    outlines = [shapely.Polygon(c) for c in contours()]
+    frame = geopandas.GeoDataFrame({"classification": NAMES}, geometry=outlines)
+    assert_exact(Nuclei.from_geopandas(frame, mpp=0.25))
+    as_given = Nuclei.from_geopandas(frame, mpp=0.25, contours="corner")
+    assert shapely.equals(as_given.polygons(), outlines).all()
 
 
 def test_without_geopandas_the_error_says_so(monkeypatch):

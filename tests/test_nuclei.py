@@ -81,6 +81,15 @@ def test_concatenate_undoes_take(nuclei):
     assert whole.ids == nuclei.ids and whole.tissue is nuclei.tissue
 
 
+def test_what_is_saved_for_other_processes_paints_the_same(nuclei, tmp_path):
+    for table in (nuclei, replace(nuclei, tissue=None), nuclei.take(np.empty(0, int))):
+        table.save(tmp_path / "nuclei.npz")
+        again = Nuclei.load(tmp_path / "nuclei.npz")
+        assert again.fingerprint() == table.fingerprint() and again.mpp == table.mpp
+        assert (again.tissue is None) == (table.tissue is None) and again.ids is None
+        assert again.types.dtype == table.types.dtype and len(again) == len(table)
+
+
 def test_an_empty_table_works():
     empty = Nuclei.from_polygons([], [], mpp=0.5)
     assert len(empty) == 0 and not len(empty.polygons()) and empty.boxes().shape == (0, 4)
