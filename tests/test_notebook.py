@@ -80,6 +80,18 @@ def test_nuclei_are_drawn_in_the_colours_of_their_types():
     assert none._repr_png_() is None and repr(none) == "<Nuclei: 0 at 0.5 mpp>"
 
 
+def test_holes_and_the_place_of_nuclei_are_seen_in_their_drawing():
+    """Also where they do not begin at zero, and in a picture that is higher than wide."""
+    holed = shapely.box(0, 0, 64, 64) - shapely.box(16, 16, 48, 48)
+    nuclei = Nuclei.from_polygons([holed, shapely.box(0, 64, 64, 128)], [2, 3], mpp=0.25)
+    picture = opened(nuclei.shifted(-300, 5000)._repr_png_())
+    assert picture.shape == (512, 256, 3)
+    places = {(128, 20): 2, (128, 128): 0, (128, 236): 2, (30, 128): 2, (400, 128): 3}
+    assert {at: picture[at].tolist() for at in places} == {
+        at: PALETTE[kind].tolist() for at, kind in places.items()
+    }
+
+
 def test_a_job_says_what_it_will_do():
     job = toy.toy_job()
     h, w = job.plan.size
