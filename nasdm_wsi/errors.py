@@ -1,4 +1,4 @@
-"""Every error a user can cause. Messages are one line: the file, the thing, the remedy.
+"""All errors that a user can cause. A message is one line: the file, the thing, the remedy.
 
 A message names a parameter in backquotes ("give `overwrite`"); the command line writes its own
 option there (`cli.messages`).
@@ -23,7 +23,7 @@ from pathlib import Path
 
 
 class NasdmError(Exception):
-    """Base of all errors of this package; the command line prints it as one line."""
+    """The base of all errors of this package; the command line prints it in one line."""
 
 
 class AnnotationError(NasdmError, ValueError):
@@ -31,7 +31,7 @@ class AnnotationError(NasdmError, ValueError):
 
 
 class SlideError(NasdmError, ValueError):
-    """A slide or image that cannot be read."""
+    """A slide or image that cannot be read or written."""
 
 
 class DatasetError(NasdmError, ValueError):
@@ -60,7 +60,7 @@ class PortError(NasdmError, OSError):
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Say of a full disk what to do."""
+    """Turn the error of a full disk into an OutputError with a remedy."""
     try:
         yield
     except OSError as error:

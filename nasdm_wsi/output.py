@@ -1,4 +1,4 @@
-"""The one way to write: a file or folder has its name only when it is whole."""
+"""The one way to write: a file or folder gets its name only when it is complete."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .errors import OutputError
 
 @contextmanager
 def whole_or_nothing(path: Path) -> Iterator[Path]:
-    """As `replacing`, for what a user asked for.
+    """As `replacing`, for the outputs of a command.
 
     Raises:
         OutputError: the disk is full, or the folder is missing or cannot be written.
@@ -33,25 +33,25 @@ def whole_or_nothing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing(path: Path, *, flush: bool = True) -> Iterator[Path]:
-    """A hidden path beside ``path``, for a file or folder that takes its place in the end.
+    """Give a hidden path beside ``path`` for a file or folder, which replaces ``path`` at the end.
 
-    What was at ``path`` stays there if anything is raised, and nothing else is left. A file is
-    replaced in one step, and never takes the place of a folder. A new file may be read by whom the
-    umask lets, whoever wrote it.
+    If anything is raised, what was at ``path`` stays and nothing else is left. A file is replaced
+    in one step, and never replaces a folder. A new file has the mode that the umask gives, even if
+    a library made it readable by its owner alone.
 
     Args:
-        flush: whether the content is safely on disk before it gets its name. Without it a power
-            cut may leave a damaged file; what has a checksum of its own can do without.
+        flush: whether the content must be on disk before it gets its name. Without it, a power cut
+            may leave a damaged file, so leave it out only if a checksum finds the damage.
 
     Raises:
-        OSError: as the system says it.
+        OSError: as raised by the system.
     """
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         mode = _mode_of_a_new_file(part) if flush else None
         yield part
         if mode is not None and part.is_file():
-            part.chmod(mode)  # a library may have made the file for its owner alone
+            part.chmod(mode)
         if flush:
             _flush(part)
         _put(part, path)
@@ -61,7 +61,7 @@ def replacing(path: Path, *, flush: bool = True) -> Iterator[Path]:
 
 
 def _mode_of_a_new_file(path: Path) -> int:
-    """The mode of a file that is made at ``path``; nobody can look at the umask itself."""
+    """The mode of a new file at ``path``; the umask cannot be read without setting it."""
     path.touch(exist_ok=False)
     mode = path.stat().st_mode
     path.unlink()
@@ -69,7 +69,7 @@ def _mode_of_a_new_file(path: Path) -> int:
 
 
 def _flush(part: Path) -> None:
-    """Put a file, or all files below a folder, safely on disk."""
+    """Flush a file, or all files below a folder, to disk."""
     for path in (part, *part.rglob("*")):
         if path.is_file():
             with path.open("r+b") as file:  # Windows flushes no file that is open for reading

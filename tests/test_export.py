@@ -261,4 +261,4 @@ def test_the_command(slide, tmp_path):
     arguments = ["export", str(alone), "-o", str(tmp_path / "other"), "--format", "coco"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 1
-    assert "alone.geojson: no such file: name the annotations with --labels" in result.output
+    assert "alone.geojson: no such file: give the annotations with --labels" in result.output

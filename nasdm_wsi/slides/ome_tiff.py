@@ -1,9 +1,9 @@
 """The writer of OME-TIFF: one pyramidal, tiled file that slide viewers open with all its levels.
 
-The levels are SubIFDs of the first image, where OME-TIFF (schema 2016-06) and with it Bio-Formats
-and QuPath look for them, and also stand in the main chain of pages, where OpenSlide looks. Pixel
-size stands in the resolution tags of every level and in the OME-XML. Axis order is (y, x), mpp is
-micrometres per pixel of level 0.
+The levels are SubIFDs of the first image, where OME-TIFF (schema 2016-06), and with it Bio-Formats
+and QuPath, look for them. They are also linked into the main chain of pages, where OpenSlide looks.
+The pixel size is in the resolution tags of every level and in the OME-XML. Axis order is (y, x),
+mpp is micrometres per pixel of level 0.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tifffile import TiffFile, TiffWriter
 from ..output import whole_or_nothing
 from .pyramid import Progress, Pyramid, Shape, halved
 
-BIGTIFF_BYTES = 2**31  # of pixels: half of what a classic TIFF can address
+BIGTIFF_BYTES = 2**31  # of pixels; a classic TIFF can address twice as many bytes
 
 
 def write_tiles(
@@ -38,15 +38,16 @@ def write_tiles(
     description: str,
     progress: Progress | None = None,
 ) -> None:
-    """Write encoded tiles as a file; an existing one is replaced once the new one is whole.
+    """Write encoded tiles to a file, which replaces an existing one when it is complete.
 
     The same tiles give the same bytes.
 
     Args:
-        tiles: of a level, in raster order; levels are asked for from the finest to the coarsest.
+        tiles: gives the tiles of a level in raster order; it is called from the finest level to
+            the coarsest.
         mpp: micrometres per pixel of level 0.
-        description: free text, for the OME description.
-        progress: called with the tiles done and the tiles in all.
+        description: free text for the OME description.
+        progress: called with the number of tiles written and of all tiles.
 
     Raises:
         ValueError: mpp is not positive.
@@ -65,15 +66,15 @@ def write(
     progress: Progress | None = None,
     **encoding: Any,
 ) -> None:
-    """Write an array as a pyramid, as `write_tiles` does; memory is bounded by some rows of tiles.
+    """Write an array as a pyramid, as `write_tiles` does, with a few rows of tiles in memory.
 
     Args:
-        pixels: RGB or labels, of a shape and dtype as in `Pyramid`: a numpy or zarr array, or
-            whatever else can be sliced by rows.
-        encoding: goes to `Pyramid`.
+        pixels: RGB or labels with a shape and dtype that `Pyramid` allows: a numpy or zarr array,
+            or anything else that can be sliced by rows.
+        encoding: further arguments of `Pyramid`.
 
     Raises:
-        ValueError: an argument is not as there.
+        ValueError: `Pyramid` does not allow an argument, or mpp is not positive.
         OutputError: the file cannot be written.
     """
     path = Path(path)
@@ -176,10 +177,10 @@ def _rows(pixels: Any, *, side: int, sink: BinaryIO) -> Iterator[list[np.ndarray
 
 
 def _link_levels(path: Path) -> None:
-    """Put the SubIFDs into the main chain of pages.
+    """Link the SubIFDs into the main chain of pages.
 
-    Each page ends with the offset of the next. Bio-Formats takes levels from SubIFDs only,
-    OpenSlide from the chain only, and both take a file in which the two are the same pages.
+    Each page ends with the offset of the next. Bio-Formats reads levels only from SubIFDs and
+    OpenSlide only from the chain; both accept a file in which these are the same pages.
     """
     with TiffFile(path) as tiff:
         page, form = tiff.pages.first, tiff.tiff
@@ -195,12 +196,12 @@ def _link_levels(path: Path) -> None:
 def _ome_xml(pyramid: Pyramid, *, mpp: float, description: str) -> bytes:
     """The OME-XML of one image, as UTF-8.
 
-    As UTF-8 and not ASCII: a micro sign as a character reference makes Bio-Formats drop the
-    pyramid without a word.
+    Not as ASCII: if the micro sign is a character reference, Bio-Formats silently ignores the
+    pyramid.
     """
     h, w, *channels = pyramid.shape
     samples = 3 if channels else 1
-    objective = float(f"{10 / mpp:.2g}")  # a 20x objective is said to give 0.5 micrometres
+    objective = float(f"{10 / mpp:.2g}")  # by convention, 20x is 0.5 micrometres
     legible = "".join(c for c in description if c.isprintable() or c in "\n\t")
     return f"""<?xml version="1.0" encoding="UTF-8"?>
 <OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" \

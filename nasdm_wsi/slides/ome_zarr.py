@@ -1,8 +1,8 @@
-"""Pixels to one OME-Zarr 0.5 image (Zarr format 3), for napari, vizarr and what reads by the chunk.
+"""The writer and reader of OME-Zarr 0.5 (Zarr format 3), for napari, vizarr and similar tools.
 
-Axes are (c, y, x), of labels (y, x). A chunk is a tile of one channel. A shard, which is a file,
-holds all channels of eight tiles in a row, so that a slide is thousands of files and not hundreds
-of thousands. Chunks are compressed without loss.
+Axes are (c, y, x), or (y, x) for labels. A chunk is a tile of one channel. A shard, which is a
+file, holds all channels of eight tiles in a row, so that a slide has thousands of files and not
+hundreds of thousands. Chunks are compressed without loss.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def write(
     tile: int = 512,
     progress: Progress | None = None,
 ) -> None:
-    """Write ``pixels`` as a pyramid; an existing folder is replaced once the new one is whole.
+    """Write ``pixels`` as a pyramid, which replaces an existing folder when it is complete.
 
-    The arguments, the levels and the bound on memory are those of `ome_tiff.write`.
+    Arguments, levels and memory are as in `ome_tiff.write`.
 
     Raises:
         ValueError: ``pixels`` are neither RGB nor labels.
@@ -50,7 +50,7 @@ def write(
 def _write_levels(
     group: zarr.Group, pixels: Any, *, shapes: list[Shape], tile: int, progress: Progress | None
 ) -> None:
-    """Write all levels by shards, each level from the one before."""
+    """Write all levels shard by shard, each level from the one before."""
     total, done = sum(-(-h // tile) for h, *_ in shapes), 0
     array: Any = None
     for level, (h, w, *channels) in enumerate(shapes):
@@ -67,7 +67,7 @@ def _write_levels(
 
 
 def _halved(finer: zarr.Array, y: int, x: int, tile: int) -> np.ndarray:
-    """What the shard at (y, x) shows, from the level before: (h, w, 3) or (h, w)."""
+    """The pixels of the shard at (y, x), (h, w, 3) or (h, w), from the level before."""
     fine = finer[..., 2 * y : 2 * (y + tile), 2 * x : 2 * (x + SHARD_TILES * tile)]
     return halved(np.moveaxis(np.asarray(fine), 0, -1) if finer.ndim == 3 else np.asarray(fine))
 
@@ -91,7 +91,7 @@ def _axes(shape: Shape) -> list[dict[str, str]]:
 
 
 def _attributes(name: str, shapes: list[Shape], *, mpp: float, description: str) -> dict[str, Any]:
-    """The attributes of the group: OME's, and the description beside them."""
+    """The attributes of the group: those of OME, and the description."""
     rgb = len(shapes[0]) == 3
     ome: dict[str, Any] = {
         "version": "0.5",
@@ -132,7 +132,7 @@ class Reader:
     """An OME-Zarr RGB image, read through the interface of openslide-python.
 
     Raises:
-        SlideError: it is no OME-Zarr 0.5 with axes (c, y, x) and three channels of uint8.
+        SlideError: it is not an OME-Zarr 0.5 with axes (c, y, x) and three channels of uint8.
     """
 
     def __init__(self, path: str | Path):
@@ -162,4 +162,4 @@ class Reader:
         return Image.fromarray(np.ascontiguousarray(np.moveaxis(part, 0, -1)))
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no file is held open."""

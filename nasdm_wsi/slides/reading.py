@@ -1,4 +1,4 @@
-"""Real slides and ordinary images, read at the resolution that is asked for.
+"""Read slides and ordinary images at any resolution.
 
 OpenSlide reads most formats. tiffslide stands in for TIFFs that OpenSlide does not know and for
 those of which it sees one level only (OME-TIFF with SubIFDs). A format that this package writes may
@@ -27,10 +27,10 @@ from ..notebook import SIDE, png
 from .formats import find_format
 from .stain import STYLES, style_vector, tissue_mask
 
-MOST_FOR_A_LOOK = 50_000_000  # pixels to read, for a thumbnail in a notebook
-COARSEST_MPP = 10.0  # what is coarser was meant for a printer, such as 72 dots per inch
-TISSUE_SHARE = 0.5  # of a tile, to count as a tile of tissue
-LEAST_TISSUE = 0.05  # of a tile, for a slide to have tissue at all
+MOST_FOR_A_LOOK = 50_000_000  # pixels that are read for a thumbnail in a notebook
+COARSEST_MPP = 10.0  # a coarser value is meant for printers, such as 72 dots per inch
+TISSUE_SHARE = 0.5  # share of a tile that makes it a tile of tissue
+LEAST_TISSUE = 0.05  # a slide without a tile that has this share has no tissue
 
 
 class Slide:
@@ -38,13 +38,13 @@ class Slide:
 
     Attributes:
         size: (h, w) at level 0.
-        mpp: of level 0, or None where the file does not say; may be set by who knows better.
+        mpp: micrometres per pixel of level 0; None if the file does not say. It can be set.
         levels: (h, w) of each level.
-        format: what the reader calls it, such as ``aperio``; ``image`` for ordinary images.
+        format: the reader's name for the format, such as ``aperio``; ``image`` for pictures.
         bounds: (y, x) at level 0 where the scanned part begins; QuPath counts from there.
-        shown: (h, w) at level 0 of the scanned part, which is all that QuPath shows.
-        description: what the file says of itself in free text, or "".
-        thread_safe: whether threads may read at the same time (where OpenSlide does).
+        shown: (h, w) at level 0 of the scanned part; QuPath shows nothing else.
+        description: the description in the file, or "".
+        thread_safe: whether threads may read at the same time, which OpenSlide allows.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -85,14 +85,14 @@ class Slide:
         return self.mpp
 
     def read(self, box: Box, *, mpp: float) -> np.ndarray:
-        """The pixels of ``box``, uint8 (h, w, 3); what the slide does not show is white.
+        """The pixels of ``box``, uint8 (h, w, 3); outside the slide they are white.
 
         Args:
             box: in pixels of ``mpp``, counted from the corner of the slide.
-            mpp: a slide that does not say its own is taken to have this one.
+            mpp: the resolution to read at; also that of the slide if it is unknown.
 
         Raises:
-            SlideError: the file is damaged there.
+            SlideError: the file is damaged at that place.
         """
         scale = mpp / (self.mpp or mpp)
         level = self._level(scale)
@@ -110,7 +110,7 @@ class Slide:
         return np.asarray(resampled)
 
     def thumbnail(self, side: int = SIDE) -> np.ndarray:
-        """The whole slide, uint8 (h, w, 3), ``side`` pixels on its longer side at most.
+        """The whole slide, uint8 (h, w, 3), whose longer side has at most ``side`` pixels.
 
         Raises:
             SlideError: the file is damaged.
@@ -128,7 +128,7 @@ class Slide:
         return f"<Slide {self.path}: {w} x {h} pixels at {mpp}, {levels}, {self.format}>"
 
     def _repr_png_(self) -> bytes | None:
-        """A thumbnail for notebooks; None of a slide that is closed or would take long to read."""
+        """A thumbnail for notebooks; None if the slide is closed or would take long to read."""
         if math.prod(self.levels[self._level(max(self.size) / SIDE)]) > MOST_FOR_A_LOOK:
             return None
         try:
@@ -137,7 +137,7 @@ class Slide:
             return None
 
     def _level(self, scale: float) -> int:
-        """The coarsest level whose pixels are not wider than ``scale`` of level 0."""
+        """The coarsest level whose pixels are at most ``scale`` pixels of level 0 wide."""
         return max(0, sum(down <= scale * 1.01 for down in self._downsamples) - 1)
 
     def _read_level(self, level: int, frame: Box) -> Image.Image:
@@ -146,7 +146,7 @@ class Slide:
         seen = intersect(frame, (0, 0, *self.levels[level]))
         height, width = shape(seen)
         if height and width:
-            # OpenSlide goes to the fraction of a pixel, tiffslide drops the fraction.
+            # OpenSlide reads at fractions of a pixel, tiffslide drops the fraction.
             whole = math.ceil if isinstance(self._reader, TiffSlide) else round
             with _readable(self.path):
                 down = self._reader.level_downsamples[level]
@@ -170,8 +170,9 @@ def tissue_sample(
 ) -> np.ndarray:
     """Tiles of tissue for measuring stain, uint8 (n, size, size, 3), n at most ``count``.
 
-    They are drawn without overlap from those that are at least half tissue, or as near to that
-    as the slide comes. In an image smaller than ``size`` a tile is as large as its smaller side.
+    They are drawn at random, without overlap, from the tiles that are at least half tissue; if
+    there are none, from those with the most tissue. In an image smaller than ``size``, a tile is as
+    large as the smaller side.
 
     Raises:
         SlideError: the slide cannot be read or shows no tissue.
@@ -181,7 +182,7 @@ def tissue_sample(
         height, width = (int(n * slide.mpp / mpp) for n in slide.size)
         side = min(size, height, width)
         rows, columns = height // side, width // side
-        # Each tile is looked at as 8 x 8 pixels, one row of tiles at a time to bound memory.
+        # Each tile is read as 8 x 8 pixels, one row of tiles at a time to bound memory.
         looks = (
             slide.read((8 * i, 0, 8 * i + 8, 8 * columns), mpp=mpp * side / 8) for i in range(rows)
         )
@@ -208,19 +209,19 @@ def find_style(name: str) -> np.ndarray:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turn what a reader raises into one line."""
+    """Turn any error of a reader into one line."""
     try:
         yield
     except SlideError:
         raise
-    except Exception as error:  # three libraries, and each of their codecs has its own
+    except Exception as error:  # each codec of three libraries raises its own
         reason = " ".join(str(error).split()) or type(error).__name__
         line = f"{path}: cannot be read as a slide or image; is it complete? ({reason})"
         raise SlideError(line) from error
 
 
 def _open_reader(path: Path) -> Any:
-    """The reader that shows most levels, OpenSlide where there is a choice."""
+    """The reader that finds the most levels; OpenSlide if several do."""
     form = find_format(path)
     if form and form.reader:
         return form.code.Reader(path)
@@ -238,13 +239,13 @@ def _open_reader(path: Path) -> Any:
 
 
 def _open_tiffslide(path: Path) -> TiffSlide | None:
-    """None where tiffslide does not know the file."""
+    """A reader, or None if tiffslide does not know the file."""
     try:
         slide = TiffSlide(path)
     except Exception:
         return None
     try:
-        slide.level_count  # noqa: B018  (tiffslide looks into the file only now)
+        slide.level_count  # noqa: B018  (tiffslide reads the file only now)
     except Exception:
         slide.close()
         return None
@@ -252,7 +253,7 @@ def _open_tiffslide(path: Path) -> TiffSlide | None:
 
 
 def _open_picture(path: Path) -> ImageSlide:
-    """An ordinary image, whole in memory."""
+    """An ordinary image, held in memory."""
     with Image.open(path) as file:
         if file.mode.startswith(("I", "F")):
             raise SlideError(f"{path}: pixels of mode {file.mode}; save it as 8-bit RGB")
@@ -260,13 +261,13 @@ def _open_picture(path: Path) -> ImageSlide:
 
 
 def _property(reader: Any, name: str) -> Any:
-    """A property under the name of either library, or None."""
+    """A property, by the name that either library gives it, or None."""
     values = (reader.properties.get(f"{library}.{name}") for library in ("openslide", "tiffslide"))
     return next((value for value in values if value is not None), None)
 
 
 def _description(comment: str) -> str:
-    """The description in an OME-XML; any other comment as it is."""
+    """The description in OME-XML; any other comment unchanged."""
     if "<OME" not in comment:
         return comment
     try:
@@ -276,13 +277,13 @@ def _description(comment: str) -> str:
 
 
 def _mpp(reader: Any) -> float | None:
-    """Micrometres per pixel, the mean of both directions, where that makes sense."""
+    """Micrometres per pixel, the mean of both directions; None if a value is implausible."""
     both = [float(_property(reader, f"mpp-{axis}") or 0) for axis in "xy"]
     return sum(both) / 2 if all(0 < mpp <= COARSEST_MPP for mpp in both) else None
 
 
 def _whole_if_close(down: float) -> float:
-    """A level's size is rounded, its step is not: 1.998 stands for 2."""
+    """The exact downsampling: sizes of levels are rounded, so that 1.998 stands for 2."""
     return round(down) if abs(down - round(down)) < 0.01 * down else down
 
 

@@ -1,16 +1,16 @@
-"""How a slide is stained: the style vector, and changing the stain of pixels.
+"""Measure the stain of a slide as a style vector, and change the stain of pixels.
 
 Light through stain follows Beer and Lambert: optical density ``-ln(rgb / 255)`` is linear in the
 amounts of stain. The amounts are read with the fixed vectors of Ruifrok and Johnston (Analytical
-and Quantitative Cytology and Histology 23, 2001) as scikit-image has them: haematoxylin, eosin
-and a residual. White glass has amount zero, so a linear map of the amounts keeps glass white.
+and Quantitative Cytology and Histology 23, 2001), as in scikit-image: haematoxylin, eosin and a
+residual. White glass has no stain, so a linear map of the amounts keeps it white.
 
 The style vector is the mean and the standard deviation of the three amounts over tissue pixels,
 six numbers in this order: mean H, E, residual, deviation H, E, residual.
 
-Normalisation (`fit_stains`, `normalise`) instead finds the two stain vectors of the pictures at
-hand, as Vahadane and others do (IEEE Transactions on Medical Imaging 35, 2016), and repaints them
-with those of a target.
+Normalisation (`fit_stains`, `normalise`) instead estimates the two stain vectors of the given
+pictures, as Vahadane and others do (IEEE Transactions on Medical Imaging 35, 2016), and repaints
+the pictures with the stain vectors of a target.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from skimage.color import hed_from_rgb, rgb_from_hed
 from ..errors import SlideError
 
 STYLE_SIZE = 6
-# Measured on colon: Lizard as published (normalised), and kinds of stain between laboratories.
+# Measured on colon: Lizard as published (normalised), and stains that laboratories produce.
 STYLES = {
     "lizard": (0.45, 0.32, 0.09, 0.34, 0.09, 0.05),
     "pale": (0.25, 0.20, 0.08, 0.18, 0.07, 0.03),
@@ -32,7 +32,7 @@ STYLES = {
     "pink": (0.30, 0.34, 0.08, 0.22, 0.09, 0.05),
     "purple": (0.48, 0.19, 0.04, 0.30, 0.07, 0.06),
 }
-BLACK = 25  # no stain is as dark in all channels: ink, or a hole in the picture
+BLACK = 25  # darker in all channels than any stain: ink, or a hole in the picture
 TISSUE_DENSITY = 0.12  # mean optical density over RGB above which a pixel counts as tissue
 
 
@@ -69,7 +69,7 @@ class StainStatistics:
         """Measure uint8 RGB (..., 3).
 
         Raises:
-            SlideError: there is next to no tissue in the picture.
+            SlideError: the picture has almost no tissue.
         """
         tissue = rgb[tissue_mask(rgb)]
         if len(tissue) < 256:
@@ -78,7 +78,7 @@ class StainStatistics:
         return cls(amounts.mean(axis=0), np.cov(amounts, rowvar=False))
 
     def restained(self, matrix: np.ndarray) -> StainStatistics:
-        """The statistics after `restain` with ``matrix``: exact, without looking at pixels."""
+        """The statistics after `restain` with ``matrix``, exactly, without the pixels."""
         return StainStatistics(self.mean @ matrix, matrix.T @ self.covariance @ matrix)
 
     @property
@@ -98,9 +98,11 @@ def style_vector(rgb: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Stains:
-    """vectors (2, 3): unit optical densities of haematoxylin and eosin over RGB.
+    """The two stains of a set of pictures.
 
-    strengths (2,): the 99th percentile of their amounts in tissue.
+    Attributes:
+        vectors: (2, 3), unit optical densities of haematoxylin and eosin over RGB.
+        strengths: (2,), the 99th percentiles of their amounts in tissue.
     """
 
     vectors: np.ndarray
@@ -108,14 +110,14 @@ class Stains:
 
 
 def fit_stains(rgb: np.ndarray, *, extract: Callable[[np.ndarray], np.ndarray]) -> Stains:
-    """The stains of pictures, from their pooled pixels, uint8 (..., 3).
+    """Estimate the stains of pictures from their pooled pixels, uint8 (..., 3).
 
     ``extract`` maps tissue pixels, uint8 (n, 3), to two vectors: `vahadane` or
-    `staintools_vahadane`. Fit once for a set or a slide: stains that are fitted for each tile
-    jump between tiles.
+    `staintools_vahadane`. Fit once for a whole set or slide: stains that are fitted to each tile
+    differ visibly between tiles.
 
     Raises:
-        SlideError: there is next to no tissue in the pictures.
+        SlideError: the pictures have almost no tissue.
     """
     tissue = rgb[tissue_mask(rgb) & (rgb.max(axis=-1) > BLACK)]
     if len(tissue) < 256:
@@ -139,7 +141,7 @@ def vahadane(tissue: np.ndarray, *, sparsity: float = 0.1, rounds: int = 200) ->
     """Two stain vectors (2, 3) of tissue pixels, uint8 (n, 3), by sparse factorisation.
 
     Minimises ``|V - H W|^2 / 2 + sparsity |H|_1`` over non-negative amounts H and unit rows of W
-    (Vahadane and others), by turns; at most 50,000 pixels are looked at.
+    (Vahadane and others), by turns; at most 50,000 pixels are used.
     """
     chosen = np.random.default_rng(0).permutation(len(tissue))[:50_000]
     density = optical_density(tissue[chosen]).astype(np.float64)
@@ -157,9 +159,9 @@ def vahadane(tissue: np.ndarray, *, sparsity: float = 0.1, rounds: int = 200) ->
 
 
 def staintools_vahadane(tissue: np.ndarray) -> np.ndarray:
-    """The same by the package staintools; from the extra ``staintools``.
+    """As `vahadane`, by the package staintools of the extra ``staintools``.
 
-    It is handed tissue alone and a copy: it fails on white, and changes its caller's array.
+    It gets a copy of the tissue alone, because it fails on white and changes its input.
 
     Raises:
         SlideError: the package is not installed.
@@ -179,7 +181,7 @@ BACKENDS = {"vahadane": vahadane, "staintools": staintools_vahadane}
 
 
 def _amounts(density: np.ndarray, vectors: np.ndarray, sparsity: float) -> np.ndarray:
-    """Non-negative amounts (n, 2) of two unit vectors in optical densities (n, 3), lasso, exact."""
+    """Exact lasso: non-negative amounts (n, 2) of two unit vectors in densities (n, 3)."""
     reach = density @ vectors.T - sparsity
     overlap = float(vectors[0] @ vectors[1])
     both = (reach - overlap * reach[:, ::-1]) / max(1 - overlap**2, 1e-9)
@@ -189,7 +191,7 @@ def _amounts(density: np.ndarray, vectors: np.ndarray, sparsity: float) -> np.nd
 
 
 def _haematoxylin_first(vectors: np.ndarray) -> np.ndarray:
-    """Haematoxylin takes more of the red beside the green."""
+    """The vectors with haematoxylin, which absorbs more red relative to green, first."""
     return vectors[np.argsort(-vectors[:, 0] / np.maximum(vectors[:, 1], 1e-9))]
 
 

@@ -1,11 +1,11 @@
-"""A slide and its nuclei as what other tools train on and open.
+"""Write a slide and its nuclei in the formats of other tools.
 
 lizard       OUT/images/NAME.png, OUT/labels/NAME.mat: tiles as in the Lizard dataset, with type_map
 coco         OUT/images/NAME.png, OUT/annotations.json: tiles with COCO instances
-masks        OUT/NAME.png, OUT/NAME_masks.png: tiles as Cellpose and StarDist take them
+masks        OUT/NAME.png, OUT/NAME_masks.png: tiles for Cellpose and StarDist
 tiatoolbox   OUT: an AnnotationStore (SQLite) of TIAToolbox
-types        OUT: a pyramid of the whole slide, OME-TIFF or OME-Zarr: 0 background, 1..6 types
-instances    OUT: the same with the nuclei's numbers, from 1
+types        OUT: a label pyramid of the whole slide: 0 background, 1..6 types
+instances    OUT: the same with the number of each nucleus, from 1
 
 Labels are rasterised as for rendering, by `conditioning.Conditioning`: a pixel belongs to a
 nucleus when its centre lies inside. Axis order is (y, x), a box is (y0, x0, y1, x1), half open.
@@ -43,8 +43,8 @@ from ..slides.reading import Slide, open_slide
 
 TILED, PYRAMIDS = ("lizard", "coco", "masks"), ("types", "instances")
 FORMATS = (*TILED, "tiatoolbox", *PYRAMIDS)
-STRIP = 1024  # pixels of a label pyramid's rows that are rasterised at once
-BATCH = 4096  # nuclei on their way into the store
+STRIP = 1024  # pixels of a row of a label pyramid that are rasterised at once
+BATCH = 4096  # nuclei that are written to the store at once
 
 
 def export(
@@ -59,17 +59,17 @@ def export(
     progress: Progress | None = None,
     **reading: Any,
 ) -> None:
-    """Write the nuclei of ``slide``, with its pixels where ``form`` has tiles, to ``out``.
+    """Write the nuclei of ``slide`` to ``out``, with its pixels if ``form`` consists of tiles.
 
     Args:
-        slide: whatever `slides.open_slide` reads.
+        slide: a slide or image that `open_slide` reads.
         form: one of FORMATS.
         labels: annotations of the slide; by default the GeoJSON beside it.
-        mpp: of the labels; by default that of the slide.
-        tile: pixels a side of a tile at most; all tiles have nearly the same size, and those
+        mpp: micrometres per pixel of the labels; by default those of the slide.
+        tile: the largest side of a tile in pixels. All tiles have nearly the same size; those
             without nuclei are left out.
-        overwrite: replace a file that exists. A folder with tiles is never replaced.
-        reading: goes to `rendering.read_annotations`.
+        overwrite: replace an existing file. A folder with tiles is never replaced.
+        reading: further arguments of `read_annotations`.
 
     Raises:
         SlideError: the slide cannot be read.
@@ -107,11 +107,11 @@ def _check(out: Path, form: str, *, overwrite: bool) -> None:
 def _read_nuclei(
     slide: Slide, labels: str | Path | None, *, mpp: float | None, **reading: Any
 ) -> Nuclei:
-    """The nuclei in pixels of the slide, counted from its corner."""
+    """The nuclei in pixels of the slide, relative to its corner."""
     if labels is None:
         labels = labels_path(slide.path)
         if not labels.exists():
-            raise AnnotationError(f"{labels}: no such file: name the annotations with `labels`")
+            raise AnnotationError(f"{labels}: no such file: give the annotations with `labels`")
     known = slide.mpp is not None and mpp is None
     source: dict[str, Any] = {"like": slide.path} if known else {"mpp": mpp}
     nuclei = read_annotations(Path(labels), **source, **reading)
@@ -126,9 +126,11 @@ def _read_nuclei(
 class Tile:
     """A part of the slide that holds nuclei.
 
-    image: uint8 (h, w, 3).
-    instances: int32 (h, w), 0 = none, else 1 to n.
-    types: uint8 (n,), 1 to 6.
+    Attributes:
+        name: of its files, without a suffix.
+        image: uint8 (h, w, 3).
+        instances: int32 (h, w), 0 for background, else 1 to n.
+        types: uint8 (n,), 1 to 6.
     """
 
     name: str
@@ -137,7 +139,7 @@ class Tile:
     types: np.ndarray
 
     def masks(self) -> Iterator[tuple[int, int, np.ndarray]]:
-        """Of each instance the corner (y0, x0) and the bool (h, w) of its bounding box."""
+        """The corner (y0, x0) and the mask, bool (h, w), of the bounding box of each instance."""
         for number, (y, x) in enumerate(ndimage.find_objects(self.instances), 1):
             yield y.start, x.start, self.instances[y, x] == number
 
@@ -163,11 +165,11 @@ def _tiles(slide: Slide, nuclei: Nuclei, side: int, progress: Progress | None) -
         if progress:
             progress("exporting", done, len(spans))
     if empty:
-        raise AnnotationError(f"no nucleus lies on {slide.path}: check the labels and their `mpp`")
+        raise AnnotationError(f"no nucleus lies on {slide.path}: check the annotations and `mpp`")
 
 
 def _cuts(length: int, side: int) -> list[int]:
-    """Where to cut a length into nearly equal parts of at most ``side``."""
+    """The bounds of nearly equal parts, of at most ``side``, of a length."""
     parts = math.ceil(length / side)
     return [length * k // parts for k in range(parts + 1)]
 
@@ -199,7 +201,7 @@ def _write_masks(folder: Path, tiles: Iterator[Tile]) -> None:
 
 
 def _write_coco(folder: Path, tiles: Iterator[Tile]) -> None:
-    """Masks as run lengths, which say the very pixels, one annotation a line."""
+    """Write masks as run lengths, which keep every pixel, with one annotation in each line."""
     (folder / "images").mkdir(parents=True)
     images: list[dict[str, Any]] = []
     numbers = itertools.count(1)
@@ -233,7 +235,7 @@ def _annotations(tile: Tile) -> Iterator[dict[str, Any]]:
 
 
 def _run_lengths(mask: np.ndarray, y0: int, x0: int, size: tuple[int, ...]) -> list[int]:
-    """COCO's run lengths of 0, 1, 0, ... down the columns of ``size``; mask (h, w) at y0, x0."""
+    """COCO's run lengths of a mask (h, w) at y0, x0, down the columns of a tile of ``size``."""
     x, y = mask.T.nonzero()
     place = (x + x0) * size[0] + y + y0
     begin = np.diff(place, prepend=-2) != 1
@@ -256,7 +258,11 @@ INSERT INTO metadata VALUES ('version', '"1.0.1"'), ('compression', '"zlib"'),
 
 
 def _write_store(path: Path, nuclei: Nuclei) -> None:
-    """An AnnotationStore; ids are its keys if they are all different. OSError: the disk is full."""
+    """Write an AnnotationStore, whose keys are the nuclei's ids if these are unique.
+
+    Raises:
+        OSError: the disk is full.
+    """
     keys = list(nuclei.ids or ())
     if "" in keys or len(set(keys)) < len(nuclei):
         keys = [str(uuid.uuid5(uuid.NAMESPACE_OID, str(k))) for k in range(len(nuclei))]
@@ -299,7 +305,7 @@ def _insert(store: sqlite3.Connection, nuclei: Nuclei, index: np.ndarray, keys: 
 
 
 class _Labels:
-    """Types uint8 or instances (h, w) of a slide, rasterised by the rows that are asked for."""
+    """Types or instances (h, w) of a slide, which are rasterised when rows are read."""
 
     def __init__(self, form: str, nuclei: Nuclei, size: tuple[int, int]):
         self._labels, self.shape = Conditioning(nuclei, size).labels, size

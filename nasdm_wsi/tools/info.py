@@ -1,4 +1,4 @@
-"""What a file holds, in rows of (name, value)."""
+"""Describe a file in rows of (name, value)."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Rows = list[tuple[str, str]]
 def describe(path: Path, **reading: Any) -> Rows:
     """Rows about a slide, an annotation file, a prepared dataset or a checkpoint.
 
-    ``reading`` goes to `formats.read_contents`. Of annotations the rows end with a table of the
-    classes, also where `nasdm-wsi render` would refuse some.
+    ``reading`` holds further arguments of `formats.read_contents`. The rows of annotations end with
+    a table of their classes, even if some of these could not be rendered.
 
     Raises:
-        NasdmError: the file cannot be read as what it seems to be.
+        NasdmError: the file cannot be read.
     """
     path = Path(path)
     if path.is_dir():
@@ -33,7 +33,7 @@ def describe(path: Path, **reading: Any) -> Rows:
     if path.suffix == ".safetensors":
         return _checkpoint(path)
     if is_annotation(path):
-        # Nothing printed depends on the resolution, which a GeoJSON does not tell.
+        # A GeoJSON has no pixel size, and nothing that is printed depends on it.
         return _annotations(read_contents(path, mpp=0.5, **reading))
     return _slide(path)
 

@@ -1,20 +1,22 @@
-"""Does a slide show where its windows and blocks were joined?
+"""Measure whether a slide shows seams where its windows and blocks meet.
 
-Cells are cut from the slide: squares with block lines through their middle, both ways. A measure is
-a number made of sums over all cells, whose lines coincide then. How large it is without seams is
-found by chance: each line of the slide is shifted by a random multiple of ``STEP`` pixels within
-its cells, so that what belongs to the tissue or to the compression stays, and what belongs to the
-grid is lost. (The cells of a line shift together: crypts are longer than a cell.) A measure beyond
-nearly all such draws is a seam. "Nearly all" is divided among the measures: of slides without seams
-about one in twenty is called seamed.
+The slide is cut into cells: squares with a block line through the middle, in both directions. A
+measure is computed from sums over all cells, laid on top of each other so that their lines
+coincide. A permutation test gives the values to expect without seams: each line of the slide is
+shifted within its cells by a random multiple of ``STEP`` pixels, which keeps what belongs to the
+tissue or to the compression and destroys what belongs to the grid. (The cells along a line are
+shifted together, because crypts are longer than a cell.) A measure that exceeds nearly all of these
+values is a seam. "Nearly all" is corrected for the number of measures, so that about one slide
+without seams in twenty is reported as having one.
 
-``STEP`` is the side of a JPEG unit: 16 pixels where chroma has half the resolution. JPEG has
-gradients of its own between units, and lines of a grid often lie there. On the same pixels of the
-example slide, the mean gradient across lines at multiples of 16 that are no block lines, against
-that across lines 3 to 12 pixels off, was 1.01 lossless and 1.07 at quality 85: no seam, and it
-would pass for one. So a line is compared only with others at multiples of 16 from it. And gradients
-are those of luma: chroma is not interpolated across the edge of a JPEG *tile*, which on the same
-pixels took the ratio over all colours from 0.92 to 0.96 and that of luma to 0.93.
+``STEP`` is the side of a JPEG block where chroma has half the resolution: 16 pixels. JPEG itself
+causes gradients between its blocks, and lines of the grid often lie there. On the same pixels of
+the example slide, the mean gradient across lines at multiples of 16 that are no block lines,
+divided by that across lines 3 to 12 pixels away, was 1.01 without loss and 1.07 at quality 85:
+there is no seam, but it would be taken for one. A line is therefore compared only with lines at
+multiples of 16 pixels from it. Gradients are those of luma, because decoders do not interpolate
+chroma across the edge of a JPEG *tile*: on the same pixels this changed the ratio over all colours
+from 0.92 to 0.96, and that of luma only to 0.93.
 
 Axis order is (y, x), a box is (y0, x0, y1, x1), half open, in pixels of level 0.
 """
@@ -38,22 +40,22 @@ from ..slides.reading import TISSUE_SHARE, Slide, open_slide
 from ..slides.stain import TISSUE_DENSITY, optical_density
 
 STEP = 16
-NEAR = 4  # lines on each side, STEP pixels apart, that a line is compared with
+NEAR = 4  # lines on each side, STEP pixels apart, with which a line is compared
 MARGIN = (NEAR + 1) * STEP  # pixels of context round a cell
 SMALLEST_CELL = 384
 LARGEST_CELL = 2048
-MOST_PIXELS = 2**26  # looked at, drawn at random from larger slides
-SEGMENTS = 8  # of a line in a cell: what the bootstrap draws
+MOST_PIXELS = 2**26  # that are measured; of larger slides, random cells
+SEGMENTS = 8  # of a line in a cell: the units of the bootstrap
 HARMONICS = 8
 DRAWS = 1999
-ALARMS = 0.05  # of slides without seams that may be called seamed
+ALARMS = 0.05  # share of slides without seams that may be reported
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # as in JPEG
 BINS = np.array([1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45])  # of gradients, in grey levels
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The lines at which a slide may have been joined.
+    """The lines at which a slide may have seams.
 
     stride, windows, taper: as in `geometry.Plan`.
     origin: (y, x) of a crossing of block lines, in slide pixels; may lie outside the slide.
@@ -74,19 +76,19 @@ class Grid:
 
     @property
     def block(self) -> int:
-        """Pixels a side of a block."""
+        """Side of a block in pixels."""
         return self.stride * self.windows
 
     @property
     def lines(self) -> dict[str, list[int]]:
-        """For each kind of line its distances from a block line, within one block."""
+        """The distances of each kind of line from a block line, within one block."""
         windows = [k * self.stride for k in range(1, self.windows)]
         ramps = [(at + d) % self.block for at in (0, *windows) for d in (-self.taper, self.taper)]
         kinds = {"block": [0], "window": windows, "ramp": sorted(set(ramps)) if self.taper else []}
         return {kind: at for kind, at in kinds.items() if at}
 
     def near(self, at: int) -> list[int]:
-        """Distances from a line to lines to compare it with: JPEG units off, and no line there."""
+        """Distances from a line to those it is compared with: whole JPEG blocks, off the grid."""
         lines = [line for kind in self.lines.values() for line in kind]
         steps = [k * STEP for k in range(-NEAR, NEAR + 1)]
         return [
@@ -95,22 +97,22 @@ class Grid:
 
     @property
     def cell(self) -> int:
-        """Pixels a side of a cell: about a whole number of blocks, and of JPEG units."""
+        """Side of a cell in pixels: a whole number of JPEG blocks, and nearly of blocks."""
         return self.pitch // (2 * STEP) * 2 * STEP
 
     @property
     def pitch(self) -> int:
-        """Pixels from a cell to the next."""
+        """Distance in pixels from one cell to the next."""
         return self.block * math.ceil(SMALLEST_CELL / self.block)
 
     def places(self, kind: str) -> np.ndarray:
-        """Where in a cell lines of a kind lie: the first pixel behind each."""
+        """Places in a cell of the lines of a kind: the first pixel after each."""
         at = np.arange(self.cell)
         beyond = (at - self.cell // 2) % self.block
         return at[np.isin(beyond, self.lines[kind])]
 
     def cells(self, size: tuple[int, int]) -> list[Box]:
-        """All cells that lie in a slide of ``size`` (h, w) with their margins."""
+        """All cells that fit, with their margins, in a slide of ``size`` (h, w)."""
         starts = []
         for origin, length in zip(self.origin, size, strict=True):
             first = (origin - self.cell // 2 - MARGIN) % self.pitch + MARGIN
@@ -132,10 +134,11 @@ def rendered_grid(description: str) -> Grid | None:
 class Finding:
     """One measure of a slide.
 
-    low, high: gradient ratios: the bootstrap's 95 % interval of the value; others: where 95 % of
-        the values lie that shifted cells give.
-    p: how often shifted cells give a value as far out as this.
-    found: whether that is rarer than chance would have it in as many measures.
+    Attributes:
+        low, high: for gradient ratios, the 95 % bootstrap interval of the value; for other
+            measures, the interval that holds 95 % of the values of shifted cells.
+        p: the share of shifted cells with a value at least as extreme.
+        found: whether ``p`` is significant, corrected for the number of measures.
     """
 
     name: str
@@ -146,32 +149,32 @@ class Finding:
     found: bool = False
 
 
-@np.errstate(invalid="ignore", divide="ignore")  # a measure that is 0 / 0 is no seam
+@np.errstate(invalid="ignore", divide="ignore")  # 0 / 0 is no seam
 def measure_seams(path: Path, *, stride: int | None = None, seed: int = 0) -> list[Finding]:
-    """Measure the seams of a slide; the module's text says how.
+    """Measure the seams of a slide, as the module's docstring describes.
 
-    Memory is bounded by one cell and the tables, whatever the slide's size.
+    Memory depends on the size of a cell, not on that of the slide.
 
     Args:
         path: a slide that `rendering.render` made, or any other with ``stride``.
-        stride: look for lines every so many pixels from the slide's corner, whatever its
-            description says.
-        seed: of the choice of cells, the shifts and the bootstrap.
+        stride: distance in pixels of the lines, counted from the slide's corner; by default the
+            lines are those of the plan in the slide's description.
+        seed: for the choice of cells, the shifts and the bootstrap.
 
     Raises:
-        SlideError: the slide cannot be read, its grid is not known, or it has too little tissue
+        SlideError: the slide cannot be read, its grid is unknown, or it has too little tissue
             at the lines.
     """
     with open_slide(path) as slide:
         grid = Grid(stride) if stride else rendered_grid(slide.description)
         if grid is None:
-            raise SlideError(f"{path} does not say how it was rendered: give the stride to look at")
+            raise SlideError(f"{path} does not say how it was rendered: give `stride`")
         rng = np.random.default_rng(seed)
         cells = [((v.lines, v.at), _tables(v, grid)) for v in _views(slide, grid, rng)]
     if len(cells) < 4:
         raise SlideError(
-            f"{path}: too little tissue round lines {grid.block} pixels apart to tell; "
-            "it takes two squares of that size"
+            f"{path}: too little tissue round lines {grid.block} pixels apart: "
+            "at least two squares of that size must hold tissue"
         )
     names = {name for _, tables in cells for name in tables}
     findings = [_finding(name, cells, rng) for name in sorted(names)]
@@ -180,13 +183,15 @@ def measure_seams(path: Path, *, stride: int | None = None, seed: int = 0) -> li
 
 @dataclass(frozen=True)
 class _View:
-    """A cell in one direction: lines run down, position counts to the right, margins included.
+    """A cell, with its margins, turned so that its lines run down.
 
-    lines: ``vertical`` or ``horizontal`` on the slide. at: where the cell begins, across them.
-    gradient (h, w): luma against the pixel on the left.
-    tissue (h, w): 1 where both of these pixels are tissue.
-    sharpness (h, w): squared Laplacian of luma.
-    stains (h, w, 2): amounts of haematoxylin and eosin.
+    Attributes:
+        lines: ``vertical`` or ``horizontal``, the direction of the lines on the slide.
+        at: where the cell begins, in pixels across the lines.
+        gradient: (h, w), the difference in luma from the pixel on the left.
+        tissue: (h, w), 1 where both of these pixels are tissue.
+        sharpness: (h, w), the squared Laplacian of luma.
+        stains: (h, w, 2), the amounts of haematoxylin and eosin.
     """
 
     lines: str
@@ -198,7 +203,7 @@ class _View:
 
 
 def _views(slide: Slide, grid: Grid, rng: np.random.Generator) -> Iterator[_View]:
-    """Both views of each cell that is at least half tissue, of cells drawn at random."""
+    """Both views of randomly chosen cells that are at least half tissue."""
     most = max(2, MOST_PIXELS // grid.cell**2)
     kept = 0
     for y0, x0, y1, x1 in rng.permutation(grid.cells(slide.size))[: 8 * most].tolist():
@@ -278,7 +283,7 @@ def _histograms(view: _View, grid: Grid) -> Table:
 
 
 def _divergence(sums: np.ndarray) -> np.ndarray:
-    """Jensen-Shannon divergence in bits."""
+    """The Jensen-Shannon divergence in bits."""
     near, middle = np.split(sums, 2, axis=-1)
     return jensenshannon(near, middle, base=2, axis=-1) ** 2
 
@@ -303,7 +308,7 @@ def _waves(view: _View, grid: Grid, length: int) -> Table:
 
 
 def _coherence(sums: np.ndarray) -> np.ndarray:
-    """Power at harmonics against that round them: 1 on average where cells are unlike."""
+    """Power at the harmonics relative to that round them: 1 on average if cells are unrelated."""
     real, imaginary, power = np.split(sums, 3, axis=-1)
     return ((real**2 + imaginary**2) / power).mean(axis=-1)
 
@@ -349,7 +354,7 @@ def _jumps(view: _View, grid: Grid) -> Table:
 
 
 def _tables(view: _View, grid: Grid) -> dict[str, tuple[Statistic, Table]]:
-    """What is measured in a view, by name."""
+    """The tables of a view, by the name of the measure."""
     tables: dict[str, tuple[Statistic, Table]] = {}
     for kind in grid.lines:
         name = f"gradient ratio, {view.lines} {kind} lines"
@@ -369,7 +374,7 @@ def _tables(view: _View, grid: Grid) -> dict[str, tuple[Statistic, Table]]:
 
 
 def _finding(name: str, cells: list, rng: np.random.Generator) -> Finding:
-    """The finding of one name of the tables; whether it is a seam is not decided yet."""
+    """The finding of one measure; `measure_seams` decides whether it is a seam."""
     statistic = next(tables[name][0] for _, tables in cells if name in tables)
     table = np.stack([tables[name][1] for _, tables in cells if name in tables])
     lines = [line for line, tables in cells if name in tables]
@@ -388,7 +393,7 @@ def _finding(name: str, cells: list, rng: np.random.Generator) -> Finding:
 
 
 def _chance(tables: np.ndarray, lines: list, rng: np.random.Generator) -> np.ndarray:
-    """Sums (DRAWS, n) of tables (cells, shifts, n) when each line is shifted by chance."""
+    """Sums (DRAWS, n) of tables (cells, shifts, n) with each line shifted at random."""
     total = np.zeros((DRAWS, tables.shape[2]))
     for line in sorted(set(lines)):
         table = tables[[other == line for other in lines]].sum(axis=0)
@@ -397,13 +402,13 @@ def _chance(tables: np.ndarray, lines: list, rng: np.random.Generator) -> np.nda
 
 
 def _interval(tables: np.ndarray, statistic: Statistic, rng: np.random.Generator) -> np.ndarray:
-    """95 % interval of a value when the segments of tables (cells, segments, n) are drawn anew."""
+    """The 95 % bootstrap interval over the segments of tables (cells, segments, n)."""
     parts = tables.reshape(-1, tables.shape[-1])
     counts = rng.multinomial(len(parts), np.full(len(parts), 1 / len(parts)), size=DRAWS)
     return np.quantile(statistic(counts @ parts), [0.025, 0.975])
 
 
 def _rarity(value: np.ndarray, null: np.ndarray) -> float:
-    """How often chance gives at least this value; the observation counts as one draw."""
+    """The share of random values at least as large; the observation counts as one of them."""
     as_far = ~(null < value - 1e-9 * abs(value))  # what is equal but for rounding is as far out
     return float((1 + as_far.sum()) / (1 + len(null)))

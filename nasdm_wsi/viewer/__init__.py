@@ -1,1 +1,1 @@
-"""The page on which slides and their nuclei are looked at."""
+"""The page that shows slides and their nuclei in a browser."""

@@ -1,9 +1,9 @@
-"""The page of `nasdm-wsi view`: slides, their nuclei and where they come from, for this machine.
+"""The page that shows slides, their nuclei and their provenance in a browser on this machine.
 
-A WSGI application and a server that listens on the loopback interface only. A request names a
+It is a WSGI application and a server that listens only on the loopback interface. A request names a
 slide by its number and a file of the page by one of the names below: no part of a request ever
-becomes a path on disk. Tiles are those of a Deep Zoom pyramid: each level is half the size of the
-next, and the last, ``top``, shows the slide's own pixels.
+becomes a path on disk. Tiles form a Deep Zoom pyramid: each level is half the size of the next, and
+the last, ``top``, shows the slide's own pixels.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from ..slides.formats import labels_path
 from ..slides.reading import open_slide
 from .overlay import Overlay
 
-TILE = 512  # pixels a side of a tile, at its level
-OVERLAP = 1  # pixels that a tile shows of its neighbours, so that no seam is seen
-CELL = 2  # pixels a side of a cell in which nuclei are counted, at its level
-OUTLINED = 2  # levels below the top at which outlines are drawn; below, nuclei are counted
-REDUCED = 3  # levels that may be made from the slide's smallest: a tile is read in bounded memory
-READERS = 8  # threads that read a slide at once
+TILE = 512  # side of a tile in pixels of its level
+OVERLAP = 1  # pixels of its neighbours that a tile shows, so that no seam is visible
+CELL = 2  # side of a cell in which nuclei are counted, in pixels of its level
+OUTLINED = 2  # levels below the top with outlines; on those further down, nuclei are counted
+REDUCED = 3  # levels made from the slide's smallest at most, which bounds the memory of a tile
+READERS = 8  # threads that may read a slide at the same time
 LOOPBACK = "127.0.0.1"
 HOSTS = (LOOPBACK, "localhost")
 PAGE = {
@@ -59,7 +59,7 @@ HEADERS = {
 
 
 class Viewer:
-    """The WSGI application; a context manager that closes the slides."""
+    """The WSGI application, and a context manager that closes the slides."""
 
     def __init__(
         self,
@@ -69,13 +69,13 @@ class Viewer:
         message: Callable[[NasdmError], str] = str,
         **reading: Any,
     ) -> None:
-        """Open slides. Nuclei come from the annotations beside each, of the first from ``labels``.
+        """Open slides. Each has its annotations beside it; those of the first may be ``labels``.
 
-        Annotations are read when the page first asks for them; the page shows what ``message``
-        makes of an error in them. ``reading`` goes to `rendering.read_annotations`.
+        Annotations are read when the page first asks for them. If that fails, the page shows
+        ``message(error)``. ``reading`` holds further arguments of `read_annotations`.
 
         Raises:
-            SlideError: a file that is no slide.
+            SlideError: a file is not a slide.
         """
         self._message = message
         chosen = [labels, *[None] * (len(slides) - 1)]
@@ -120,7 +120,7 @@ class Viewer:
         return response(environ, start_response)
 
     def _respond(self, environ: dict) -> Response:
-        # A page of another site can name this machine with a host name of its own.
+        # A page of another site can reach this machine by a host name of its own (DNS rebinding).
         if not host_is_trusted(environ.get("HTTP_HOST"), HOSTS):
             raise Forbidden
         answer, arguments = self._routes.bind_to_environ(environ).match()
@@ -156,13 +156,13 @@ class Viewer:
 
 
 class _Shown:
-    """One slide as the page sees it: its tiles, its nuclei and what is known about it."""
+    """One slide of the page: its tiles, its nuclei and what is known about it."""
 
     def __init__(self, path: Path, labels: Path | None, reading: dict[str, Any]):
         self.labels, self._reading = labels, reading
         self.slide = open_slide(path)
         self.mpp = self.slide.mpp
-        self.slide.mpp = self._unit = self.mpp or 1.0  # where it is unknown, pixels count
+        self.slide.mpp = self._unit = self.mpp or 1.0  # if it is unknown, pixels are the unit
         longest, smallest = max(self.slide.size), max(self.slide.levels[-1])
         self.top = math.ceil(math.log2(longest))
         below = max(math.log2(longest / TILE), 0), math.log2(longest / smallest) + REDUCED
@@ -173,13 +173,13 @@ class _Shown:
         self._overlay: Overlay | None = None
 
     def close(self) -> None:
-        """Close the slide when no thread is reading it; none will again."""
+        """Close the slide as soon as no thread reads it; no thread can read it afterwards."""
         for _ in range(self._readers):
             self._turn.acquire()
         self.slide.__exit__()
 
     def about(self) -> dict[str, Any]:
-        """What the page needs to know at once."""
+        """The facts that the page loads first."""
         height, width = self.slide.size
         synthetic, facts = _provenance(self.slide.description)
         return {
@@ -199,7 +199,7 @@ class _Shown:
         }
 
     def tile(self, level: int, x: int, y: int) -> bytes:
-        """A tile as JPEG, with ``OVERLAP``; at the edges of the slide it is smaller."""
+        """A tile as JPEG, with ``OVERLAP`` except at the edges of the slide."""
         box, down = self._box(level, x, y)
         y0, x0, y1, x1 = (n // down for n in box)
         height, width = (math.ceil(n / down) for n in self.slide.size)
@@ -211,7 +211,7 @@ class _Shown:
         return encoded.getvalue()
 
     def outlines(self, level: int, x: int, y: int) -> bytes:
-        """The outlines that meet a tile; see `Overlay.outlines`."""
+        """The outlines that touch a tile; see `Overlay.outlines`."""
         box, down = self._box(level, x, y)
         if level < self.top - OUTLINED:
             raise NotFound
@@ -224,7 +224,7 @@ class _Shown:
 
     @property
     def overlay(self) -> Overlay:
-        """The nuclei in slide pixels, read when first asked for: a million take a while."""
+        """The nuclei in slide pixels, read at the first request: a million take a while."""
         if self.labels is None:
             raise NotFound
         with self._loading:
@@ -234,7 +234,7 @@ class _Shown:
         return self._overlay
 
     def _box(self, level: int, x: int, y: int) -> tuple[Box, int]:
-        """The slide pixels of a tile, and how many times smaller it shows them."""
+        """The slide pixels of a tile, and the factor by which it reduces them."""
         if not self.bottom <= level <= self.top:
             raise NotFound
         down = 2 ** (self.top - level)
@@ -255,7 +255,7 @@ class _Shown:
 
 
 def serve(viewer: Viewer, *, port: int = 0) -> BaseWSGIServer:
-    """A server on the loopback interface, ready to `serve_forever`; port 0 takes a free one.
+    """A server on the loopback interface, ready to `serve_forever`; port 0 means a free one.
 
     Raises:
         PortError: the port is taken.
@@ -271,15 +271,15 @@ def serve(viewer: Viewer, *, port: int = 0) -> BaseWSGIServer:
     except OSError as error:
         raise PortError(
             f"port {port} cannot be used ({error.strerror}): choose another `port`, "
-            "or leave it out for a free one"
+            "or omit it to get a free one"
         ) from error
 
 
 class _Handler(WSGIRequestHandler):
-    disable_nagle_algorithm = True  # else an answer waits for that to its header
+    disable_nagle_algorithm = True  # otherwise the body waits until the header is acknowledged
 
     def log_request(self, *_: Any) -> None:
-        """A page makes hundreds of requests: nobody reads them."""
+        """Log nothing: a page makes hundreds of requests."""
 
 
 def _labels_beside(slide: Path) -> Path | None:
@@ -288,7 +288,7 @@ def _labels_beside(slide: Path) -> Path | None:
 
 
 def _provenance(description: str) -> tuple[bool, list[tuple[str, str]]]:
-    """Whether a slide was rendered, and what its description says, in rows of (name, value)."""
+    """Whether a slide was rendered here, and its description in rows of (name, value)."""
     if not description.startswith(WARNING):
         return False, [("description", description)] if description else []
     text = description.removeprefix(WARNING).strip()
@@ -311,6 +311,6 @@ def _json(value: Any) -> Response:
 
 
 def _kept(content: bytes, mimetype: str) -> Response:
-    """An answer for the browser to keep: the page asks with the files' times of change."""
+    """A response for the browser to cache: the page's URLs contain the times of change."""
     keep = {"Cache-Control": "private, max-age=86400, immutable"}
     return Response(content, mimetype=mimetype, headers=keep)

@@ -1,4 +1,4 @@
-"""Nuclei for the screen, tile by tile: their outlines from near, their number from afar.
+"""Nuclei for the screen, tile by tile: outlines at high magnification, counts at low.
 
 Coordinates are x, y in slide pixels whose corners are the integers, a box is (y0, x0, y1, x1),
 half open. Answers are bytes, little-endian, for JavaScript's typed arrays.
@@ -15,23 +15,23 @@ from ..annotations.nuclei import Nuclei
 from ..annotations.types import TYPES
 from ..geometry import Box, shape
 
-SIMPLIFIED = 0.35  # screen pixels that an outline may be off where the slide is shown smaller
+SIMPLIFIED = 0.35  # screen pixels by which outlines may be off when the slide is reduced
 
 
 class Overlay:
-    """Nuclei, in slide pixels, looked up by place; one object may serve many threads."""
+    """Nuclei in slide pixels, found by place; many threads may share one object."""
 
     def __init__(self, nuclei: Nuclei):
         self.nuclei = replace(nuclei, ids=None, tissue=None)
-        # No tree is needed: to compare the boxes of a million nuclei takes a millisecond.
+        # No tree is needed: comparing the boxes of a million nuclei takes a millisecond.
         self._y0, self._x0, self._y1, self._x1 = np.ascontiguousarray(nuclei.boxes().T)
 
     def outlines(self, box: Box, *, down: int = 1) -> bytes:
-        """The rings of all nuclei whose bounding boxes meet ``box``, whole.
+        """The complete rings of all nuclei whose bounding boxes meet ``box``.
 
         uint32 n; n lengths in vertices and n type numbers, uint32; then x, y of all vertices,
-        float32, counted from the corner of ``box``. For a slide shown ``down`` times smaller the
-        outlines are simplified.
+        float32, relative to the corner of ``box``. For a slide that is reduced by the factor
+        ``down``, the outlines are simplified.
         """
         y0, x0, y1, x1 = box
         meets = (self._y0 < y1) & (self._x0 < x1) & (self._y1 > y0) & (self._x1 > x0)
@@ -47,10 +47,10 @@ class Overlay:
         return head.tobytes() + (coords - (x0, y0)).astype("<f4").tobytes()
 
     def counts(self, box: Box, *, cell: int) -> np.ndarray:
-        """How many nuclei of each type have their middle in each cell: uint16 (6, h, w).
+        """The number of nuclei of each type with their centre in each cell: uint16 (6, h, w).
 
-        The cells are squares of ``cell`` pixels from the corner of ``box``, whose sides they
-        divide. Each nucleus is counted in one cell of one of the boxes that tile a slide.
+        The cells are squares of ``cell`` pixels, which divide the sides of ``box``. Of boxes that
+        tile a slide, exactly one counts each nucleus.
         """
         y, x = (self._y0 + self._y1) / 2, (self._x0 + self._x1) / 2
         here = np.flatnonzero((y >= box[0]) & (y < box[2]) & (x >= box[1]) & (x < box[3]))
