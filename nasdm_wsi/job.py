@@ -18,6 +18,7 @@ from .annotations.nuclei import Nuclei
 from .annotations.raster import Conditioning, check_planes
 from .geometry import Block, Box, Plan, cells_in, shape
 
+FLOAT32 = 4  # bytes
 WARNING = "Synthetic image made by nasdm-wsi: not for diagnosis."
 
 
@@ -126,15 +127,18 @@ class Job:
         """The blocks to paint."""
         return cells_in(self.plan.blocks_of(self.region))
 
-    @property
-    def disk(self) -> int:
-        """Bytes that the run folder and the output need at most."""
-        i0, j0, i1, j1 = self.plan.needed(self.region)[0]
-        rows = min(i1 - i0, len(self.plan.phases))
-        # Of each phase, two rows wait for their neighbours while a third is written.
-        pixels = 3 * self.plan.part_side**2 * (rows + 2) * (j1 - j0)
-        state = pixels * self.painter.channels * np.dtype(np.float32).itemsize
-        return state + 2 * 3 * self.plan.block_side**2 * len(self.blocks)
+    def disk(self, workers: int | None = None) -> int:
+        """Bytes that the run folder and the output need at most, with so many ``workers``."""
+        short, long = sorted(shape(self.plan.needed(self.region)[0]))
+        # The scheduler goes line by line: each phase keeps two short lines of blocks, and each
+        # worker may hold up four more parts.
+        waiting = 2 * short * len(self.plan.phases) + 4 * (workers or default_workers())
+        pixels = math.prod(min(self.plan.part_side, n) for n in shape(self.plan.bounds))
+        state = min(waiting, 2 * short * long) * pixels * self.painter.channels * FLOAT32
+        # The tiles of all levels, a third more than the pixels, lie in the run folder and again in
+        # the output; at worst they cannot be compressed.
+        tiles = 3 * math.prod(shape(self.region)) * 4 // 3
+        return state + 2 * tiles
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -144,10 +148,16 @@ class Job:
             "seed": self.seed,
             "canvas": list(self.plan.size),
             "region": list(self.region),
-            "plan": {k: getattr(self.plan, k) for k in ("stride", "margin", "taper", "windows")},
+            "plan": self._plan_facts(),
             "nuclei": self.nuclei.fingerprint(),
             **self.painter.facts,
         }
+
+    def _plan_facts(self) -> dict[str, Any]:
+        """What of the plan decides the bytes; of each phase its last step."""
+        names = ("stride", "margin", "taper", "windows", "grid")
+        facts: dict[str, Any] = {name: getattr(self.plan, name) for name in names}
+        return facts | {"phases": [last for _, last in self.plan.phases]}
 
     @property
     def provenance(self) -> str:
@@ -175,7 +185,7 @@ class Job:
             f"phases    {len(needed)}",
             f"workers   {workers}",
             f"memory    {memory / 1e9:.1f} GB at most",
-            f"disk      {self.disk / 1e9:.1f} GB at most",
+            f"disk      {self.disk(workers) / 1e9:.1f} GB at most",
             f"time      {minutes:.1f} minutes expected",
         ]
 

@@ -131,7 +131,7 @@ def render(
     """
     out = Path(out)
     check_output(out, overwrite=overwrite)
-    check_disk(out.parent, job.disk)
+    check_disk(out.parent, job.disk(workers))
     size = (*shape(job.region), 3)
     pyramid = format_of(out).encoded(size, quality=quality, lossless=lossless)
     with painted(
@@ -159,7 +159,7 @@ def render_region(
     The state lies in a temporary folder; the rest is as in `render`.
     """
     with TemporaryDirectory() as folder:
-        check_disk(Path(folder), job.disk)
+        check_disk(Path(folder), job.disk(workers))
         run = Path(folder, "run")
         with painted(job, run, workers=workers, client=client, progress=progress) as mosaic:
             return mosaic.pixels(job.region)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 import shapely
 import toy
 
+from nasdm_wsi.annotations.raster import Conditioning
 from nasdm_wsi.errors import OutputError, PlanError
 from nasdm_wsi.geometry import Plan, cells_in, inside, intersect, shape
 from nasdm_wsi.job import Job, Window
@@ -232,16 +234,42 @@ def test_a_stopped_run_goes_on_without_repeating_finished_work(tmp_path, plan):
     assert len(set(again)) == len(again)
 
 
-def test_few_parts_wait_on_disk_however_tall_the_slide(tmp_path):
-    """Three rows of each phase at most."""
-    plan = Plan((40 * 16, 3 * 16), 16, 8, 0, 1, tuple((k, k + 1) for k in range(4)), grid=8)
+@pytest.mark.parametrize("blocks", [(40, 3), (3, 40), (12, 12)])
+def test_few_parts_wait_on_disk_however_long_the_slide(tmp_path, blocks):
+    """Two short lines of each phase, and some that the workers hold up."""
+    size = blocks[0] * 16, blocks[1] * 16
+    plan = Plan(size, 16, 8, 0, 1, tuple((k, k + 1) for k in range(4)), grid=8)
     alive = []
 
     def count(phase, windows):
         alive.append(len(parts(tmp_path / "run")))
 
     toy.painted(tmp_path / "run", job_of(plan, watch=count))
-    assert len(alive) == 4 * 40 * 3 and max(alive) <= 3 * 4 * 3
+    assert len(alive) == 4 * blocks[0] * blocks[1]
+    assert max(alive) <= 4 * 2 * min(blocks) + 4
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_window_is_rasterised_once(tmp_path, plan, monkeypatch):
+    counts, rasterise = Counter(), Conditioning._encoded
+
+    def counting(self, box):
+        counts[box] += 1
+        return rasterise(self, box)
+
+    monkeypatch.setattr(Conditioning, "_encoded", counting)
+    calls = []
+    job = job_of(
+        plan,
+        painter=toy.GlassPainter,
+        planes=("epithelial", "edge"),
+        nuclei=replace(toy.toy_job().nuclei, tissue=TISSUE),
+        watch=recorder(calls),
+    )
+    toy.painted(tmp_path / "run", job, threads=2)
+    windows = {box for _, box in calls}
+    assert len(calls) > len(windows) > 5
+    assert {counts[box] for box in windows} == {1}
 
 
 def test_damaged_parts_are_found_and_computed_again(tmp_path):

@@ -41,18 +41,27 @@ class Grid:
 class Ledger:
     """Which tasks are wanted, ready and done.
 
-    present: for each stage a bool array; whether a task's result is there for others to read.
-    finished: for each stage a bool array; whether what the user wants of it is there.
     A task is wanted if it is not finished, or if a wanted task reads it and it is not present.
+
+    Args:
+        stages: their grids, each of which reads the one before.
+        present: for each stage a bool array: whether a task's result is there for others to read.
+        finished: for each stage a bool array: whether what the user wants of a task is there.
+
+    Attributes:
+        left: how many tasks are still to be done.
+        readers: for each stage an array: how many wanted tasks will read each result.
     """
 
     def __init__(self, stages: list[Grid], present: list[np.ndarray], finished: list[np.ndarray]):
         self.stages = stages
         self._readers_of = [_inverse(stages, s) for s in range(len(stages))]
-        self._ranks = _ranks(stages)
+        # Line by line along the longer side: what waits on disk are lines, and these are short.
+        height, width = stages[0].shape
+        self._wide = width > height
         self.readers = [np.zeros(stage.shape, np.uint16) for stage in stages]
         self._missing = [np.zeros(stage.shape, np.uint16) for stage in stages]
-        self._ready: list[tuple[int, int, int, int]] = []
+        self._ready: list[tuple[int, int, int]] = []
         self.left = 0
         wanted = [~array for array in finished]
         for s in reversed(range(len(stages))):
@@ -74,8 +83,8 @@ class Ledger:
         """A task that can be done now, in an order that lets results be forgotten early."""
         if not self._ready:
             return None
-        _, stage, i, j = heapq.heappop(self._ready)
-        return -stage, i, j
+        stage, line, at = heapq.heappop(self._ready)
+        return (-stage, at, line) if self._wide else (-stage, line, at)
 
     def finish(self, task: Task) -> list[Task]:
         """Note that a task is done; what it read and nobody will read again."""
@@ -98,7 +107,7 @@ class Ledger:
 
     def _push(self, s: int, i: int, j: int) -> None:
         # The furthest stage first: it is nearest to setting something free.
-        heapq.heappush(self._ready, (self._ranks[s][i], -s, i, j))
+        heapq.heappush(self._ready, (-s, j, i) if self._wide else (-s, i, j))
 
     def _read_by(self, s: int, i: int, j: int) -> tuple[slice, slice]:
         rows, columns = self.stages[s].rows[i], self.stages[s].columns[j]
@@ -164,11 +173,3 @@ def _inverse_axis(reads: tuple[range, ...], count: int) -> list[range]:
         for source in read:
             first[source], last[source] = min(first[source], k), k + 1
     return [range(a, b) for a, b in zip(first, last, strict=True)]
-
-
-def _ranks(stages: list[Grid]) -> list[list[int]]:
-    """For each row of each stage, the last row of the first stage that it depends on."""
-    ranks = [list(range(len(stages[0].rows)))]
-    for stage in stages[1:]:
-        ranks.append([ranks[-1][rows.stop - 1] for rows in stage.rows])
-    return ranks
