@@ -78,11 +78,6 @@ def check_planes(names: Sequence[str]) -> None:
             )
 
 
-def one_hot(types: np.ndarray, edge: np.ndarray) -> np.ndarray:
-    """Float32 (7, h, w): a plane for each of the six types, then the edges; types, edge (h, w)."""
-    return planes_of((*TYPES[1:], EDGE), types, edge)
-
-
 class Conditioning:
     """The conditioning of a canvas of ``size`` (h, w), rasterised box by box on demand.
 
