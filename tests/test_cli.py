@@ -1,6 +1,7 @@
 """The command line as a user meets it: help, exit codes, one line for each mistake."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -195,6 +196,21 @@ def test_bad_weights_slides_and_datasets_are_named(annotations, options, tmp_pat
     assert "choose one of tiny" in failed(
         run("train", dataset, "-o", tmp_path / "run", "--preset", "huge")
     )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="allows no such name")
+def test_a_message_is_one_line_whatever_it_quotes(tmp_path):
+    strange = tmp_path / "two\nlines.geojson"
+    strange.write_text("hello")
+    line, *more = run("info", strange).output.strip().splitlines()
+    assert line.startswith("Error: ") and "two lines.geojson" in line and not more
+
+
+def test_a_class_name_may_hold_an_equals_sign(annotations, tmp_path):
+    path = tmp_path / "a.geojson"
+    path.write_text(annotations.read_text().replace("Epithelial", "CK=pos"))
+    told = run("info", path, "--class-map", "CK=pos=epithelial").output
+    assert re.search(r"^CK=pos +epithelial +\d+$", told, re.M)
 
 
 def test_wrong_usage_is_exit_code_2(annotations, tmp_path):

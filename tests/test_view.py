@@ -189,6 +189,16 @@ def test_outlines_of_a_tile_are_those_of_the_nuclei_there(client, nuclei):
         for (ring, _), (whole, _) in zip(found, expected, strict=True):
             away = shapely.hausdorff_distance(shapely.LineString(ring), shapely.LineString(whole))
             assert away <= (0.01 if down == 1 else 0.36 * down)
+        vertices, drawn = (sum(len(ring) for ring, _ in rows) for rows in (expected, found))
+        assert drawn == vertices if down == 1 else drawn < vertices
+
+
+def test_nuclei_count_from_where_the_scanned_part_begins(folder, nuclei):
+    with Viewer([folder / "slide.ome.tif"]) as viewer:
+        viewer._slides[0].slide.bounds = (30, 50)
+        shown = Overlay(nuclei.shifted(30, 50))
+        data = Client(viewer).get(f"/0/counts/{TOP}/0/0").data
+    assert data == shown.counts((0, 0, 512, 512), cell=2).tobytes()
 
 
 def test_where_no_nucleus_is_there_is_no_outline(nuclei):
