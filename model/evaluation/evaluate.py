@@ -30,7 +30,7 @@ from ...errors import CheckpointError, DatasetError, NasdmError
 from ...job import default_workers
 from ...rendering import plan_render, render_region
 from ...slides.stain import haematoxylin
-from ...tools.dataset import MPP, UNPUBLISHED, Region, random_box, read_regions
+from ...tools.dataset import UNPUBLISHED, Region, random_box, read_regions
 from ..checkpoint import SHIPPED
 from ..devices import one_thread
 from ..painter import Painter
@@ -192,7 +192,7 @@ def held_out(dataset: Path, *, least: int = SIDE) -> Iterator[tuple[Region, Any]
 def paint(region: Region, cut: Any, painter: Painter, *, seed: int = 0) -> np.ndarray:
     """A part of a region, painted from its mask in the region's style, uint8 (h, w, 3)."""
     types = region.types[cut]
-    nuclei = from_labels(region.instances[cut], types, mpp=MPP)
+    nuclei = from_labels(region.instances[cut], types, mpp=region.mpp)
     if painter.styled:
         painter = painter.restyled(region.stain.style)
     return render_region(plan_render(nuclei, painter, size=types.shape, seed=seed))
