@@ -48,6 +48,24 @@ class Stage(nn.ModuleList):
         return x
 
 
+class Fine(nn.Module):
+    """Two convolutions at full resolution behind the last unfolding of pixels.
+
+    Unfolding gives each pixel of a cell of two by two its own weights, and what differs between
+    them shows as a pattern; here all pixels share theirs.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(width + 3, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, 3, 3, padding=1)
+
+    def forward(self, h: Tensor, x: Tensor) -> Tensor:
+        """Pixels (n, 3, h, w) from features (n, width, h, w) and the noisy pixels (n, 3, h, w)."""
+        h = F.silu(self.conv1(torch.cat([F.silu(h), x.to(h.dtype)], dim=1)))
+        return self.conv2(h)
+
+
 class LocalUNet(nn.Module):
     """Maps noisy pixels, planes and embedding inputs to pixels; sides are multiples of `grid`.
 
@@ -78,8 +96,8 @@ class LocalUNet(nn.Module):
         self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in pairs)
         self.decoder = nn.ModuleList(Stage(*stage) for stage in stages[:-1])
         self.head = nn.Conv2d(widths[0], 4 * (config.fine or 3), 3, padding=1)
-        self.fine = nn.Conv2d(config.fine, 3, 3, padding=1) if config.fine else None
-        _zero(self.fine or self.head)
+        self.fine = Fine(config.fine) if config.fine else None
+        _zero(self.fine.conv2 if self.fine else self.head)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor, noise: Tensor, planes: Tensor, style: Tensor) -> Tensor:
@@ -100,7 +118,7 @@ class LocalUNet(nn.Module):
             h = F.pixel_shuffle(self.up[level](h), 2) + skips[level]
             h = self.decoder[level](h, e)
         h = F.pixel_shuffle(self.head(h), 2)
-        return h if self.fine is None else self.fine(F.silu(h))
+        return h if self.fine is None else self.fine(h, x)
 
     @property
     def receptive_field(self) -> int:
