@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..job import Window
 from ..slides.reading import find_style
 from .checkpoint import SHIPPED, checksum, load_weights
 from .devices import one_thread, place
-from .diffusion import Condition
+from .diffusion import Condition, Denoise
 from .families import FAMILIES, denoiser_of
 from .guidance import guided
 from .local_unet import STYLE_SIZE
@@ -81,6 +81,8 @@ class Painter:
         self.device, self.dtype = torch.device(device), getattr(torch, precision)
         self.weights = Path(weights)
         self.network, header = load_weights(self.weights)
+        self._denoise: Denoise | None = None
+        self._moving = threading.Lock()
         self.family = header.family
         family, sampler = FAMILIES[header.family], header.sampler
         self.styled = family.styled
@@ -119,7 +121,8 @@ class Painter:
         self._set_style(family.style(self.network) if style is None else style)
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {k: v for k, v in self.__dict__.items() if k not in ("network", "denoise")}
+        here_only = ("network", "_denoise", "_moving")
+        kept = {k: v for k, v in self.__dict__.items() if k not in here_only}
         return kept | {"weights": None if self.weights == SHIPPED else self.weights}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -128,14 +131,25 @@ class Painter:
         self.network, _ = load_weights(self.weights)
         if not self.facts["weights"].endswith(checksum(self.weights)):
             raise CheckpointError(f"{self.weights} is another file on this worker: copy it there")
+        self._denoise = None
+        self._moving = threading.Lock()
 
-    @cached_property
-    def denoise(self) -> Callable[[Tensor, Tensor, Condition], Tensor]:
+    @property
+    def denoise(self) -> Denoise:
         """The guided network, on its device.
+
+        The first thread that asks moves the network, and the others wait: one that computed with a
+        network half of which is elsewhere would paint other bytes.
 
         Raises:
             PlanError: this process has no such device, or one that lacks the precision.
         """
+        with self._moving:
+            if self._denoise is None:
+                self._denoise = self._on_device()
+            return self._denoise
+
+    def _on_device(self) -> Denoise:
         if self.dtype != torch.float32 and place(str(self.device))[1] == "float32":
             raise PlanError("a worker has no bfloat16 arithmetic: use workers of one kind")
         denoiser = denoiser_of(self.network).to(self.device)

@@ -1,6 +1,8 @@
 """The painter: what its header asks for, its solvers, and what it leaves alone."""
 
+import pickle
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -13,9 +15,10 @@ from nasdm_wsi.annotations.types import PLANES
 from nasdm_wsi.errors import NasdmError, PlanError
 from nasdm_wsi.job import Window
 from nasdm_wsi.model import Painter
+from nasdm_wsi.model import painter as painter_module
 from nasdm_wsi.model.checkpoint import load, load_weights, save, save_weights
 from nasdm_wsi.model.config import LocalConfig
-from nasdm_wsi.model.families import build
+from nasdm_wsi.model.families import build, denoiser_of
 from nasdm_wsi.model.samplers import SOLVERS
 from nasdm_wsi.rendering import plan_render, read_annotations, render, render_region
 from nasdm_wsi.slides.reading import find_style, open_slide, size_like
@@ -222,6 +225,32 @@ def test_torch_keeps_the_threads_it_had_and_the_bytes_do_not_depend_on_them(weig
     finally:
         torch.set_num_threads(before)
     assert all(np.array_equal(state, states[0]) for state in states)
+
+
+@pytest.mark.parametrize("sent", [False, True], ids=["here", "sent to another process"])
+def test_the_first_of_many_threads_moves_the_network_and_the_others_wait(
+    weights, monkeypatch, sent
+):
+    """On a GPU, threads that moved a network at the same time painted other bytes."""
+    made = []
+
+    def slowly(network):
+        made.append(network)
+        time.sleep(0.05)
+        return denoiser_of(network)
+
+    monkeypatch.setattr(painter_module, "denoiser_of", slowly)
+    fresh = Painter(weights, device="cpu")
+    asked = pickle.loads(pickle.dumps(fresh)) if sent else fresh
+    together = threading.Barrier(8)
+
+    def ask(_):
+        together.wait()
+        return asked.denoise
+
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(ask, range(8)))
+    assert len(made) == 1 and all(denoise is got[0] for denoise in got)
 
 
 def test_pixels_survive_the_way_to_the_network_and_back():
