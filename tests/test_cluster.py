@@ -18,7 +18,7 @@ import pytest
 import toy
 
 from nasdm_wsi.delivery import run_folder
-from nasdm_wsi.errors import CheckpointError, OutputError
+from nasdm_wsi.errors import CheckpointError, OutputError, PlanError
 from nasdm_wsi.job import Window
 from nasdm_wsi.model import Painter
 from nasdm_wsi.mosaic import cluster as clusters
@@ -300,4 +300,12 @@ def test_a_worker_that_does_not_see_the_folder_is_named(cluster, tmp_path):
     with clusters.connect(str(cluster.file)) as client:
         with pytest.raises(OutputError, match=r"tcp://.* does not see .*storage"):
             with clusters.cluster_pool(client, tmp_path / "nowhere", dict):
+                pass
+
+
+def test_a_worker_with_another_version_is_named(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(clusters, "version", lambda package: "0.0.1")
+    with clusters.connect(str(cluster.file)) as client:
+        with pytest.raises(PlanError, match=r"tcp://.* has nasdm-wsi .*this is 0.0.1: install"):
+            with clusters.cluster_pool(client, tmp_path, dict):
                 pass

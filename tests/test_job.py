@@ -81,6 +81,15 @@ def test_a_run_folder_is_refused_to_other_weights_of_the_same_name(job_of, weigh
             pass
 
 
+def test_a_run_folder_is_refused_to_another_version(job_of, tmp_path, monkeypatch):
+    with open_run(tmp_path, job_of().facts):
+        pass
+    monkeypatch.setattr("nasdm_wsi.job.version", lambda package: "0.0.1")
+    with pytest.raises(OutputError, match="with another software"):
+        with open_run(tmp_path, job_of().facts):
+            pass
+
+
 def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 

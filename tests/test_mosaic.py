@@ -185,8 +185,9 @@ def test_state_is_freed_when_it_was_used(tmp_path, plan):
     }
 
 
-GLASS = (-8, -8, 100, 120)  # this corner shows nothing
+GLASS = (-8, -8, 98, 146)  # this corner shows nothing; it ends beside corners of blocks
 TISSUE = shapely.box(-50, -50, 300, 300) - shapely.box(-50, -50, GLASS[3], GLASS[2])
+TISSUE_ABOVE = shapely.box(-50, -50, 300, 70)  # glass goes on to the lower edge
 
 
 class ThoroughJob(Job):
@@ -208,10 +209,17 @@ def test_glass_is_not_computed_and_changes_nothing(tmp_path, plan):
     windows = sum(len(plan.cores(b)) for b in blocks)
     assert len(calls) == windows * len(plan.phases) and len(blocks) < len(all_blocks(plan))
 
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize(("tissue", "blank"), [(TISSUE, "0/0"), (TISSUE_ABOVE, "8/0")])
+def test_one_blank_tile_stands_for_all_of_glass(tmp_path, plan, tissue, blank):
+    job = job_of(plan, painter=toy.GlassPainter, nuclei=toy.no_nuclei(tissue))
     pyramid = Pyramid((*SIZE, 3), tile=16, lossless=True)
-    tiles = toy.painted(tmp_path / "tiles", spared, pyramid=pyramid)
-    assert tiles == toy.painted(tmp_path / "again", everything, pyramid=pyramid)
-    assert not (tmp_path / "tiles/tiles-0/0/0").exists()  # one blank tile stands for all
+    tiles = toy.painted(tmp_path / "tiles", job, pyramid=pyramid)
+    everything = ThoroughJob(**vars(job_of(plan, painter=toy.GlassPainter, nuclei=job.nuclei)))
+    assert tiles == toy.painted(tmp_path / "all", everything, pyramid=pyramid)
+    assert (tmp_path / "all/tiles-0" / blank).exists()
+    assert not (tmp_path / "tiles/tiles-0" / blank).exists()
 
 
 @pytest.mark.parametrize("plan", PLANS)

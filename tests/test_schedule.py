@@ -131,3 +131,18 @@ def test_the_pool_is_told_when_nothing_comes_back(monkeypatch):
     pool.submit, pool.stalled = submit, stalled
     run(Ledger([LINE], NOTHING, NOTHING), pool, lambda task, idle: None)
     assert pool.told == len(held) == 20
+
+
+def test_after_an_error_what_was_not_begun_is_cancelled():
+    pool, futures = Pool(room=4), []
+
+    def submit(task):
+        futures.append(Future())
+        if len(futures) == 4:
+            futures[1].set_exception(ZeroDivisionError())
+        return futures[-1]
+
+    pool.submit = submit
+    with pytest.raises(ZeroDivisionError):
+        run(Ledger([LINE], NOTHING, NOTHING), pool, lambda task, idle: None)
+    assert [future.cancelled() for future in futures] == [True, False, True, True]
