@@ -20,6 +20,13 @@ from . import options
     help="Share of each image's area kept from training.",
 )
 @click.option(
+    "--mpp",
+    type=click.FloatRange(0, 100, min_open=True),
+    default=0.5,
+    show_default=True,
+    help="Micrometres per pixel of the pictures.",
+)
+@click.option(
     "--exclude", metavar="NAME", multiple=True, help="Leave picture NAME out; repeatable."
 )
 @click.option(

@@ -164,7 +164,8 @@ def sample_ancestral(
 
 def _at(values: Tensor, k: Tensor, like: Tensor) -> Tensor:
     """values[k], in the type of ``like`` and to be multiplied with it."""
-    return values.to(like.device)[k].to(like.dtype)[:, None, None, None]
+    # The type first: Metal has no float64.
+    return values.to(like.dtype).to(like.device)[k][:, None, None, None]
 
 
 def _log_likelihood(x: Tensor, mean: Tensor, spread: Tensor) -> Tensor:

@@ -113,7 +113,9 @@ class NoisePredictor(nn.Module):
         """Expected clean pixels of noisy ``x`` (n, 3, h, w) at noise level ``sigma`` (n,)."""
         t = np.interp(sigma.log().cpu().double(), self.schedule.sigmas.log(), self.schedule.steps)
         s = sigma[:, None, None, None]
-        outputs = self.outputs(x / (1 + s**2).sqrt(), torch.from_numpy(t).to(x), condition)
+        outputs = self.outputs(
+            x / (1 + s**2).sqrt(), torch.from_numpy(t).to(x.dtype).to(x.device), condition
+        )
         return x - s * outputs[:, :3].float()
 
     def outputs(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:

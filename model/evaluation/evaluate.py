@@ -30,7 +30,7 @@ from ...errors import CheckpointError, DatasetError, NasdmError
 from ...job import default_workers
 from ...rendering import plan_render, render_region
 from ...slides.stain import haematoxylin
-from ...tools.dataset import UNPUBLISHED, Region, random_box, read_regions
+from ...tools.dataset import UNPUBLISHED, Region, at_mpp, random_box, read_regions
 from ..checkpoint import SHIPPED
 from ..devices import one_thread
 from ..painter import Painter
@@ -128,20 +128,22 @@ def evaluate(
 ) -> dict[str, Any]:
     """Paint every held-out rectangle from its mask and compare it with what is really there.
 
-    At `magnification` 10 twice the side is painted and halved. ``painting`` goes to `Painter`.
+    The pictures are brought to the painter's pixel size. At `magnification` 10 twice the side is
+    painted and halved. ``painting`` goes to `Painter`.
     Returns a row of figures by name, under "patches" pairs of real and painted patches, and under
     "worst" the painted patch of each rectangle that is least like any real one, worst first.
 
     Raises:
-        DatasetError: held-out rectangles have room for next to no patches.
+        DatasetError: held-out rectangles have room for next to no patches, or pixels that cannot be
+            brought to the painter's.
     """
     step = {20: 1, 10: 2}[magnification]
     pairs: list[tuple[np.ndarray, np.ndarray]] = []
     owners: list[int] = []
     agreement = {"real": Agreement(), "painted": Agreement()}
-    places = list(held_out(dataset, least=SIDE * step))
-    elsewhere = [patch for place in places for patch in patches_elsewhere(*place, step)]
     painter = Painter(weights, **painting)
+    places = list(held_out(dataset, least=SIDE * step, mpp=painter.mpp))
+    elsewhere = [patch for place in places for patch in patches_elsewhere(*place, step)]
 
     def painted_at(place: tuple[Region, Any]) -> np.ndarray:
         return paint(*place, painter, seed=seed)
@@ -181,16 +183,28 @@ def evaluate(
     }
 
 
-def held_out(dataset: Path, *, least: int = SIDE) -> Iterator[tuple[Region, Any]]:
-    """Regions with the slices (y, x) of their held-out rectangles of ``least`` pixels a side."""
+def held_out(
+    dataset: Path, *, least: int = SIDE, mpp: float | None = None
+) -> Iterator[tuple[Region, Any]]:
+    """Regions with the slices (y, x) of their held-out rectangles of ``least`` pixels a side.
+
+    With ``mpp`` the regions are brought to that pixel size.
+
+    Raises:
+        DatasetError: the dataset cannot be used, or its pixels cannot be brought to that size.
+    """
     for region in read_regions(dataset):
+        region = region if mpp is None else at_mpp(region, mpp)
         for y0, x0, y1, x1 in region.held_out:
             if min(y1 - y0, x1 - x0) >= least:
                 yield region, np.s_[y0:y1, x0:x1]
 
 
 def paint(region: Region, cut: Any, painter: Painter, *, seed: int = 0) -> np.ndarray:
-    """A part of a region, painted from its mask in the region's style, uint8 (h, w, 3)."""
+    """A part of a region, painted from its mask in the region's style, uint8 (h, w, 3).
+
+    The region has the painter's pixel size.
+    """
     types = region.types[cut]
     nuclei = from_labels(region.instances[cut], types, mpp=region.mpp)
     if painter.styled:

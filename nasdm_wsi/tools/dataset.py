@@ -12,7 +12,7 @@ import json
 import logging
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -162,6 +162,38 @@ def dataset_mpp(path: Path) -> float:
             "prepare one dataset for each"
         )
     return sizes[0]
+
+
+def at_mpp(region: Region, mpp: float) -> Region:
+    """A region with pixels of ``mpp`` micrometres, as large as its own or a whole number of times.
+
+    Pixels of the image are means, those of the labels every second (third, ...) one; what is left
+    over at the right and below is cut off.
+
+    Raises:
+        DatasetError: the region's pixels do not go into such a pixel.
+    """
+    step = round(mpp / region.mpp)
+    if step < 1 or abs(step * region.mpp - mpp) > 0.01 * mpp:
+        raise DatasetError(
+            f"{region.name} has pixels of {region.mpp:g} micrometres, which cannot be brought to "
+            f"{mpp:g}: prepare the pictures at that size"
+        )
+    if step == 1:
+        return region
+    h, w = (n // step * step for n in region.types.shape)
+    blocks = region.image[:h, :w].reshape(h // step, step, w // step, step, 3)
+    held_out = (
+        (y0 // step, x0 // step, y1 // step, x1 // step) for y0, x0, y1, x1 in region.held_out
+    )
+    return replace(
+        region,
+        mpp=mpp,
+        image=np.floor(blocks.mean(axis=(1, 3)) + 0.5).astype(np.uint8),
+        types=region.types[:h:step, :w:step],
+        instances=region.instances[:h:step, :w:step],
+        held_out=tuple(held_out),
+    )
 
 
 def _read_region(path: Path, row: dict) -> Region:
