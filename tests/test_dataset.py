@@ -9,10 +9,11 @@ from skimage.io import imread, imsave
 from skimage.transform import downscale_local_mean
 
 from nasdm_wsi.annotations.raster import edges
+from nasdm_wsi.annotations.types import PLANES
 from nasdm_wsi.errors import DatasetError, OutputError
 from nasdm_wsi.model.training.data import Crops, Patches, draws
 from nasdm_wsi.slides.stain import restain, style_vector
-from nasdm_wsi.tools.dataset import prepare, read_manifest, read_regions
+from nasdm_wsi.tools.dataset import at_mpp, dataset_mpp, prepare, read_manifest, read_regions
 
 
 def test_regions_are_what_the_sources_hold(dataset):
@@ -64,6 +65,25 @@ def test_crops_touch_neither_unpublished_nor_held_out_pixels(dataset):
         assert not green.any()
         assert mask.shape == (8, 48, 48) and (mask[7] == 1).all()
         assert (mask[:6].sum(0) <= 1).all()
+
+
+def test_edges_of_a_crop_are_those_of_the_region(dataset):
+    """A nucleus that the crop cuts has no edge along the cut, as it has none in the slide."""
+    crops = Crops(dataset, crop=32)
+    whole = [edges(region.instances) for region in crops.regions]
+    unlike = 0
+    for i in range(40):
+        k, y, x = crops._place(np.random.default_rng([crops.seed, i]))
+        cut = np.s_[y : y + 32, x : x + 32]
+        edge = crops[i].planes[PLANES.index("edge")].numpy() > 0
+        turned = {
+            np.rot90(whole[k][cut], turn)[:, ::flip].tobytes()
+            for turn in range(4)
+            for flip in (1, -1)
+        }
+        assert edge.tobytes() in turned
+        unlike += (edges(crops.regions[k].instances[cut]) != whole[k][cut]).any()
+    assert unlike > 20  # there is something to tell
 
 
 def test_a_crop_is_a_function_of_seed_and_index(dataset):
@@ -211,3 +231,85 @@ def test_normalised_sources_have_the_stain_of_the_target(lizard_source, region_s
         known = region.types != 255
         np.testing.assert_allclose(style_vector(region.image[known])[:2], wanted[:2], atol=0.05)
         assert (region.image[~known] == 0).all()
+
+
+def spoiled(dataset, out, change):
+    """A copy of a dataset whose manifest is changed."""
+    shutil.copytree(dataset, out)
+    manifest = json.loads((out / "manifest.json").read_text())
+    change(manifest)
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    return out
+
+
+def test_each_region_keeps_its_pixel_size(lizard_source, tmp_path):
+    prepare([lizard_source], tmp_path / "d", mpp=0.25)
+    assert {region.mpp for region in read_regions(tmp_path / "d")} == {0.25}
+    assert dataset_mpp(tmp_path / "d") == Crops(tmp_path / "d", crop=32).mpp == 0.25
+    assert Patches(tmp_path / "d", side=32, magnification=10).mpp == 0.5
+    for mpp in (0, -1, float("nan"), 1e6):
+        with pytest.raises(DatasetError, match="micrometres"):
+            prepare([lizard_source], tmp_path / "x", mpp=mpp)
+
+
+def test_a_manifest_from_before_regions_had_pixel_sizes_is_read(dataset, tmp_path):
+    def older(manifest):
+        for row in manifest["regions"]:
+            del row["mpp"]
+
+    old = spoiled(dataset, tmp_path / "old", older)
+    assert dataset_mpp(old) == 0.5 and len(list(read_regions(old))) == 3
+
+
+def test_regions_of_several_pixel_sizes_are_no_dataset_to_train_on(dataset, tmp_path):
+    mixed = spoiled(dataset, tmp_path / "d", lambda m: m["regions"][1].update(mpp=0.25))
+    for samples in (Crops, Patches):
+        with pytest.raises(DatasetError, match="0.25 and 0.5 micrometres"):
+            samples(mixed, **{"crop" if samples is Crops else "side": 32})
+
+
+def test_a_region_is_halved_with_its_labels(dataset):
+    region = next(r for r in read_regions(dataset) if r.name == "c")
+    small = at_mpp(region, 1.0)
+    assert small.mpp == 1.0 and at_mpp(region, 0.5) is region
+    means = downscale_local_mean(region.image.astype(float), (2, 2, 1))
+    np.testing.assert_allclose(small.image, means, atol=0.5)
+    np.testing.assert_array_equal(small.types, region.types[::2, ::2])
+    np.testing.assert_array_equal(small.instances, region.instances[::2, ::2])
+    assert small.held_out == tuple(tuple(n // 2 for n in box) for box in region.held_out)
+    for mpp in (0.25, 0.7):
+        with pytest.raises(DatasetError, match="cannot be brought"):
+            at_mpp(region, mpp)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m["regions"][0].pop("held_out"),
+        lambda m: m["regions"][0].update(held_out=[[1, 2]]),
+        lambda m: m["regions"][0].pop("name"),
+        lambda m: m["regions"][0].update(name=7),
+        lambda m: m["regions"][0].update(mpp="wide"),
+        lambda m: m["regions"][0].update(stain_mean=None),
+        lambda m: m.pop("regions"),
+        lambda m: m.update(regions=[1]),
+        lambda m: m.update(regions=5),
+    ],
+)
+def test_a_damaged_manifest_is_told_in_one_line(dataset, tmp_path, change):
+    with pytest.raises(DatasetError) as caught:
+        list(read_regions(spoiled(dataset, tmp_path / "d", change)))
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_of_another_size_than_the_picture_are_told(dataset, tmp_path):
+    copy = shutil.copytree(dataset, tmp_path / "d")
+    imsave(copy / "a" / "types.png", np.zeros((9, 9), np.uint8), check_contrast=False)
+    with pytest.raises(DatasetError, match="a is damaged"):
+        list(read_regions(copy))
+    shutil.rmtree(copy)
+    shutil.copytree(dataset, copy)
+    data = (copy / "a" / "instances.tif").read_bytes()
+    (copy / "a" / "instances.tif").write_bytes(data[: len(data) // 2])
+    with pytest.raises(DatasetError, match="a is damaged"):
+        list(read_regions(copy))

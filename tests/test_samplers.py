@@ -8,10 +8,12 @@ from nasdm_wsi.model.guidance import guided
 from nasdm_wsi.model.samplers import (
     SIGMA_MAX,
     SIGMA_MIN,
+    SOLVERS,
     cubic_sigmas,
     dpmpp_2m_step,
     karras_sigmas,
     sample,
+    solve,
 )
 
 MEAN, SPREAD = 0.3, 0.4
@@ -47,6 +49,58 @@ def test_cubic_schedule_has_the_same_ends_and_its_smallest_steps_in_the_middle()
     falls = [math.log(a / b) for a, b in zip(sigmas[:-2], sigmas[1:-1], strict=True)]
     assert falls[:4] == sorted(falls[:4], reverse=True) and falls[3:] == sorted(falls[3:])
     assert sigmas[-1] == 0 and falls[3] > 0
+
+
+def test_cubic_schedule_has_golden_values():
+    """The levels at which the shipped weights were trained and judged, to nine digits."""
+    golden = [
+        40,
+        10.44674619,
+        3.73732808,
+        1.614867452,
+        0.7430950437,
+        0.3210850036,
+        0.1148683024,
+        0.03,
+        0,
+    ]
+    assert cubic_sigmas(8) == pytest.approx(golden, rel=1e-9)
+
+
+def test_ancestral_steps_keep_the_spread_of_the_noise_and_of_the_data():
+    """With the exact denoiser pixels of a Gaussian come out, and at each step its noisy version."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(k=0):
+        return torch.randn(1, 3, 128, 128, generator=generator)
+
+    sigmas = karras_sigmas(64)
+    step = SOLVERS["euler_ancestral"].step
+    for k in (0, 20, 62):
+        x = 0.7 + sigmas[k] * normal()
+        after = step(x, torch.full_like(x, 0.7), x, sigmas=sigmas, k=k, noise=normal())
+        assert after.mean().item() == pytest.approx(0.7, abs=0.02 * sigmas[k + 1] + 1e-6)
+        assert after.std().item() == pytest.approx(sigmas[k + 1], rel=0.02)
+    pixels = sample(exact, normal(), NOTHING, sigmas=sigmas, solver="euler_ancestral", fresh=normal)
+    assert pixels.mean().item() == pytest.approx(MEAN, abs=0.02)
+    assert pixels.std().item() == pytest.approx(SPREAD, rel=0.1)
+    with pytest.raises(ValueError, match="takes noise"):
+        sample(exact, normal(), NOTHING, sigmas=sigmas, solver="euler_ancestral")
+
+
+def test_phases_one_after_another_are_the_loop_in_one():
+    noise = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    sigmas = cubic_sigmas(8)
+
+    def estimate(x, k):
+        return exact(x, torch.full((1,), sigmas[k]), None)
+
+    x, previous = noise * sigmas[0], noise
+    for k in range(8):
+        x, previous = solve(
+            estimate, x, previous, solver=SOLVERS["dpmpp_2m"], sigmas=sigmas, steps=[k]
+        )
+    assert torch.equal(x, sample(exact, noise, NOTHING, sigmas=sigmas))
 
 
 def test_sampler_approaches_the_exact_solution_at_second_order():

@@ -144,9 +144,11 @@ def read_regions(path: Path) -> Iterator[Region]:
     for row in read_manifest(path)["regions"]:
         try:
             yield _read_region(Path(path), row)
-        except (OSError, SyntaxError, ValueError, KeyError, TypeError) as error:
-            name = row.get("name", "a region")
-            raise DatasetError(f"{path}: {name} is damaged ({error}): prepare it again") from error
+        except Exception as error:  # each codec has its own
+            name, reason = row.get("name", "a region"), " ".join(str(error).split())
+            raise DatasetError(
+                f"{path}: {name} is damaged ({reason}): prepare the data again"
+            ) from error
 
 
 def dataset_mpp(path: Path) -> float:
@@ -205,8 +207,12 @@ def _read_region(path: Path, row: dict) -> Region:
         types=_read_picture(folder / "types.png"),
         instances=tifffile.imread(folder / "instances.tif"),
         held_out=tuple((int(a), int(b), int(c), int(d)) for a, b, c, d in row["held_out"]),
-        stain=StainStatistics(np.array(row["stain_mean"]), np.array(row["stain_covariance"])),
+        stain=StainStatistics(
+            np.array(row["stain_mean"], float), np.array(row["stain_covariance"], float)
+        ),
     )
+    if region.stain.mean.shape != (3,) or region.stain.covariance.shape != (3, 3):
+        raise ValueError("stain_mean or stain_covariance is of another size")
     size = region.types.shape
     if region.image.shape != (*size, 3) or region.instances.shape != size or len(size) != 2:
         raise ValueError("image, types and instances are not of one size")
