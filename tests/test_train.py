@@ -8,8 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
-from nasdm_wsi.errors import CheckpointError, StoppedError
+from nasdm_wsi.cli.main import main
+from nasdm_wsi.errors import CheckpointError, NasdmError, StoppedError
+from nasdm_wsi.model import Painter
 from nasdm_wsi.model.checkpoint import (
     load,
     load_network,
@@ -18,15 +21,17 @@ from nasdm_wsi.model.checkpoint import (
     save_weights,
 )
 from nasdm_wsi.model.config import PRESETS
+from nasdm_wsi.model.devices import place
 from nasdm_wsi.model.diffusion import Condition, Denoiser
 from nasdm_wsi.model.families import build
 from nasdm_wsi.model.guidance import guided
 from nasdm_wsi.model.local_unet import LocalUNet
 from nasdm_wsi.model.samplers import SIGMA_MAX, SIGMA_MIN, karras_sigmas, sample
-from nasdm_wsi.model.training.data import Crops
+from nasdm_wsi.model.training.data import Batches, Crops
 from nasdm_wsi.model.training.objectives import Objective
 from nasdm_wsi.model.training.train import train
 from nasdm_wsi.model.training.trainer import Trainer
+from nasdm_wsi.tools.dataset import prepare
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # tensorboard's own
 
@@ -263,3 +268,101 @@ def test_tensorboard_gets_losses_and_samples(dataset, tmp_path):
     events.Reload()
     assert np.isfinite([e.value for e in events.Scalars("loss")]).all()
     assert events.Images("samples")[-1].width == 8 * 32
+
+
+def test_a_long_gradient_is_cut_to_length_one(dataset):
+    class Steep(Objective):
+        def forward(self, batch):
+            return 1e4 * super().forward(batch)
+
+    settings = PRESETS["tiny"].training
+    batch = Batches(Crops(dataset, crop=32), seed=0, dropout=0.1)[range(4)]
+    norms = []
+    for kind in (Steep, Objective):
+        torch.manual_seed(0)
+        network = LocalUNet(PRESETS["tiny"].network)
+        Trainer(network, kind(Denoiser(network)), settings, device=torch.device("cpu")).update(
+            [batch]
+        )
+        norms.append(sum(p.grad.square().sum() for p in network.parameters()).sqrt().item())
+    assert norms[0] == pytest.approx(1, rel=1e-3)
+    assert 0 < norms[1] < 1  # a short one stays
+
+
+def test_a_network_trained_at_10x_or_on_other_pictures_says_so_and_paints_so(
+    dataset, lizard_source, tmp_path, monkeypatch
+):
+    recipe = PRESETS["nasdm-tiny"]
+    coarse = replace(recipe, training=replace(recipe.training, magnification=10))
+    monkeypatch.setitem(PRESETS, "nasdm-tiny-10x", coarse)
+    assert PRESETS["nasdm-10x"].training.magnification == 10
+    prepare([lizard_source], tmp_path / "40x", mpp=0.25)
+    for name, data, preset, mpp in (
+        ("a", dataset, "nasdm-tiny-10x", 1.0),
+        ("b", tmp_path / "40x", "tiny", 0.25),
+        ("c", dataset, "tiny", 0.5),
+    ):
+        weights = train(data, tmp_path / name, preset=preset, images=4)
+        assert Painter(weights, device="cpu").mpp == load_weights(weights)[1].mpp == mpp
+
+
+def test_without_tensorboard_training_says_how_to_get_it(dataset, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(NasdmError, match=r"pip install 'nasdm-wsi\[train\]'"):
+        train(dataset, tmp_path / "run", preset="tiny", images=4)
+
+
+def test_tensorboard_is_not_imported_before_training():
+    code = (
+        "import sys; import nasdm_wsi.model.training.train; "
+        "assert not [m for m in sys.modules if 'tensorboard' in m]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_presets_that_cannot_be_trained_are_refused_where_they_are_made():
+    tiny, paper = PRESETS["tiny"], PRESETS["nasdm-tiny"]
+    with pytest.raises(ValueError, match="needs a teacher"):
+        replace(tiny, training=replace(tiny.training, critic_below=1.0))
+    with pytest.raises(ValueError, match="local family"):
+        replace(paper, training=replace(paper.training, guidance=1.0))
+
+
+def test_the_command_trains_on_the_very_device_that_is_named(dataset, tmp_path, monkeypatch):
+    """That cuda:1 is not cuda:0 shows on a CPU as well, which has a number, too."""
+    given = {}
+    monkeypatch.setattr(
+        "nasdm_wsi.model.training.train.train", lambda *a, **k: given.update(k) or a[1]
+    )
+    arguments = ["train", str(dataset), "-o", str(tmp_path / "run"), "--device", "cpu:0"]
+    assert CliRunner().invoke(main, arguments, catch_exceptions=False).exit_code == 0
+    assert given["device"] == "cpu:0"
+
+
+def test_a_stopped_command_ends_with_one_line_and_code_1(dataset, tmp_path):
+    script = textwrap.dedent(
+        """
+        import os, signal, sys
+        from nasdm_wsi.cli.main import main
+        from nasdm_wsi.model.training import trainer
+        update = trainer.Trainer.update
+        def warned(self, batches):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return update(self, batches)
+        trainer.Trainer.update = warned
+        main(["train", sys.argv[1], "-o", sys.argv[2], "--preset", "tiny", "--device", "cpu"])
+        """
+    )
+    command = [sys.executable, "-c", script, str(dataset), str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("Error: stopped at 4 crops")
+    assert (tmp_path / "run" / "last.safetensors").exists()
+
+
+def test_apples_gpu_is_taken_where_it_is_there_and_computes_in_float32(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert place("auto") == ("mps", "float32")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert place("auto")[0] == "cpu"
