@@ -345,6 +345,13 @@ def test_types_without_names_need_the_users_word(tmp_path):
     assert read_annotations(path, mpp=0.25, **options).types.tolist() == [4]
 
 
+def test_a_classification_of_qupath_in_a_store_comes_before_a_type(tmp_path):
+    """TIAToolbox keeps the properties of the GeoJSON from which a store is made."""
+    properties = {"type": "nucleus", "classification": {"name": "Tumor", "color": [1, 2, 3]}}
+    path = store(tmp_path / "a.db", [(shapely.box(0, 0, 9.5, 9), properties)])
+    assert read_annotations(path, mpp=0.25).types.tolist() == [2]
+
+
 # Label images and arrays
 
 
