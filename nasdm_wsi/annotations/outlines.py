@@ -118,21 +118,25 @@ class Outlines:
         self, geometries: np.ndarray, names: Sequence[str], ids: Sequence[str]
     ) -> None:
         parts, source = _polygon_parts(geometries)
-        counts = np.bincount(source, minlength=len(geometries))
-        for geometry in geometries[counts == 0]:
-            self.findings.notes[_kind(geometry)] += 1
-        numbers = [
-            self.findings.number(name, int(count)) if count else None
-            for name, count in zip(names, counts, strict=True)
-        ]
-        drawn = np.array([number is not None for number in numbers], bool)[source]
-        first = np.diff(source, prepend=-1) != 0
-        kept = np.flatnonzero(drawn)
+        numbers = self._numbers(geometries, names, np.bincount(source, minlength=len(geometries)))
+        is_first = np.diff(source, prepend=-1) != 0
+        drawn = [k for k, row in enumerate(source) if numbers[row] is not None]
         self._pack(
-            parts[kept],
-            np.array([numbers[k] for k in source[kept]], int),
-            [ids[source[k]] if first[k] else "" for k in kept],
+            parts[drawn],
+            np.array([numbers[source[k]] for k in drawn], int),
+            [ids[source[k]] if is_first[k] else "" for k in drawn],
         )
+
+    def _numbers(
+        self, geometries: np.ndarray, names: Sequence[str], counts: np.ndarray
+    ) -> list[int | None]:
+        """The type number of each geometry, of ``counts`` polygons; None if it is not drawn."""
+        numbers: list[int | None] = []
+        for geometry, name, count in zip(geometries, names, counts.tolist(), strict=True):
+            if not count:
+                self.findings.notes[_kind(geometry)] += 1
+            numbers.append(self.findings.number(name, count) if count else None)
+        return numbers
 
     def _pack(self, polygons: np.ndarray, numbers: np.ndarray, ids: Sequence[str]) -> None:
         """Check, repair and pack (n,) polygons with their type numbers and ids."""
