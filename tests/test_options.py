@@ -316,7 +316,7 @@ def test_export_cuts_tiles_and_replaces_as_the_options_say(annotations, tmp_path
 
 @sees(
     "prepare",
-    *("--out", "--held-out", "--exclude", "--normalise-to", "--stain-backend", "--seed"),
+    *("--out", "--held-out", "--mpp", "--exclude", "--normalise-to", "--stain-backend", "--seed"),
 )
 def test_prepare_follows_its_options(lizard_source, picture, tmp_path):
     def manifest(*options):
@@ -336,6 +336,7 @@ def test_prepare_follows_its_options(lizard_source, picture, tmp_path):
     assert area(held(other)) == pytest.approx(0.3 * 160 * 200, rel=0.1)
     assert area(held(plain)) == pytest.approx(0.075 * 160 * 200, rel=0.1)
     assert held(manifest("--held-out", 0.3)) != held(other) and other["seed"] == 9
+    assert manifest("--mpp", 0.25)["regions"][0]["mpp"] == 0.25
     assert manifest("--normalise-to", picture)["normalised"]["target"] == str(picture)
     out = tmp_path / "staintools"
     command = ["prepare", lizard_source, "-o", out, "--normalise-to", picture]

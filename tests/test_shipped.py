@@ -33,13 +33,15 @@ def painted(nuclei, *, seed=0, **painting):
 
 
 def test_nuclei_stand_where_the_annotations_say_and_hardly_elsewhere(nuclei):
+    """Over four seeds, whose spots that are nuclei lie between 0.69 and 0.82, 0.75 in the mean."""
     instances, types = Conditioning(nuclei, SIZE).labels((0, 0, *SIZE))
     agreement, elsewhere = Agreement(), Agreement()
-    picture = painted(nuclei)
-    agreement.add(picture, instances, types)
+    for seed in range(4):
+        picture = painted(nuclei, seed=seed)
+        agreement.add(picture, instances, types)
+        elsewhere.add(np.roll(picture, 60, axis=(0, 1)), instances, types)
     assert agreement.figures()["nuclei found"] > 0.95
     assert agreement.figures()["dark spots that are nuclei"] > 0.7
-    elsewhere.add(np.roll(picture, 60, axis=(0, 1)), instances, types)
     assert elsewhere.figures()["nuclei found"] < 0.6
 
 
