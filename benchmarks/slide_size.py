@@ -12,17 +12,21 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 from measure import machine, peaks, table, watched
 
 from nasdm_wsi.annotations.nuclei import Nuclei
+from nasdm_wsi.annotations.types import PLANES
 from nasdm_wsi.delivery import run_folder
 from nasdm_wsi.geometry import Plan
+from nasdm_wsi.job import Window
 from nasdm_wsi.mosaic.cluster import local
 from nasdm_wsi.rendering import plan_render, render
 
@@ -34,6 +38,8 @@ class StandIn:
     """A painter that makes smooth noise in two phases."""
 
     mpp: float = 0.5
+    channels: int = 6  # as the shipped weights have
+    planes: tuple[str, ...] = PLANES
     bytes_per_pixel: int = 50
     resident_bytes: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
@@ -42,13 +48,22 @@ class StandIn:
         """The plan of the shipped network, with two phases."""
         return Plan(size, 512, 72, 0, 1, ((0, 1), (1, 2)), grid=8, reach=80)
 
-    def solve(self, phase, state, mask, tissue):
-        """Move pixels halfway to a constant."""
-        return 0.5 * state
+    def start(self, unit: np.ndarray) -> np.ndarray:
+        """The noise, and zeros beside it."""
+        return np.concatenate([unit, np.zeros_like(unit)])
 
-    def glass(self, phase, unit):
+    def solve(self, phase: int, windows: Sequence[Window]) -> np.ndarray:
+        """Move pixels halfway to a constant."""
+        return np.stack([0.5 * window.state for window in windows])
+
+    def glass(self, phase: int, unit: np.ndarray) -> np.ndarray:
         """Raise an error: this slide has no glass."""
         raise NotImplementedError
+
+    def finish(self, state: np.ndarray) -> np.ndarray:
+        """Grey is 128, and noise of one standard deviation moves it by 64."""
+        pixels = 128 + 64 * state[:3].transpose(1, 2, 0)
+        return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
 def size_of(folder: Path) -> int:
