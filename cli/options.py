@@ -78,19 +78,22 @@ def _class_map(_ctx: click.Context, _option: click.Parameter, pairs: tuple[str, 
 
 
 @contextmanager
-def bars(unit: str, *, start: int = 0) -> Iterator[Callable[..., None]]:
+def bars(unit: str) -> Iterator[Callable[..., None]]:
     """A progress callback ``(what, done, total, **facts)`` that draws one bar for each ``what``."""
     from tqdm import tqdm
 
-    open_bars: dict[str, Any] = {}
+    opened: dict[str, Any] = {}
+
+    def close() -> None:
+        for bar in opened.values():
+            bar.close()
 
     def progress(what: str, done: int, total: int, **facts: Any) -> None:
-        bar = open_bars.get(what)
-        if bar is None:
-            for other in open_bars.values():
-                other.close()
-            first = done - 1 if not start else start
-            bar = open_bars[what] = tqdm(total=total, desc=what, unit=unit, initial=max(first, 0))
+        if what not in opened:
+            close()
+            # What was done before this run does not count for the speed.
+            opened[what] = tqdm(total=total, desc=what, unit=unit, initial=max(done - 1, 0))
+        bar = opened[what]
         if facts:
             bar.set_postfix(facts, refresh=False)
         bar.update(done - bar.n)
@@ -98,5 +101,4 @@ def bars(unit: str, *, start: int = 0) -> Iterator[Callable[..., None]]:
     try:
         yield progress
     finally:
-        for bar in open_bars.values():
-            bar.close()
+        close()

@@ -102,7 +102,7 @@ def render(
             nuclei,
             painter,
             size=size_like(like, painter.mpp) if like else size and size[::-1],
-            region=region and (region[1], region[0], region[1] + region[3], region[0] + region[2]),
+            region=region and _box(*region),
             seed=given["seed"],
         )
         if dry_run:
@@ -125,6 +125,11 @@ def render(
         f"{out}: {width} x {height} pixels at {painter.mpp} mpp, "
         f"{width * height / seconds:,.0f} pixels/s; {next_step}"
     )
+
+
+def _box(x: int, y: int, width: int, height: int) -> tuple[int, int, int, int]:
+    """A region as the core has it: (y0, x0, y1, x1)."""
+    return y, x, y + height, x + width
 
 
 def _cluster(scheduler: str | None, workers: int | None, device: str) -> AbstractContextManager:

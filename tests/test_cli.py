@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from skimage.io import imsave
 
 from nasdm_wsi.cli.main import main
+from nasdm_wsi.cli.options import bars
 from nasdm_wsi.model.config import PRESETS
 from nasdm_wsi.model.families import build
 
@@ -196,6 +197,17 @@ def test_bad_weights_slides_and_datasets_are_named(annotations, options, tmp_pat
     assert "choose one of tiny" in failed(
         run("train", dataset, "-o", tmp_path / "run", "--preset", "huge")
     )
+
+
+def test_bars_count_what_is_done(capfd):
+    with bars("task") as progress:
+        for done in (4, 7, 10):
+            progress("painting", done, 10, loss=0.5)
+        progress("writing", 1, 2)
+    lines = capfd.readouterr().err.strip().split("\n")
+    painting, writing = (line.split("\r")[-1] for line in lines)
+    assert painting.startswith("painting: 100%") and "10/10" in painting and "loss=0.5" in painting
+    assert writing.startswith("writing:  50%") and "1/2" in writing
 
 
 @pytest.mark.skipif(os.name == "nt", reason="allows no such name")

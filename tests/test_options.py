@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -121,6 +122,16 @@ def test_the_tiles_are_encoded_as_the_options_say(annotations, weights, tmp_path
         files[name] = (tmp_path / f"{name}.tif").read_bytes()
         assert files[name] == (tmp_path / "same.tif").read_bytes()
     assert len(set(files.values())) == 3
+
+
+@pytest.mark.skipif(bool(find_spec("dask_cuda")), reason="has what the message asks for")
+def test_gpus_are_left_alone_with_device_cpu(annotations, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    command = ["render", annotations, "-o", tmp_path / "a.tif", "--mpp", 0.25, "--size", 40, 40]
+    command += ["--weights", weights, "--steps", 2, "--device"]
+    assert "several GPUs need dask-cuda" in run(*command, "cuda", code=1)
+    run(*command, "cpu")
 
 
 @pytest.mark.slow

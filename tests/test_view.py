@@ -193,6 +193,15 @@ def test_outlines_of_a_tile_are_those_of_the_nuclei_there(client, nuclei):
         assert drawn == vertices if down == 1 else drawn < vertices
 
 
+def test_labels_that_are_given_are_those_of_the_first_slide_alone(folder, tmp_path):
+    labels = tmp_path / "other.geojson"
+    labels.write_bytes((folder / "slide.geojson").read_bytes())
+    slides = [folder / "picture.png", folder / "slide.ome.tif", folder / "picture.png"]
+    with Viewer(slides, labels=labels) as viewer:
+        shown = Client(viewer).get("/about").json["slides"]
+    assert [slide["labels"] for slide in shown] == ["other.geojson", "slide.geojson", None]
+
+
 def test_nuclei_count_from_where_the_scanned_part_begins(folder, nuclei):
     with Viewer([folder / "slide.ome.tif"]) as viewer:
         viewer._slides[0].slide.bounds = (30, 50)
