@@ -185,6 +185,26 @@ def test_state_is_freed_when_it_was_used(tmp_path, plan):
     }
 
 
+@pytest.mark.parametrize("plan", PLANS)
+def test_state_that_a_killed_run_left_is_freed_by_the_next(tmp_path, plan):
+    pyramid = Pyramid((*SIZE, 3), tile=32)
+
+    def half(mosaic):
+        ledger = mosaic.ledger()
+        for _ in range(ledger.left // 2):
+            mosaic.do(task := ledger.next())
+            ledger.finish(task)  # killed before anything was freed
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        toy.painted(tmp_path / "run", job_of(plan), do=half, pyramid=pyramid)
+    assert len(parts(tmp_path / "run")) > 3
+    toy.painted(tmp_path / "run", job_of(plan), pyramid=pyramid)
+    assert {path.parts[-3] for path in parts(tmp_path / "run", "*")} == {
+        f"tiles-{level}" for level in range(len(pyramid.shapes))
+    }
+
+
 GLASS = (-8, -8, 98, 146)  # this corner shows nothing; it ends beside corners of blocks
 TISSUE = shapely.box(-50, -50, 300, 300) - shapely.box(-50, -50, GLASS[3], GLASS[2])
 TISSUE_ABOVE = shapely.box(-50, -50, 300, 70)  # glass goes on to the lower edge
