@@ -1,4 +1,4 @@
-"""Boxes, windows, blocks and phases: who computes what and who owns which pixel. Pure integers.
+"""Boxes, windows, blocks and phases: which window computes and which block owns a pixel.
 
 Axis order is (y, x); a box is (y0, x0, y1, x1), half open, in canvas pixels.
 
@@ -7,12 +7,12 @@ The canvas is cut into cores of ``stride`` pixels a side. The network sees a cor
 that reach ``taper`` pixels beyond the core and sum to one everywhere. A block owns
 ``windows`` x ``windows`` of them, and a phase is a run of solver steps between two fusions.
 
-Two kinds of plan are of use:
+There are two kinds of plan:
 
 - box (taper 0): each pixel belongs to one core. Windows end at the canvas. With a margin as wide
   as the network's receptive field the result is that of one evaluation on the whole canvas.
 - tapered (taper = margin): neighbouring windows are fused by linear ramps. All windows have the
-  same size, so the canvas is surrounded by a margin that is thrown away at the end.
+  same size. A margin round the canvas makes that possible, and is cut off at the end.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def grow(box: Box, by: int) -> Box:
 
 
 def intersect(a: Box, b: Box) -> Box:
-    """What two boxes share; empty boxes have no extent but are valid."""
+    """The box that two boxes share; it may be empty, with no height or no width."""
     y0, x0 = max(a[0], b[0]), max(a[1], b[1])
     return y0, x0, max(y0, min(a[2], b[2])), max(x0, min(a[3], b[3]))
 
@@ -51,12 +51,19 @@ def inside(box: Box, frame: Box) -> tuple[slice, slice]:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a canvas of ``size`` (h, w) is cut into windows and blocks, and the steps into phases.
+    """How a canvas is cut into windows and blocks, and the solver's steps into phases.
 
-    stride, margin, taper, windows: see the module's text.
-    phases: for each phase its solver steps, as (first, last + 1).
-    grid: window corners are multiples of it (down-sampling on a fixed global grid).
-    reach: how far beyond a pixel lies what its value depends on; by default as far as its window.
+    Attributes:
+        size: (h, w) of the canvas in pixels.
+        stride, margin, taper, windows: see the module's docstring.
+        phases: for each phase its solver steps, as (first, last + 1).
+        grid: the corners of windows are multiples of it, so that networks which halve the
+            resolution do so at the same places in every window.
+        reach: the radius of the receptive field of one phase, in pixels; by default it is taken to
+            be as wide as the window.
+
+    Raises:
+        PlanError: numbers that do not fit together.
     """
 
     size: tuple[int, int]
@@ -116,7 +123,7 @@ class Plan:
         return intersect(self.core(block), (0, 0, *self.size))
 
     def part(self, block: Block) -> Box:
-        """The pixels to which the block's windows contribute."""
+        """The pixels to which the block's windows contribute; the block's part in the store."""
         return intersect(grow(self.core(block), self.taper), self.bounds)
 
     def view(self, block: Block) -> Box:
@@ -179,7 +186,8 @@ class Plan:
     def needed(self, region: Box) -> list[Box]:
         """For each phase the blocks that ``region`` depends on: rectangles (i0, j0, i1, j1).
 
-        Of their parts some pixels may depend on blocks that are not needed; such pixels are not.
+        At the border of these blocks some pixels depend on blocks that are left out. Their values
+        are wrong, but ``region`` does not depend on them.
         """
         rectangles: list[Box] = []
         box = region

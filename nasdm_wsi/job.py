@@ -106,6 +106,10 @@ class Job:
         what = f"{w} x {h} pixels at {self.painter.mpp} mpp, {len(self.nuclei):,} nuclei"
         return f"<Job: {what}, seed {self.seed}>"
 
+    def __getstate__(self) -> dict[str, Any]:
+        # The cache of rasters stays here: another process fills its own.
+        return {name: value for name, value in vars(self).items() if name != "_conditioning"}
+
     @cached_property
     def _conditioning(self) -> Conditioning:
         return Conditioning(self.nuclei, self.plan.size)

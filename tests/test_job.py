@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,6 +141,16 @@ def test_provenance_says_synthetic_and_gives_the_facts(job_of):
     facts = json.loads(text[text.index("{") :])
     assert facts == job_of().facts
     assert facts["plan"]["phases"] == [1, 2, 3] and facts["guidance"] == 1.0
+
+
+def test_a_job_that_was_used_can_be_sent_to_another_process():
+    job = toy.toy_job()
+    box = (80, 80, 120, 140)
+    planes, tissue = job.planes(box), job.tissue(box)
+    sent = pickle.loads(pickle.dumps(job))
+    assert sent.facts == job.facts
+    np.testing.assert_array_equal(sent.planes(box), planes)
+    np.testing.assert_array_equal(sent.tissue(box), tissue)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64])

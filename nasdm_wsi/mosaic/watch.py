@@ -1,4 +1,4 @@
-"""Watching a render: how far it is, and a thumbnail that grows."""
+"""What a user sees of a render while it goes on: its progress, and a thumbnail that grows."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ Progress = Callable[[str, int, int], None]
 
 
 class Watch:
-    """Tells of each finished task, and keeps a growing thumbnail in the run folder."""
+    """Reports each task that is done, and keeps a thumbnail of what is finished."""
 
-    SIDE, SECONDS = 1024, 5.0  # pixels at most; between two pictures
+    SIDE = 1024  # pixels of the thumbnail, at most
+    SECONDS = 5.0  # between two writings of it
 
     def __init__(self, mosaic: Mosaic, progress: Progress | None):
         self.mosaic, self.progress, self.shown = mosaic, progress, time.monotonic()
@@ -30,7 +31,7 @@ class Watch:
         self.step = -(-max(h, w) // self.SIDE)
         self.path = mosaic.store.folder / "thumbnail.png"
         self.picture = np.full((-(-h // self.step), -(-w // self.step), 3), 255, np.uint8)
-        with suppress(OSError, ValueError):  # a render goes on, and its picture, if there is one
+        with suppress(OSError, ValueError):  # that of the run that was stopped
             self.picture[:] = np.array(Image.open(self.path))
 
     def __call__(self, task: Task, done: int, total: int) -> None:
