@@ -76,35 +76,25 @@ class Painter:
         precision: str | None = None,
     ):
         device, precision = (device, precision) if precision else place(device)
-        if precision not in PRECISIONS:
-            raise PlanError(f"precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
-        self.device, self.dtype = torch.device(device), getattr(torch, precision)
         self.weights = Path(weights)
         self.network, header = load_weights(self.weights)
         self._denoise: Denoise | None = None
         self._moving = threading.Lock()
-        self.family = header.family
         family, sampler = FAMILIES[header.family], header.sampler
-        self.styled = family.styled
         steps = sampler.steps if steps is None else steps
-        if not 1 <= steps <= 1000:
-            raise PlanError(f"{steps} steps: choose 1 to 1000")
-        if not 0 <= guidance <= 100:
-            raise PlanError(f"guidance {guidance}: choose 0 to 100")
         solver = solver or sampler.solver
-        if solver not in SOLVERS:
-            raise PlanError(f"solver {solver!r}: choose one of {', '.join(SOLVERS)}")
-        if style is not None and not self.styled:
+        _check_settings(steps, solver, guidance, precision)
+        if style is not None and not family.styled:
             raise PlanError("networks of the semantic family have no style: leave it out")
+        self.device, self.dtype = torch.device(device), getattr(torch, precision)
+        self.family, self.styled = header.family, family.styled
         self.mpp, self.inputs = header.mpp, header.planes
         self.planes = tuple(name for name in self.inputs if name not in MAY_BE_UNKNOWN)
         self.solver, self.sigmas = solver, family.sigmas(steps)
         self.channels = SOLVERS[solver].channels
         self.guidance, self.learnt = guidance, header.guidance
-        self.cut, self.phases = (
-            family.cut(self.network, header.halo, self.device),
-            family.phases(steps),
-        )
+        self.phases = family.phases(steps)
+        self.cut = family.cut(self.network, header.halo, self.device)
         self.batch = 1 if self.device.type == "cpu" else self.cut.batch
         self.bytes_per_pixel = self.cut.bytes_per_pixel * self.batch
         self.resident_bytes = 400_000_000 + sum(p.nbytes for p in self.network.parameters())
@@ -270,3 +260,15 @@ class Painter:
     def _tensor(self, planes: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(planes)).to(self.device)
         return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def _check_settings(steps: int, solver: str, guidance: float, precision: str) -> None:
+    """Refuse settings of a painter that make no sense."""
+    if not 1 <= steps <= 1000:
+        raise PlanError(f"{steps} steps: choose 1 to 1000")
+    if solver not in SOLVERS:
+        raise PlanError(f"solver {solver!r}: choose one of {', '.join(SOLVERS)}")
+    if not 0 <= guidance <= 100:
+        raise PlanError(f"guidance {guidance}: choose 0 to 100")
+    if precision not in PRECISIONS:
+        raise PlanError(f"precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
