@@ -279,6 +279,19 @@ def test_what_is_asked_for_again_is_the_same_in_little_memory(monkeypatch):
     assert kept._recent._bytes == sum(array.nbytes for array in kept._recent._arrays.values()) > 0
 
 
+@pytest.mark.parametrize(
+    "box",
+    [(0, 0, 20, 30), (0, 0, 30, 20), (10, 0, 60, 70), (0, 5, 60, 70), (0, 0, 60, 50)],
+    ids=["corner", "other size", "no top", "no left", "no right"],
+)
+def test_a_box_is_not_taken_for_one_that_shares_its_corner_or_sides(box):
+    conditioning = Conditioning(random_nuclei(1, tissue=shapely.box(9, 9, 50, 40)), SIZE)
+    planes, tissue = conditioning.planes(PLANES, WHOLE), conditioning.tissue(WHOLE)
+    part = inside(box, WHOLE)
+    np.testing.assert_array_equal(conditioning.planes(PLANES, box), planes[:, *part])
+    np.testing.assert_array_equal(conditioning.tissue(box), tissue[part])
+
+
 def test_a_window_is_rasterised_once_for_all_phases(monkeypatch):
     conditioning = Conditioning(random_nuclei(2, tissue=shapely.box(0, 0, 50, 50)), SIZE)
     boxes = []

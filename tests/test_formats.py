@@ -140,6 +140,8 @@ def test_hovernet_json(written):
     marked = path.with_name("marked.json")
     marked.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
     assert_exact(read_annotations(marked, class_map=BY_NUMBER))
+    packed.write_bytes(gzip.compress(marked.read_bytes()))
+    assert_exact(read_annotations(packed, class_map=BY_NUMBER))
     lossy = read_annotations(path, class_map=BY_NUMBER, contours="corner")
     assert 0.7 < lossy.polygons()[0].area / nuclei.polygons()[0].area < 0.8
 
