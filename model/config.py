@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..annotations.types import PLANES
+from .planes import ALL_PLANES
 
 MOST_BLOCKS = 64  # of one width
 MOST_LEVELS, MOST_CHANNELS = 8, 8192
@@ -108,14 +109,17 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class Preset:
-    """A network, how it is trained, and what it is for."""
+    """A network, how it is trained, what it is for, and the names of its planes."""
 
     network: LocalConfig | SemanticConfig
     training: TrainingConfig
     purpose: str
+    planes: tuple[str, ...] = PLANES
 
     def __post_init__(self) -> None:
         how = self.training
+        if isinstance(self.network, LocalConfig) and self.network.planes != len(self.planes):
+            raise ValueError(f"{self.network.planes} planes, and {len(self.planes)} names of them")
         if how.critic_below and not how.guidance:
             raise ValueError("a critic needs a teacher: set guidance")
         if how.guidance and not isinstance(self.network, LocalConfig):
@@ -140,12 +144,19 @@ _PAPER_TRAINING = TrainingConfig(
 )
 
 _SMALL = LocalConfig((64, 128, 192), (1, 1, 3))
+_ON_GPU = TrainingConfig(crop=128, batch=96, images=6_000_000)
 
 PRESETS = {
     "tiny": Preset(
         LocalConfig((16, 24), (1, 1), embedding=32),
         TrainingConfig(crop=32, batch=4, images=4_000, warmup=400),
         "tests and trials",
+    ),
+    "tiny-regions": Preset(
+        LocalConfig((16, 24), (1, 1), embedding=32, planes=len(ALL_PLANES), fine=8),
+        TrainingConfig(crop=32, batch=4, images=4_000, warmup=400),
+        "tests and trials, with regions and known pixels as conditions",
+        ALL_PLANES,
     ),
     "small": Preset(
         _SMALL,
@@ -170,10 +181,17 @@ PRESETS = {
         ),
         "ships with the package; third stage of small, which a critic judges: give `init`",
     ),
+    "small-regions": Preset(
+        replace(_SMALL, planes=len(ALL_PLANES), fine=16),
+        _ON_GPU,
+        "small with regions and known pixels as conditions; for a GPU",
+        ALL_PLANES,
+    ),
     "medium": Preset(
-        LocalConfig((96, 192, 384), (2, 2, 4), embedding=256),
-        TrainingConfig(crop=128, batch=64, images=6_000_000),
-        "for a GPU",
+        LocalConfig((96, 192, 304), (1, 1, 3), embedding=192, planes=len(ALL_PLANES), fine=16),
+        _ON_GPU,
+        "as small-regions, with more parameters; for a GPU",
+        ALL_PLANES,
     ),
     "nasdm": Preset(PAPER, _PAPER_TRAINING, "the paper's network, first stage"),
     "nasdm-10x": Preset(

@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..annotations.types import EDGE, NUCLEI_KNOWN, PLANES, TYPES
+from ..annotations.types import EDGE, NUCLEI_KNOWN, PLANES
 from .ddpm import hybrid_loss, linear_schedule
 from .local_unet import LocalUNet
+from .planes import PIXELS
 from .semantic_unet import SemanticUNet
-
-NUCLEI = (*TYPES[1:], EDGE)  # the planes that show nuclei
 
 
 @dataclass(frozen=True)
@@ -43,13 +42,24 @@ class Condition:
             return self.planes[:, first : last + 1]
         return self.planes[:, index]
 
+    def widened(self, names: tuple[str, ...]) -> Condition:
+        """The same condition with the planes of these names; those it lacks are unknown."""
+        if names == self.names:
+            return self
+        n, _, h, w = self.planes.shape
+        planes = self.planes.new_zeros(n, len(names), h, w)
+        planes[:, [names.index(name) for name in self.names]] = self.planes
+        return replace(self, planes=planes, names=names)
+
     def null(self) -> Condition:
-        """The condition that leaves the picture open: no plane is known, the style stays."""
-        return replace(self, planes=torch.zeros_like(self.planes))
+        """The condition that leaves the picture open: known pixels and the style stay alone."""
+        return self.drop(torch.ones(len(self.planes), dtype=torch.bool, device=self.planes.device))
 
     def drop(self, which: Tensor) -> Condition:
-        """Forget the planes of the samples where ``which`` (n,) is true."""
-        return replace(self, planes=self.planes * ~which[:, None, None, None])
+        """Forget what the samples show where ``which`` (n,) is true; known pixels stay."""
+        kept = torch.tensor([name in PIXELS for name in self.names], device=which.device)
+        keep = kept | ~which[:, None]
+        return replace(self, planes=self.planes * keep[:, :, None, None])
 
 
 Denoise = Callable[[Tensor, Tensor, Condition], Tensor]

@@ -23,16 +23,14 @@ from .families import FAMILIES, denoiser_of
 from .guidance import guided
 from .local_unet import STYLE_SIZE
 from .pixels import to_image
+from .planes import PIXELS, REGIONS, REGIONS_KNOWN
 from .samplers import SOLVERS, solve
 
 GUIDANCE = 1.0
 GLASS = 0.92  # pixels of the empty slide, in [-1, 1]: 245 of 255
 PRECISIONS = ("float32", "bfloat16", "float16")
 # Planes that a network may take and that no render gives yet: all zero, they mean "unknown".
-MAY_BE_UNKNOWN = {
-    *("lumen", "epithelium", "stroma", "mucus", "blood", "regions known"),
-    *("pixels known", "known red", "known green", "known blue"),
-}
+MAY_BE_UNKNOWN = {*REGIONS, REGIONS_KNOWN, *PIXELS}
 
 
 class Painter:

@@ -8,13 +8,15 @@ import torch.nn.functional as F
 from nasdm_wsi.errors import CheckpointError
 from nasdm_wsi.model.checkpoint import load, load_network, load_weights
 from nasdm_wsi.model.config import PRESETS
-from nasdm_wsi.model.diffusion import NUCLEI, Condition, Denoiser
+from nasdm_wsi.model.diffusion import Condition, Denoiser
 from nasdm_wsi.model.local_unet import LocalUNet
 from nasdm_wsi.model.painter import Painter
+from nasdm_wsi.model.planes import ALL_PLANES, NUCLEI, PIXELS_KNOWN, REGIONS
 from nasdm_wsi.model.samplers import cubic_sigmas, sample
 from nasdm_wsi.model.training import critic as adversarial
-from nasdm_wsi.model.training.critic import Adversarial, Critic, grid_pattern
+from nasdm_wsi.model.training.critic import Adversarial, Critic
 from nasdm_wsi.model.training.data import Batch, Crops
+from nasdm_wsi.model.training.patterns import grid_pattern, place_gradients
 from nasdm_wsi.model.training.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # tensorboard's own
@@ -84,6 +86,56 @@ def test_a_pattern_that_follows_the_grid_is_counted():
     picture = 0.01 * noise + dark * (pattern - 1)
     torch.testing.assert_close(grid_pattern(picture, 4), fine / 16, rtol=0.2, atol=0)
     assert grid_pattern(noise, 4).abs() < 5e-4  # the variance of cells' means would be 25e-4
+
+
+def test_lines_at_one_place_of_a_grid_are_counted_across_both_axes():
+    """Lines every eight pixels; noise, and lines every nine, which meet all places, are not."""
+    noise = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+    def lines(every):
+        return noise + (torch.arange(64) % every == 0) * 1.0
+
+    steps = torch.full((8,), (noise[..., 1:] - noise[..., :-1]).abs().mean())
+    steps[[0, 7]] = 1.0  # up to a line and down from it, on average
+    wanted = (steps / steps.mean() - 1).square().mean()
+    found = place_gradients(lines(8))
+    torch.testing.assert_close(found, wanted, rtol=0.15, atol=0)
+    torch.testing.assert_close(place_gradients(lines(8).transpose(2, 3)), found)
+    assert place_gradients(noise) < 0.01 * found and place_gradients(lines(9)) < 0.1 * found
+
+
+def test_known_pixels_are_asked_for_and_others_are_not(dataset, monkeypatch):
+    """The critic sees the real pixels where they are known, and the loss asks for them alone."""
+    monkeypatch.setattr(adversarial, "KEEP", 0.0)
+    monkeypatch.setattr(adversarial, "EVEN", 0.0)
+    torch.manual_seed(0)
+    x0, planes, style = crops(dataset, 2)
+    condition = Condition(planes, style).widened(ALL_PLANES)
+    condition.pick(PIXELS_KNOWN)[..., :16] = 1
+    seen = []
+
+    def features(x):
+        seen.append(x)
+        return [F.avg_pool2d(x, 4)]
+
+    network = LocalUNet(PRESETS["tiny-regions"].network)
+    judge = (*NUCLEI, *REGIONS)
+    critic = Critic([x0, *features(x0)], judge, pixels=True).eval()
+    teacher = Denoiser(network)
+    loss = Adversarial(
+        Denoiser(network), teacher, critic, features, below=1.0, steps=(4, 8), even_places=1.0
+    )
+    noise = torch.randn(x0.shape)
+    totals = []
+    for level in (0.1, 0.9):  # four steps, and eight
+        seen.clear()
+        totals.append(loss(Batch(range(2), x0, condition, torch.full((2,), level), noise)))
+        picture = seen[-1]
+        assert torch.equal(picture[..., :16], x0[..., :16])
+        assert not torch.allclose(picture[..., 16:], x0[..., 16:])
+        scores = critic([x0, *features(x0)], condition.pick(*judge))
+        assert [tuple(s.shape[2:]) for s in scores] == [(16, 16), (8, 8)]
+    assert totals[0].isfinite() and totals[0] != totals[1]
 
 
 def test_a_critic_changes_texture_and_leaves_layout(dataset, tmp_path, preset, monkeypatch):

@@ -51,21 +51,26 @@ def write_curves(board: SummaryWriter, trainer: Trainer, loss: float) -> None:
         board.add_scalar("learning rate", trainer.learning_rate, trainer.seen)
 
 
-def write_samples(board: SummaryWriter, trainer: Trainer, samples: Samples) -> None:
+def write_samples(
+    board: SummaryWriter, trainer: Trainer, samples: Samples, names: tuple[str, ...]
+) -> None:
     """Real pictures above, what the averaged network paints from their planes below."""
-    grid = sample_grid(trainer.average, samples)
+    grid = sample_grid(trainer.average, samples, names)
     board.add_image("samples", grid, trainer.seen, dataformats="HWC")
 
 
 @torch.no_grad()
-def sample_grid(network: nn.Module, samples: Samples) -> np.ndarray:
-    """Uint8 (2 c, COLUMNS c, 3): real crops above, samples from their planes below."""
+def sample_grid(network: nn.Module, samples: Samples, names: tuple[str, ...]) -> np.ndarray:
+    """Uint8 (2 c, COLUMNS c, 3): real crops above, samples from their planes below.
+
+    names: those of the network's planes.
+    """
     device = next(network.parameters()).device
     pixels, planes, style = map(
         torch.stack, zip(*(samples[i] for i in range(COLUMNS)), strict=True)
     )
     noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))
-    condition = Condition(planes.to(device), style.to(device))
+    condition = Condition(planes.to(device), style.to(device)).widened(names)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "mps"):
         drawn = sample(
             denoiser_of(network), noise.to(device), condition, sigmas=karras_sigmas(12)

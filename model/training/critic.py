@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,19 +17,20 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from ..config import TrainingConfig
-from ..diffusion import NUCLEI, Condition, Denoise, Denoiser
+from ..diffusion import Condition, Denoise, Denoiser
 from ..evaluation.features import efficientnet_lite, feature_maps
+from ..planes import NUCLEI, PIXELS_KNOWN
 from ..samplers import SOLVERS, STEPS, cubic_sigmas, solve
 from .data import Batch
 from .objectives import Objective
 from .optimisers import Optimisers, without_momentum
+from .patterns import grid_pattern, place_gradients
 
 WIDTH = 32  # channels of the critic's heads
 GAIN = 4.0  # spectral normalisation alone leaves the critic too timid
 LAYOUT = 8  # pixels a side of the means that have to stay
 KEEP = 30.0  # weight of what has to stay, beside the critic's
 EVEN = 10_000.0  # weight of patterns that follow the network's grid
-SHADES = 16  # from dark to bright, in each of which such patterns are counted
 RATE = 2e-3  # learning rate of the critic
 
 Features = Callable[[Tensor], list[Tensor]]
@@ -42,31 +44,57 @@ class Critic(nn.Module):
     from outrunning the painter.
 
     maps: those of some real pictures, (n, c, h, w) each, by which channels are normalised.
+    planes: the names of the planes that it sees.
+    pixels: whether the first of the maps are the pixels themselves, which it then scores as well.
     """
 
-    def __init__(self, maps: list[Tensor]):
+    def __init__(
+        self, maps: list[Tensor], planes: tuple[str, ...] = NUCLEI, *, pixels: bool = False
+    ):
         super().__init__()
+        self.planes = planes
+        self.pixels = _pixel_head(3 + len(planes)) if pixels else None
         self.heads = nn.ModuleList()
-        for k, features in enumerate(maps):
+        for k, features in enumerate(maps[1:] if pixels else maps):
             self.register_buffer(f"mean{k}", features.mean((0, 2, 3), keepdim=True))
             self.register_buffer(f"std{k}", features.std((0, 2, 3), keepdim=True) + 1e-3)
-            head = nn.Sequential(
-                spectral_norm(nn.Conv2d(features.shape[1] + len(NUCLEI), WIDTH, 3, padding=1)),
-                nn.LeakyReLU(0.2),
-                spectral_norm(nn.Conv2d(WIDTH, WIDTH, 3, padding=1)),
-                nn.LeakyReLU(0.2),
-                spectral_norm(nn.Conv2d(WIDTH, 1, 1)),
-            )
-            self.heads.append(head)
+            self.heads.append(_feature_head(features.shape[1] + len(planes)))
 
-    def forward(self, maps: list[Tensor], nuclei: Tensor) -> list[Tensor]:
-        """Scores (n, 1, h, w) for each of the maps; nuclei: planes (n, 7, H, W)."""
+    def forward(self, maps: list[Tensor], planes: Tensor) -> list[Tensor]:
+        """Scores (n, 1, h, w) for each of the maps; planes: (n, p, H, W)."""
         scores = []
+        if self.pixels is not None:
+            pixels, *maps = maps
+            scores.append(GAIN * self.pixels(torch.cat([pixels, planes], dim=1)))
         for k, (features, head) in enumerate(zip(maps, self.heads, strict=True)):
             features = (features - getattr(self, f"mean{k}")) / getattr(self, f"std{k}")
-            planes = F.adaptive_avg_pool2d(nuclei, features.shape[2:])
-            scores.append(GAIN * head(torch.cat([features, 3 * planes], dim=1)))
+            small = F.adaptive_avg_pool2d(planes, features.shape[2:])
+            scores.append(GAIN * head(torch.cat([features, 3 * small], dim=1)))
         return scores
+
+
+def _feature_head(channels: int) -> nn.Module:
+    """Scores each cell of features by itself and its neighbours."""
+    return nn.Sequential(
+        spectral_norm(nn.Conv2d(channels, WIDTH, 3, padding=1)),
+        nn.LeakyReLU(0.2),
+        spectral_norm(nn.Conv2d(WIDTH, WIDTH, 3, padding=1)),
+        nn.LeakyReLU(0.2),
+        spectral_norm(nn.Conv2d(WIDTH, 1, 1)),
+    )
+
+
+def _pixel_head(channels: int) -> nn.Module:
+    """Scores cells of two by two pixels: fine texture, which features at stride 4 do not show."""
+    return nn.Sequential(
+        spectral_norm(nn.Conv2d(channels, 48, 3, padding=1)),
+        nn.LeakyReLU(0.2),
+        spectral_norm(nn.Conv2d(48, 64, 4, stride=2, padding=1)),
+        nn.LeakyReLU(0.2),
+        spectral_norm(nn.Conv2d(64, 64, 3, padding=1)),
+        nn.LeakyReLU(0.2),
+        spectral_norm(nn.Conv2d(64, 1, 1)),
+    )
 
 
 class Adversarial(Objective):
@@ -76,19 +104,31 @@ class Adversarial(Objective):
     the network was at first, and the network has to agree with it on them. Later steps are the
     network's own. Their picture shall please the critic, and keep the teacher's layout and colour.
     The critic overlooks a pattern that repeats with the cells of the network's lowest resolution,
-    and so the network drifts into one unless it is held from it.
+    and so the network drifts into one unless it is held from it. Known pixels have to be painted
+    as they are; the critic sees the real ones in their place, and so the border between the two.
+
+    steps: numbers of solver steps; each batch is painted in one of them.
+    even_places: weight of `place_gradients`.
     """
 
     denoiser: Denoiser
 
     def __init__(
-        self, denoiser: Denoiser, teacher: Denoise, critic: Critic, features: Features, below: float
+        self,
+        denoiser: Denoiser,
+        teacher: Denoise,
+        critic: Critic,
+        features: Features,
+        below: float,
+        *,
+        steps: tuple[int, ...] = (STEPS,),
+        even_places: float = 0.0,
     ):
         super().__init__(denoiser)
         self.teacher = teacher
         self.critic, self.features = critic, features
-        self.sigmas = cubic_sigmas(STEPS)
-        self.kept = sum(sigma >= below for sigma in self.sigmas)
+        self.below, self.even_places = below, even_places
+        self.schedules = [cubic_sigmas(count) for count in steps]
 
     def optimisers(self, settings: TrainingConfig) -> Optimisers:
         """One optimiser of the network, without momentum."""
@@ -106,24 +146,29 @@ class Adversarial(Objective):
     def forward(self, batch: Batch) -> Tensor:
         """Sum of the losses of both sides on a batch.
 
-        Its pixels are from elsewhere as far as the painted ones are concerned: nothing asks for
-        these very pixels. Its first level says which of the teacher's steps is compared.
+        Its pixels are from elsewhere as far as the painted ones are concerned: but for known ones
+        nothing asks for these very pixels. Its first level says which of the teacher's steps is
+        compared, its last one in how many steps the picture is painted.
         """
-        condition, nuclei = batch.condition, batch.condition.pick(*NUCLEI)
-        compared = int(batch.level[0] * self.kept)
-        picture, rough, strayed = self._paint(batch.noise, condition, compared)
-        moved = F.avg_pool2d(picture, LAYOUT) - F.avg_pool2d(rough, LAYOUT)
-        keep = KEEP * (strayed + moved.square().mean()) + EVEN * grid_pattern(
-            picture, self.denoiser.network.grid
-        )
+        condition, planes = batch.condition, batch.condition.pick(*self.critic.planes)
+        sigmas = self.schedules[int(batch.level[-1] * len(self.schedules))]
+        kept = sum(sigma >= self.below for sigma in sigmas)
+        compared = int(batch.level[0] * kept)
+        picture, rough, strayed = self._paint(batch.noise, condition, sigmas, kept, compared)
+        keep = KEEP * strayed + self._keep(picture, rough)
+        if PIXELS_KNOWN in condition.names:
+            known = condition.pick(PIXELS_KNOWN)
+            off = (known * (picture - batch.pixels)).abs().sum() / (3 * known.sum() + 1)
+            keep = keep + off
+            picture = torch.lerp(picture, batch.pixels, known)
 
         with torch.no_grad():
             real = self._maps(batch.pixels)
         maps = self._maps(picture)
         with torch.autocast(picture.device.type, enabled=False):
             seen = [m.detach().requires_grad_() for m in maps]
-            judged_real = self.critic(real, nuclei)
-            judged = self.critic(seen, nuclei)
+            judged_real = self.critic(real, planes)
+            judged = self.critic(seen, planes)
             # Which way the maps should go, so that one pass of the critic serves both sides.
             wish = -sum(s.mean() for s in judged) / len(judged)
             ways = torch.autograd.grad(wish, seen, retain_graph=True)
@@ -134,12 +179,27 @@ class Adversarial(Objective):
             )
         return hinge + please + keep
 
+    def _keep(self, picture: Tensor, rough: Tensor) -> Tensor:
+        """What a picture loses by other means than the teacher's, and by patterns of the grid."""
+        moved = F.avg_pool2d(picture, LAYOUT) - F.avg_pool2d(rough, LAYOUT)
+        loss = KEEP * moved.square().mean()
+        loss = loss + EVEN * grid_pattern(picture, self.denoiser.network.grid)
+        if self.even_places:
+            loss = loss + self.even_places * place_gradients(picture)
+        return loss
+
     def _maps(self, pixels: Tensor) -> list[Tensor]:
         """What the critic sees of pixels, float32."""
-        return [m.float() for m in self.features(pixels)]
+        maps = [m.float() for m in self.features(pixels)]
+        return [pixels, *maps] if self.critic.pixels is not None else maps
 
-    def _paint(self, noise: Tensor, condition: Condition, compared: int) -> tuple[Tensor, ...]:
-        """Picture, the teacher's last estimate, and how far the network is off a teacher's one."""
+    def _paint(
+        self, noise: Tensor, condition: Condition, sigmas: list[float], kept: int, compared: int
+    ) -> tuple[Tensor, ...]:
+        """Picture, the teacher's last estimate, and how far the network is off a teacher's one.
+
+        sigmas: noise levels of the steps, of which the teacher paints the first ``kept``.
+        """
 
         def at(denoise: Denoise, x: Tensor, sigma: float) -> Tensor:
             return denoise(x, torch.full((len(x),), sigma, device=x.device), condition)
@@ -148,58 +208,47 @@ class Adversarial(Objective):
 
         def estimate(x: Tensor, k: int) -> Tensor:
             nonlocal rough, strayed
-            sigma = self.sigmas[k]
-            if k >= self.kept:
-                return at(self.denoiser, x, sigma)
+            if k >= kept:
+                return at(self.denoiser, x, sigmas[k])
             with torch.no_grad():
-                rough = at(self.teacher, x, sigma)
+                rough = at(self.teacher, x, sigmas[k])
             if k == compared:
-                off = at(self.denoiser, x, sigma) - rough
-                strayed = self.denoiser.weight(x.new_tensor(sigma)) * off.square().mean()
+                off = at(self.denoiser, x, sigmas[k]) - rough
+                strayed = self.denoiser.weight(x.new_tensor(sigmas[k])) * off.square().mean()
             return rough
 
         picture, _ = solve(
             estimate,
-            noise * self.sigmas[0],
+            noise * sigmas[0],
             noise,
             solver=SOLVERS["dpmpp_2m"],
-            sigmas=self.sigmas,
-            steps=range(STEPS),
+            sigmas=sigmas,
+            steps=range(len(sigmas) - 1),
         )
         return picture, rough, strayed
 
 
-def grid_pattern(pictures: Tensor, cell: int) -> Tensor:
-    """Variance of fine texture between places in a cell of a painter's grid, beyond chance.
-
-    Cells are counted with others as dark: what follows the grid in dark nuclei alone, which are
-    few, would be lost among the rest. What chance makes of it is taken off (as in an analysis of
-    variance), lest texture be punished for being strong.
-
-    pictures: (n, c, h, w), with sides that are multiples of ``cell`` pixels.
-    """
-    n, c, h, w = pictures.shape
-
-    def cells(x: Tensor) -> Tensor:
-        x = x.reshape(n, c, h // cell, cell, w // cell, cell)
-        return x.permute(0, 2, 4, 1, 3, 5).reshape(-1, c, cell**2)
-
-    smooth = F.avg_pool2d(pictures, 5, stride=1, padding=2, count_include_pad=False)
-    dark_to_bright = cells(pictures.detach()).mean((1, 2)).argsort()
-    shades = cells(pictures - smooth)[dark_to_bright].tensor_split(SHADES)
-    between = (shade.mean(0).var(-1) - shade.var(0).mean(-1) / len(shade) for shade in shades)
-    return torch.stack([variance.mean() for variance in between]).mean()
-
-
-def judged(denoiser: Denoiser, teacher: Denoise, real: Tensor, below: float) -> Adversarial:
+def judged(
+    denoiser: Denoiser,
+    teacher: Denoise,
+    real: Tensor,
+    below: float,
+    *,
+    planes: tuple[str, ...] = NUCLEI,
+    pixels: bool = False,
+    **options: Any,
+) -> Adversarial:
     """The loss with a new critic, which sees through EfficientNet-Lite1, on the device of ``real``.
 
     real: pixels (n, 3, h, w) of some real pictures. EfficientNet-Lite1 is what Sauer and others
-    chose; `evaluate` measures by Lite0, lest the measure be the critic's own.
+    chose; `evaluate` measures by Lite0, lest the measure be the critic's own. planes, pixels: as
+    `Critic` takes them; options: as `Adversarial` does.
 
     Raises:
         NasdmError: the extra ``evaluate`` is not installed.
     """
     eyes = efficientnet_lite(1).to(real.device, memory_format=torch.channels_last)
     features = partial(feature_maps, eyes)
-    return Adversarial(denoiser, teacher, Critic(features(real)), features, below)
+    maps = features(real)
+    critic = Critic([real, *maps] if pixels else maps, planes, pixels=pixels)
+    return Adversarial(denoiser, teacher, critic, features, below, **options)

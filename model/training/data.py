@@ -70,16 +70,27 @@ class Batch:
 
 
 class Batches(Dataset):
-    """The batch of any range of sample numbers, for a data loader."""
+    """The batch of any range of sample numbers, for a data loader.
 
-    def __init__(self, samples: Samples, *, seed: int, dropout: float):
+    planes: the names of the planes that the network takes; those that no sample has are unknown.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        *,
+        seed: int,
+        dropout: float,
+        planes: tuple[str, ...] = PLANES,
+    ):
         self.samples, self.seed, self.dropout = samples, seed, dropout
+        self.planes = planes
 
     def __getitem__(self, indices: range) -> Batch:
         drawn = [self.samples[i] for i in indices]
         pixels, planes, style = map(torch.stack, zip(*drawn, strict=True))
         level, drop, noise = draws(self.seed, indices, pixels.shape[1:])
-        condition = Condition(planes, style).drop(drop < self.dropout)
+        condition = Condition(planes, style).widened(self.planes).drop(drop < self.dropout)
         return Batch(indices, pixels, condition, level, noise)
 
 

@@ -95,7 +95,8 @@ def train(
         if settings.guidance and init:
             facts = replace(facts, teacher=checksum(Path(init)))
         objective = _objective(settings, network, teacher, samples, place)
-        run = Run(Path(out), Trainer(network, objective, settings, device=place), samples, facts)
+        trainer = Trainer(network, objective, settings, device=place)
+        run = Run(Path(out), trainer, samples, facts, recipe.planes)
         run.resume()
         if compile:
             network.compile()
@@ -139,12 +140,14 @@ class Run:
     """A run of training and its folder.
 
     facts: what the checkpoints say of where the network comes from.
+    planes: the names of the network's planes.
     """
 
     folder: Path
     trainer: Trainer
     samples: Samples
     facts: Training
+    planes: tuple[str, ...]
 
     @property
     def last(self) -> Path:
@@ -205,7 +208,7 @@ class Run:
                 if trainer.seen // save_every != before // save_every or trainer.seen >= images:
                     self.save()
                     if board:
-                        write_samples(board, trainer, self.samples)
+                        write_samples(board, trainer, self.samples, self.planes)
                 if warned.anywhere(trainer.device):
                     self.save()
                     raise StoppedError(f"stopped at {trainer.seen} crops: the same command goes on")
@@ -223,7 +226,12 @@ class Run:
         ]
         seed = cast(int, self.facts.seed)
         loader: DataLoader[Batch] = DataLoader(
-            Batches(self.samples, seed=seed, dropout=settings.condition_dropout),
+            Batches(
+                self.samples,
+                seed=seed,
+                dropout=settings.condition_dropout,
+                planes=self.planes,
+            ),
             batch_size=None,
             sampler=ranges,  # type: ignore[arg-type]
             collate_fn=cast(Any, _as_it_is),
@@ -243,6 +251,7 @@ class Run:
         finished = trainer.seen >= settings.images
         common: dict[str, Any] = {
             "mpp": self.samples.mpp,
+            "planes": self.planes,
             "halo": family.halo(trainer.average) if finished else None,
             "guidance": settings.guidance,
             "training": replace(self.facts, step=trainer.step, seen=trainer.seen),

@@ -58,13 +58,13 @@ class Trainer:
     def update(self, batches: Sequence[Batch]) -> float:
         """One step on the mean gradient of some batches; returns this process' loss."""
         self.objective.zero_grad(set_to_none=True)
-        total = 0.0
+        losses = []
         for number, batch in enumerate(batches, 1):
             last = number == len(batches)
             with nullcontext() if last else no_sync(self.objective):
                 loss = self._loss(batch.to(self.device))
                 (loss / len(batches)).backward()
-            total += loss.item() / len(batches)
+            losses.append(loss.detach())
         nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT)
         for optimiser in self.scheduled.values():
             for group in optimiser.param_groups:
@@ -74,7 +74,7 @@ class Trainer:
         self.step += 1
         self.seen += sum(len(batch.indices) for batch in batches) * world()
         self._update_average()
-        return total
+        return torch.stack(losses).mean().item()  # last, for it waits for a GPU
 
     def _loss(self, batch: Batch) -> Tensor:
         # Metal computes in float32: its bfloat16 was not tried.

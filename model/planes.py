@@ -1,0 +1,12 @@
+"""Names of the conditioning planes that networks take, in groups that can be forgotten alone."""
+
+from __future__ import annotations
+
+from ..annotations.types import EDGE, PLANES, TYPES
+
+NUCLEI = (*TYPES[1:], EDGE)  # the planes that show nuclei
+REGIONS = ("lumen", "epithelium", "stroma", "mucus", "blood")
+REGIONS_KNOWN = "regions known"  # 1 where it is told which region a pixel lies in
+PIXELS_KNOWN = "pixels known"  # 1 where the picture itself is given
+PIXELS = (PIXELS_KNOWN, "known red", "known green", "known blue")
+ALL_PLANES = (*PLANES, *REGIONS, REGIONS_KNOWN, *PIXELS)

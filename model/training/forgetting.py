@@ -1,0 +1,54 @@
+"""Conditions that users give in part: which regions and pixels a picture is told in training.
+
+All draw from ``generator`` on its own device.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+NO_REGIONS, ALL_REGIONS, SOME_CLASSES = 0.35, 0.3, 0.17  # shares of pictures; the rest: in a box
+PIXELS_GIVEN = 0.25  # share of the pictures of which pixels are known
+AROUND = 0.7  # share of those that are known outside a box and not inside it
+
+
+def random_boxes(count: int, side: int, generator: torch.Generator) -> Tensor:
+    """Float (count, 1, side, side): 1 in a box, which may reach over the border."""
+    device = generator.device
+    shape = (count, 2)
+    size = (0.2 + 0.75 * torch.rand(shape, device=device, generator=generator)) * side
+    free = 1.3 * side - size
+    start = torch.rand(shape, device=device, generator=generator) * free - 0.15 * side
+    middle = torch.arange(side, device=device) + 0.5
+    inside = (middle >= start[..., None]) & (middle < (start + size)[..., None])
+    rows, columns = inside.unbind(1)
+    return (rows[:, :, None] & columns[:, None, :]).float()[:, None]
+
+
+def told_regions(regions: Tensor, generator: torch.Generator) -> Tensor:
+    """Planes (n, r + 1, h, h) of what is told of regions (n, r, h, h): they, and where known.
+
+    No region is told, or all, or those of some classes, or those in a box.
+    """
+    n, classes, side, _ = regions.shape
+    device = generator.device
+    which = torch.rand(n, 1, 1, 1, device=device, generator=generator)
+    some = torch.rand(n, classes, 1, 1, device=device, generator=generator) < 0.5
+    boxes = random_boxes(n, side, generator)
+    share = torch.where(which < NO_REGIONS + ALL_REGIONS + SOME_CLASSES, some.float(), boxes)
+    share = torch.where(which < NO_REGIONS + ALL_REGIONS, 1.0, share)
+    share = torch.where(which < NO_REGIONS, 0.0, share)
+    told = regions * share
+    return torch.cat([told, told.sum(1, keepdim=True)], dim=1)
+
+
+def known_pixels(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Planes (n, 4, h, h) of what is known of pixels (n, 3, h, h): where, and the pixels there."""
+    n, _, side, _ = pixels.shape
+    device = generator.device
+    boxes = random_boxes(n, side, generator)
+    around = torch.rand(n, 1, 1, 1, device=device, generator=generator) < AROUND
+    given = torch.rand(n, 1, 1, 1, device=device, generator=generator) < PIXELS_GIVEN
+    known = torch.where(around, 1 - boxes, boxes) * given
+    return torch.cat([known, known * pixels], dim=1)
