@@ -6,9 +6,10 @@ import multiprocessing
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any
 
@@ -101,11 +102,8 @@ def machine(*packages: str) -> str:
     )
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a Markdown table."""
-    for row in (head, ["---"] * len(head), *rows):
-        print(
-            "| "
-            + " | ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row)
-            + " |"
-        )
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print a Markdown table, each row as soon as it is there."""
+    for row in chain((head, ["---"] * len(head)), rows):
+        cells = (f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row)
+        print("| " + " | ".join(cells) + " |", flush=True)
