@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import shapely
 from PIL import Image
 
@@ -67,6 +68,7 @@ def test_held_out_rectangles_are_painted_beside_the_real_pixels(dataset, weights
     assert real.std() > 10 and painted.std() > 1 and (real != painted).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_slides_are_rendered_by_processes_and_by_slurm_jobs(annotations, weights, tmp_path):
     """Slurm is played by a script that runs at once what it is given."""
     common = ("--mpp", 0.25, "--weights", weights)

@@ -80,6 +80,7 @@ def test_the_learning_rate_rises_stays_and_falls_to_zero():
     assert rate(settings.images) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["tiny", "nasdm-tiny"])
 def test_two_processes_train_as_one_on_the_joined_batch(dataset, tmp_path, preset):
     """Under torchrun, with gloo on the CPU, in float32."""
@@ -140,6 +141,7 @@ def test_a_killed_run_goes_on_to_the_weights_of_an_unbroken_one(dataset, tmp_pat
         ).read_bytes()
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="Slurm needs POSIX")
 def test_a_warning_of_slurm_saves_a_checkpoint_and_ends(dataset, tmp_path):
     def warn(done, total, loss):
         if done == 12:
