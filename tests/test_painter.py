@@ -262,3 +262,31 @@ def test_pixels_survive_the_way_to_the_network_and_back():
     np.testing.assert_array_equal(to_image(signal), image)
     np.testing.assert_array_equal(to_image(signal * 2)[0, 0], [0, 0, 0])
     assert to_image(np.full((3, 1, 1), 9.0)).max() == 255
+
+
+def test_a_stochastic_step_takes_the_noise_of_its_own_number(weights):
+    painter, asked = Painter(weights, steps=3, solver="euler_ancestral", device="cpu"), []
+    plain = window(painter)
+    listening = replace(plain, noise=lambda step: asked.append(step) or plain.noise(step))
+    for phase in range(3):
+        painter.solve(phase, [listening])
+    assert asked == [0, 1, 2]
+
+
+def test_a_last_convolution_reaches_one_cell_further():
+    """In a network of one level, where no coarser cell hides it."""
+    network = awake(LocalConfig((8,), (1,), 16, fine=4)).eval()
+    assert network.receptive_field == awake(LocalConfig((8,), (1,), 16)).receptive_field + 2
+    for distance, reached in ((0, True), (1, False)):
+        x = torch.zeros(1, 3, 64, 64)
+        x[..., 32 - network.receptive_field - distance, :] = float("nan")
+        out = network(x, torch.zeros(1), torch.zeros(1, 8, 64, 64), torch.zeros(1, 6))
+        assert out[..., 32, :].isnan().any() == reached
+
+
+def test_a_halo_that_was_measured_is_the_margin_of_the_blocks(weights, tmp_path):
+    tensors, header = load(weights)
+    save(tmp_path / "a.safetensors", tensors, replace(header, halo=12))
+    assert Painter(tmp_path / "a.safetensors", device="cpu").plan((64, 64)).margin == 12
+    network, _ = load_weights(weights)
+    assert Painter(weights, device="cpu").plan((64, 64)).margin == network.halo

@@ -29,7 +29,8 @@ from nasdm_wsi.model.local_unet import LocalUNet
 from nasdm_wsi.model.samplers import SIGMA_MAX, SIGMA_MIN, karras_sigmas, sample
 from nasdm_wsi.model.training.data import Batches, Crops
 from nasdm_wsi.model.training.objectives import Objective
-from nasdm_wsi.model.training.train import train
+from nasdm_wsi.model.training.optimisers import KernelMuon
+from nasdm_wsi.model.training.train import _start_from, train
 from nasdm_wsi.model.training.trainer import Trainer
 from nasdm_wsi.tools.dataset import prepare
 
@@ -368,3 +369,87 @@ def test_apples_gpu_is_taken_where_it_is_there_and_computes_in_float32(monkeypat
     assert place("auto") == ("mps", "float32")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert place("auto")[0] == "cpu"
+
+
+class Gentle(Objective):
+    """A loss whose gradients are too short to be cut."""
+
+    def forward(self, batch):
+        return 2**-10 * super().forward(batch)
+
+
+def fresh_trainer(kind=Objective):
+    torch.manual_seed(0)
+    network = LocalUNet(PRESETS["tiny"].network)
+    settings = PRESETS["tiny"].training
+    return Trainer(network, kind(Denoiser(network)), settings, device=torch.device("cpu"))
+
+
+def test_the_average_is_young_at_first_and_then_has_its_memory(dataset):
+    batch = Batches(Crops(dataset, crop=32), seed=0, dropout=0.1)[range(4)]
+    trainer = fresh_trainer()
+    start = [p.clone() for p in trainer.network.parameters()]
+    trainer.update([batch])
+    keep = 2 / 11
+    for a, b, now in zip(
+        start, trainer.average.parameters(), trainer.network.parameters(), strict=True
+    ):
+        torch.testing.assert_close(b, keep * a + (1 - keep) * now)
+    trainer.step = 10**6
+    before = [p.clone() for p in trainer.average.parameters()]
+    trainer.update([batch])
+    for a, b, now in zip(
+        before, trainer.average.parameters(), trainer.network.parameters(), strict=True
+    ):
+        torch.testing.assert_close(b, 0.999 * a + 0.001 * now)
+
+
+def test_the_gradient_of_a_step_is_the_mean_of_its_batches(dataset):
+    batches = Batches(Crops(dataset, crop=32), seed=0, dropout=0.1)
+
+    def gradients(*chosen):
+        trainer = fresh_trainer(Gentle)
+        trainer.update([batches[indices] for indices in chosen])
+        return [2**10 * p.grad for p in trainer.network.parameters()]
+
+    a, b = range(4), range(4, 8)
+    for both, one, other in zip(gradients(a, b), gradients(a), gradients(b), strict=True):
+        torch.testing.assert_close(both, (one + other) / 2, rtol=1e-3, atol=1e-4)
+
+
+def test_the_condition_of_the_share_that_is_asked_for_is_dropped_and_the_style_stays(dataset):
+    samples = Crops(dataset, crop=32)
+    for dropout in (0.0, 0.25, 1.0):
+        condition = Batches(samples, seed=0, dropout=dropout)[range(200)].condition
+        dropped = (condition.planes == 0).flatten(1).all(1)
+        assert dropped.float().mean().item() == pytest.approx(dropout, abs=0.08)
+        assert (condition.style != 0).any(1).all()
+
+
+def test_muon_sees_a_kernel_as_the_matrix_of_what_each_output_reads():
+    kernel = torch.nn.Parameter(torch.randn(6, 4, 3, 3).to(memory_format=torch.channels_last))
+    matrix = torch.nn.Parameter(kernel.detach().permute(0, 2, 3, 1).reshape(6, 36).clone())
+    options = {"lr": 0.1, "weight_decay": 0.0, "adjust_lr_fn": "match_rms_adamw"}
+    kernel.grad = torch.randn(6, 4, 3, 3)
+    matrix.grad = kernel.grad.permute(0, 2, 3, 1).reshape(6, 36)
+    KernelMuon([kernel], **options).step()
+    torch.optim.Muon([matrix], **options).step()
+    assert torch.equal(kernel.permute(0, 2, 3, 1).reshape(6, 36), matrix)
+
+
+def test_a_teacher_into_which_guidance_is_distilled_is_not_guided_again(weights, tmp_path):
+    network, settings = load_network(weights), PRESETS["tiny"].training
+    save_weights(tmp_path / "a.safetensors", network, guidance=2.0)
+    x, condition = torch.ones(1, 3, 16, 16), Condition(torch.ones(1, 8, 16, 16), torch.ones(1, 6))
+    plain = Denoiser(network)(x, torch.ones(1), condition)
+    for scale, same in ((2.0, True), (1.0, False)):
+        student = build(PRESETS["tiny"].network)
+        teacher = _start_from(
+            tmp_path / "a.safetensors",
+            student,
+            replace(settings, guidance=scale),
+            torch.device("cpu"),
+        )
+        estimate = teacher(x, torch.ones(1), condition)
+        assert torch.allclose(estimate, plain, atol=1e-3) == same
+        assert torch.equal(student.stem.weight.half(), network.stem.weight.half())
