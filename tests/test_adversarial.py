@@ -18,6 +18,7 @@ from nasdm_wsi.model.training.critic import Adversarial, Critic
 from nasdm_wsi.model.training.data import Batch, Crops
 from nasdm_wsi.model.training.patterns import grid_pattern, place_gradients
 from nasdm_wsi.model.training.train import train
+from nasdm_wsi.model.training.trainer import Trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # tensorboard's own
 
@@ -176,3 +177,23 @@ def test_a_critic_changes_texture_and_leaves_layout(dataset, tmp_path, preset, m
 def test_a_critic_needs_weights_to_start_from(dataset, tmp_path, preset):
     with pytest.raises(CheckpointError, match="give `init`"):
         train(dataset, tmp_path / "x", preset=preset, images=4)
+
+
+def test_the_critic_keeps_a_learning_rate_of_its_own(dataset):
+    def features(x):
+        return [F.avg_pool2d(x, 4)]
+
+    torch.manual_seed(0)
+    x0, mask, style = crops(dataset, 4)
+    network, own = (LocalUNet(PRESETS["tiny"].network) for _ in range(2))
+    critic = Critic(features(x0))
+    before = [p.clone() for p in critic.parameters()]
+    objective = Adversarial(Denoiser(network), Denoiser(own), critic, features, below=1.0)
+    settings = replace(PRESETS["tiny"].training, learning_rate=0.0)
+    trainer = Trainer(network, objective, settings, device=torch.device("cpu"))
+    start = [p.clone() for p in network.parameters()]
+    level, noise = torch.full((4,), 0.5), torch.randn(x0.shape)
+    batch = Batch(range(4), x0, Condition(mask, style), level, noise)
+    trainer.update([batch])
+    assert all(torch.equal(a, b) for a, b in zip(start, network.parameters(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(before, critic.parameters(), strict=True))
