@@ -1,7 +1,7 @@
-"""Training batches cut on a GPU, in whose memory all pictures lie.
+"""Training batches cut on a GPU that holds all pictures in memory.
 
-`gpu_pack.py` writes what this reads. A pixel is one int32: red, green, blue, and above them the
-byte of labels that `gpu_pack.labels_code` describes.
+`gpu_pack.py` writes the pictures. A pixel is one int32: red, green, blue, and above them the byte
+of labels that `gpu_pack.labels_code` describes.
 """
 
 from __future__ import annotations

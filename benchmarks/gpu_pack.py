@@ -1,12 +1,12 @@
-"""Pack pictures and labels into few bytes, for training on a GPU (`on_gpu.py`).
+"""Pack pictures and labels compactly, for training on a GPU (`on_gpu.py`).
 
     python benchmarks/gpu_pack.py PICTURES NUCLEI REGIONS OUT --share lizard=0.5 glas=0.5
         [--pseudo glas] [--without NAME ...]
 
 Files are called SET-NAME in all three folders: pictures in any format, nuclei as NAME.npz with
 ``types`` and ``instances`` (255 where there are no labels), regions as NAME.png (`labels/`). Labels
-are at 0.5 micrometres a pixel; pictures are enlarged to their size when they are read. A square
-of each picture is held out, the one that `nasdm-wsi prepare` holds out.
+are at 0.5 micrometres a pixel, and pictures are enlarged to their size when they are read. In each
+picture the rectangle that `nasdm-wsi prepare` holds out is held out.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python benchmarks/gpu_train.py PACK OUT --preset small-regions --seconds 500 [--init WEIGHTS]
 
 The stages are those of the shipped network: denoising, guidance distillation, and a critic. Each
-writes OUT/PRESET-STAGE.safetensors once a minute and at its end. Weights of the first stage start
-it again, later ones start the last stage; optimisers begin anew.
+writes OUT/PRESET-STAGE.safetensors once a minute and at its end. Weights of the first stage resume
+that stage; later ones start the last stage. The state of the optimisers is not kept.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""All that is wanted of a GPU, in one command of at most ten minutes.
+"""Tests, timings and training on a GPU, in one command of at most ten minutes.
 
     python benchmarks/on_gpu.py PACK OUT [--seconds 590] [--init EARLIER]
 
 Runs the tests marked gpu, prints the table of speeds, and trains the networks side by side on the
-pack that `gpu_pack.py` wrote, to the end of the time. A later call goes on from the folder EARLIER
-of an earlier one. OUT receives logs, and for each preset the weights of each stage and a picture;
-no file is as large as 16 MiB.
+pack that `gpu_pack.py` wrote, until the time is over. A later call continues from the folder
+EARLIER of an earlier one. OUT receives logs, and for each preset the weights of each stage and a
+picture. Every file is smaller than 16 MiB.
 """
 
 from __future__ import annotations
