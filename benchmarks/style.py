@@ -22,7 +22,8 @@ from nasdm_wsi.annotations.raster import Conditioning
 from nasdm_wsi.model import Painter
 from nasdm_wsi.model.checkpoint import SHIPPED
 from nasdm_wsi.slides.reading import find_style
-from nasdm_wsi.slides.stain import STYLES, optical_density, style_vector, tissue_mask
+from nasdm_wsi.slides.stain import STYLES, style_vector
+from nasdm_wsi.slides.tissue import optical_density, tissue_mask
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "annotations.geojson"
 

@@ -27,7 +27,7 @@ from skimage.feature import local_binary_pattern
 from nasdm_wsi.model import Painter
 from nasdm_wsi.model.evaluation.evaluate import SIDE, STRIDE, patches_elsewhere
 from nasdm_wsi.model.training.critic import grid_pattern
-from nasdm_wsi.slides.stain import optical_density
+from nasdm_wsi.slides.tissue import optical_density
 
 RADII = (1, 2, 4)
 NAMES = [f"{stain}, radius {radius}" for stain in "HE" for radius in RADII]

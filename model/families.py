@@ -54,7 +54,8 @@ class Family:
     cut: how the canvas is cut for a network, with a halo of ``halo`` pixels if one was measured.
     prepare: sets up a new network for training, from the styles (n, 6) of its samples.
     halo: measures the halo of a trained network; None where windows have no halo.
-    styled: whether pictures follow a style vector. style: that of a network's training data.
+    styled: whether pictures follow a style vector. styles: mean and standard deviation, float32
+        (6,) each, of the style vectors that a network was trained on.
     """
 
     name: str
@@ -69,7 +70,7 @@ class Family:
     prepare: Callable[[Any, Callable[[], np.ndarray], TrainingConfig], None]
     halo: Callable[[Any], int | None]
     styled: bool
-    style: Callable[[Any], np.ndarray]
+    styles: Callable[[Any], tuple[np.ndarray, np.ndarray]]
 
 
 def _local_cut(network: LocalUNet, halo: int | None, device: torch.device) -> Cut:
@@ -134,7 +135,7 @@ FAMILIES = {
             prepare=_prepare_local,
             halo=measured_halo,
             styled=True,
-            style=lambda network: network.style_mean.numpy(),
+            styles=lambda network: (network.style_mean.numpy(), network.style_std.numpy()),
         ),
         Family(
             name="semantic",
@@ -149,7 +150,7 @@ FAMILIES = {
             prepare=_prepare_semantic,
             halo=lambda network: None,
             styled=False,
-            style=lambda network: np.zeros(STYLE_SIZE),
+            styles=lambda network: (np.zeros(STYLE_SIZE), np.zeros(STYLE_SIZE)),
         ),
     )
 }

@@ -25,6 +25,7 @@ from .local_unet import STYLE_SIZE
 from .pixels import to_image
 from .planes import PIXELS, REGIONS, REGIONS_KNOWN
 from .samplers import SOLVERS, solve
+from .styles import held
 
 GUIDANCE = 1.0
 GLASS = 0.92  # pixels of the empty slide, in [-1, 1]: 245 of 255
@@ -48,7 +49,8 @@ class Painter:
         guidance: s of equation 7 (Shrivastava and Fletcher, 2023); 0 turns it off. A step takes two
             evaluations of the network, or one at the scale that is distilled into it.
         style: how the slide is stained: a vector (6,), the name of a style, or the path of a slide
-            or image; by default the mean of the training data.
+            or image; by default the mean of the training data. It is held within what the training
+            data had; a warning says what was moved.
         device: ``auto`` is the first GPU if there is one, else the CPU.
         precision: of the arithmetic, like ``bfloat16``; by default what `place` says of the device.
             If it is given the device need not be here: another process will paint.
@@ -106,7 +108,7 @@ class Painter:
             "precision": precision,
             "torch": torch.__version__,
         }
-        self._set_style(family.style(self.network) if style is None else style)
+        self._set_style(style)
 
     def __getstate__(self) -> dict[str, Any]:
         here_only = ("network", "_denoise", "_moving")
@@ -154,7 +156,10 @@ class Painter:
         other._set_style(style)
         return other
 
-    def _set_style(self, style: np.ndarray | str | Path) -> None:
+    def _set_style(self, style: np.ndarray | str | Path | None) -> None:
+        mean, spread = FAMILIES[self.family].styles(self.network)
+        if style is None:
+            style = mean
         try:
             vector = find_style(str(style)) if isinstance(style, (str, Path)) else style
             vector = np.asarray(vector, np.float32)
@@ -164,8 +169,8 @@ class Painter:
             raise PlanError(f"a style is {STYLE_SIZE} finite numbers") from error
         if vector.shape != (STYLE_SIZE,) or not np.isfinite(vector).all():
             raise PlanError(f"a style is {STYLE_SIZE} finite numbers")
-        self.style = vector
-        self.facts = {**self.facts, "style": [round(float(v), 4) for v in vector]}
+        self.style = held(vector, mean=mean, spread=spread)
+        self.facts = {**self.facts, "style": [round(float(v), 4) for v in self.style]}
 
     def plan(self, size: tuple[int, int]) -> Plan:
         """How a canvas of ``size`` (h, w) is cut for this network and sampler."""

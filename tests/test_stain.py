@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.optimize
-from skimage.color import hed_from_rgb, rgb2lab
+from skimage.color import hed_from_rgb, rgb2lab, rgb_from_hed
 from skimage.io import imread
 
 from nasdm_wsi.errors import SlideError
@@ -22,7 +22,8 @@ from nasdm_wsi.slides.stain import (
 
 CONSEP = Path(__file__).parents[2] / "shared" / "data" / "consep-20x" / "images"
 RNG = np.random.default_rng(0)
-PICTURE = np.clip(RNG.normal([180, 120, 180], 25, (64, 64, 3)), 60, 250).astype(np.uint8)
+AMOUNTS = np.maximum(RNG.normal([0.5, 0.35, 0.1], [0.15, 0.08, 0.03], (64, 64, 3)), 0)
+PICTURE = np.rint(255 * np.exp(-AMOUNTS @ rgb_from_hed)).astype(np.uint8)
 
 
 def test_style_is_mean_and_deviation_of_the_stain_amounts():

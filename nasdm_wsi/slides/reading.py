@@ -25,11 +25,13 @@ from ..errors import SlideError
 from ..geometry import Box, grow, intersect, shape
 from ..notebook import SIDE, png
 from .formats import find_format
-from .stain import STYLES, style_vector, tissue_mask
+from .stain import STYLES, style_vector
+from .tissue import tissue_mask
 
 MOST_FOR_A_LOOK = 50_000_000  # pixels that are read for a thumbnail in a notebook
 COARSEST_MPP = 10.0  # a coarser value is meant for printers, such as 72 dots per inch
 TISSUE_SHARE = 0.5  # share of a tile that makes it a tile of tissue
+SMALLEST_TILE = 64  # pixels, in images that have no room for many tiles
 LEAST_TISSUE = 0.05  # a slide without a tile that has this share has no tissue
 
 
@@ -170,9 +172,9 @@ def tissue_sample(
 ) -> np.ndarray:
     """Tiles of tissue for measuring stain, uint8 (n, size, size, 3), n at most ``count``.
 
-    They are drawn at random, without overlap, from the tiles that are at least half tissue; if
-    there are none, from those with the most tissue. In an image smaller than ``size``, a tile is as
-    large as the smaller side.
+    They are drawn at random, without overlap, from the tiles that are at least half tissue, which
+    ink and black areas are not; if there are none, from those with the most tissue. Tiles of an
+    image that has no room for ``count`` of them are smaller.
 
     Raises:
         SlideError: the slide cannot be read or shows no tissue.
@@ -180,7 +182,7 @@ def tissue_sample(
     with open_slide(path) as slide:
         slide.mpp = slide.mpp or mpp
         height, width = (int(n * slide.mpp / mpp) for n in slide.size)
-        side = min(size, height, width)
+        side = min(size, height, width, max(SMALLEST_TILE, math.isqrt(height * width // count)))
         rows, columns = height // side, width // side
         # Each tile is read as 8 x 8 pixels, one row of tiles at a time to bound memory.
         looks = (
@@ -204,7 +206,10 @@ def find_style(name: str) -> np.ndarray:
         return np.array(STYLES[name], np.float32)
     if not Path(name).exists():
         raise SlideError(f"style {name!r} is neither a file nor one of {', '.join(STYLES)}")
-    return style_vector(tissue_sample(name))
+    try:
+        return style_vector(tissue_sample(name))
+    except SlideError as error:
+        raise error if name in str(error) else SlideError(f"{name}: {error}") from error
 
 
 @contextmanager

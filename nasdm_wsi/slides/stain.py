@@ -22,6 +22,7 @@ import numpy as np
 from skimage.color import hed_from_rgb, rgb_from_hed
 
 from ..errors import SlideError
+from .tissue import clean_tissue, optical_density, tissue_mask
 
 STYLE_SIZE = 6
 # Measured on colon: Lizard as published (normalised), and stains that laboratories produce.
@@ -32,18 +33,6 @@ STYLES = {
     "pink": (0.30, 0.34, 0.08, 0.22, 0.09, 0.05),
     "purple": (0.48, 0.19, 0.04, 0.30, 0.07, 0.06),
 }
-BLACK = 25  # darker in all channels than any stain: ink, or a hole in the picture
-TISSUE_DENSITY = 0.12  # mean optical density over RGB above which a pixel counts as tissue
-
-
-def optical_density(rgb: np.ndarray) -> np.ndarray:
-    """Optical density, float32 (..., 3) and at least 0, of uint8 RGB (..., 3)."""
-    return _DENSITY[rgb]
-
-
-def tissue_mask(rgb: np.ndarray) -> np.ndarray:
-    """Bool (...): where uint8 RGB (..., 3) is tissue and not glass."""
-    return optical_density(rgb).mean(axis=-1) > TISSUE_DENSITY
 
 
 def haematoxylin(rgb: np.ndarray) -> np.ndarray:
@@ -66,12 +55,14 @@ class StainStatistics:
 
     @classmethod
     def of(cls, rgb: np.ndarray) -> StainStatistics:
-        """Measure uint8 RGB (..., 3).
+        """Measure the tissue of pictures at 0.5 mpp, uint8 RGB (..., h, w, 3), or of pixels (n, 3).
+
+        In pictures, folds and the surroundings of ink and of black areas are left out too.
 
         Raises:
             SlideError: the picture has almost no tissue.
         """
-        tissue = rgb[tissue_mask(rgb)]
+        tissue = rgb[clean_tissue(rgb) if rgb.ndim > 2 else tissue_mask(rgb)]
         if len(tissue) < 256:
             raise SlideError("no tissue in the picture: its stain cannot be measured")
         amounts = optical_density(tissue).astype(np.float64) @ hed_from_rgb
@@ -89,7 +80,7 @@ class StainStatistics:
 
 
 def style_vector(rgb: np.ndarray) -> np.ndarray:
-    """The style vector, float32 (6,), of uint8 RGB (..., 3)."""
+    """The style vector, float32 (6,), of uint8 RGB (..., 3), as `StainStatistics.of` measures."""
     return StainStatistics.of(rgb).style
 
 
@@ -119,7 +110,7 @@ def fit_stains(rgb: np.ndarray, *, extract: Callable[[np.ndarray], np.ndarray]) 
     Raises:
         SlideError: the pictures have almost no tissue.
     """
-    tissue = rgb[tissue_mask(rgb) & (rgb.max(axis=-1) > BLACK)]
+    tissue = rgb[clean_tissue(rgb) if rgb.ndim > 2 else tissue_mask(rgb)]
     if len(tissue) < 256:
         raise SlideError("no tissue in the pictures: their stains cannot be found")
     vectors = extract(tissue)
@@ -193,6 +184,3 @@ def _amounts(density: np.ndarray, vectors: np.ndarray, sparsity: float) -> np.nd
 def _haematoxylin_first(vectors: np.ndarray) -> np.ndarray:
     """The vectors with haematoxylin, which absorbs more red relative to green, first."""
     return vectors[np.argsort(-vectors[:, 0] / np.maximum(vectors[:, 1], 1e-9))]
-
-
-_DENSITY = -np.log(np.maximum(np.arange(256), 1) / 255).astype(np.float32)

@@ -37,7 +37,7 @@ from skimage.color import hed_from_rgb
 from ..errors import SlideError
 from ..geometry import Box, grow
 from ..slides.reading import TISSUE_SHARE, Slide, open_slide
-from ..slides.stain import TISSUE_DENSITY, optical_density
+from ..slides.tissue import TISSUE_DENSITY, optical_density
 
 STEP = 16
 NEAR = 4  # lines on each side, STEP pixels apart, with which a line is compared
