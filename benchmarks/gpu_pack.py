@@ -22,7 +22,7 @@ from nasdm_wsi.annotations.raster import edges
 from nasdm_wsi.annotations.types import TYPES
 from nasdm_wsi.model.planes import REGIONS
 from nasdm_wsi.slides.stain import StainStatistics
-from nasdm_wsi.tools.dataset import HELD_OUT, UNPUBLISHED, _held_out_box
+from nasdm_wsi.tools.dataset import HELD_OUT, UNPUBLISHED, held_out_box
 
 LARGEST = 40  # MB of a pack
 # Types that pseudo-labels tell; the segmenter never finds the other three.
@@ -43,7 +43,7 @@ def labels_code(
 def held_out(types: np.ndarray, size: tuple[int, int], name: str) -> np.ndarray:
     """Bool (h, w) at the labels' size: the square that a picture of ``size`` (h, w) keeps aside."""
     published = Image.fromarray(types != UNPUBLISHED).resize(size[::-1], Image.Resampling.NEAREST)
-    box = np.array(_held_out_box(np.asarray(published), HELD_OUT, name, 0))
+    box = np.array(held_out_box(np.asarray(published), HELD_OUT, name, 0))
     y0, x0, y1, x1 = np.rint(box * types.shape[0] / size[0]).astype(int)
     mask = np.zeros(types.shape, bool)
     mask[max(y0 - 1, 0) : y1 + 1, max(x0 - 1, 0) : x1 + 1] = True

@@ -20,7 +20,7 @@ from PIL import Image
 
 from nasdm_wsi.annotations.labels import split_touching
 from nasdm_wsi.annotations.lizard import read_mat_labels
-from nasdm_wsi.tools.dataset import HELD_OUT, UNPUBLISHED, _held_out_box
+from nasdm_wsi.tools.dataset import HELD_OUT, UNPUBLISHED, held_out_box
 
 INFLAMMATORY = 7  # neutrophil, lymphocyte, plasma or eosinophil
 UNTYPED = 8  # a nucleus of unknown type
@@ -94,7 +94,7 @@ class Picture:
         if self.set == "lizard":
             classes = self.path.with_name(f"{self.name}_classes.png")
             published = np.array(Image.open(classes)) != UNPUBLISHED
-        box = _held_out_box(published, HELD_OUT, self.name, 0)
+        box = held_out_box(published, HELD_OUT, self.name, 0)
         return tuple(round(edge * self.scale) for edge in box)
 
     def _scaled(self, path: Path) -> Image.Image:

@@ -335,14 +335,14 @@ def _prepare_region(
         "source": str(picture),
         "size": list(types.shape),
         "published": int(published.sum()),
-        "held_out": [_held_out_box(published, held_out, name, seed)] if held_out else [],
+        "held_out": [held_out_box(published, held_out, name, seed)] if held_out else [],
         "nuclei": {t: int(c) for t, c in zip(TYPES[1:], counts[1:], strict=False)},
         "stain_mean": stain.mean.tolist(),
         "stain_covariance": stain.covariance.tolist(),
     }
 
 
-def _held_out_box(published: np.ndarray, share: float, name: str, seed: int) -> list[int]:
+def held_out_box(published: np.ndarray, share: float, name: str, seed: int) -> list[int]:
     """A square of ``share`` of the published area at a random place, published as far as can be."""
     side = max(1, round((share * published.sum()) ** 0.5))
     size = (min(side, published.shape[0]), min(side, published.shape[1]))
