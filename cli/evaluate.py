@@ -12,7 +12,7 @@ from . import options
 @click.command()
 @click.argument("dataset", type=options.EXISTING)
 @click.option("-o", "--out", type=options.NEW, help="A folder for table, pictures and plot.")
-@click.option("--weights", type=options.EXISTING, help="Default: those in the package.")
+@options.weights
 @click.option(
     "--inception",
     type=options.EXISTING,

@@ -18,6 +18,11 @@ device = click.option(
     show_default=True,
     help="Where to compute: cpu, cuda, cuda:1, ... or auto.",
 )
+weights = click.option(
+    "--weights",
+    metavar="FILE|NAME",
+    help="A file of weights, or the name of weights in the package; default: small.",
+)
 seed = click.option(
     "--seed",
     type=click.IntRange(0),

@@ -40,7 +40,7 @@ from . import options
 @click.option("--steps", type=click.IntRange(1, 1000), help="Number of solver steps.")
 @click.option("--guidance", type=click.FloatRange(0, 20), help="Strength of guidance.")
 @click.option("--style", help="Stain: a slide or image to copy it from, or the name of a style.")
-@click.option("--weights", type=options.EXISTING, help="Network; default: the one that ships.")
+@options.weights
 @options.device
 @click.option(
     "--workers",

@@ -14,7 +14,13 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "model/weights/small.md")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "model/weights/small.md",
+    "model/weights/regions.md",
+)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:

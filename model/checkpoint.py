@@ -24,7 +24,8 @@ from ..errors import CheckpointError
 from ..output import whole_or_nothing
 from .families import FAMILIES, build, family_of
 
-SHIPPED = Path(__file__).parent / "weights" / "small.safetensors"
+WEIGHTS = Path(__file__).parent / "weights"  # those in the package
+SHIPPED = WEIGHTS / "small.safetensors"  # those that paint if nothing else is asked for
 NAMED = 3  # differences that an error names
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -95,6 +96,23 @@ def save_weights(path: Path, network: nn.Module, **facts: Any) -> None:
     """
     state = {k: v.to(torch.float16) for k, v in network.state_dict().items()}
     save(path, state, header_of(network, **facts))
+
+
+def find_weights(weights: str | Path) -> Path:
+    """The file of weights: ``weights`` itself, or that of weights in the package by their name.
+
+    Raises:
+        CheckpointError: neither a file nor the name of weights in the package.
+    """
+    path = Path(weights)
+    if path.exists():
+        return path
+    named = {file.stem: file for file in sorted(WEIGHTS.glob("*.safetensors"))}
+    if str(weights) not in named:
+        raise CheckpointError(
+            f"{weights} does not exist: give a file of weights or a name, {' or '.join(named)}"
+        )
+    return named[str(weights)]
 
 
 def load_network(path: str | Path = SHIPPED) -> nn.Module:

@@ -16,7 +16,7 @@ from ..errors import CheckpointError, NasdmError, PlanError
 from ..geometry import Plan
 from ..job import Window
 from ..slides.reading import find_style
-from .checkpoint import SHIPPED, checksum, load_weights
+from .checkpoint import SHIPPED, WEIGHTS, checksum, find_weights, load_weights
 from .devices import one_thread, place
 from .diffusion import Condition, Denoise
 from .families import FAMILIES, denoiser_of
@@ -41,9 +41,9 @@ class Painter:
     workers, not threads, share the cores, and the bytes do not depend on their number.
 
     Args:
-        weights: a file of weights. Its header says at which pixel size (``mpp``) and from which
-            planes the network paints; regions and known pixels, which no render gives yet, are
-            unknown.
+        weights: a file of weights, or the name of weights in the package. Its header says at which
+            pixel size (``mpp``) and from which planes the network paints; regions and known pixels,
+            which no render gives yet, are unknown.
         steps: of the solver; by default what the header says.
         solver: one of `samplers.SOLVERS`; by default what the header says.
         guidance: s of equation 7 (Shrivastava and Fletcher, 2023); 0 turns it off. A step takes two
@@ -76,7 +76,7 @@ class Painter:
         precision: str | None = None,
     ):
         device, precision = (device, precision) if precision else place(device)
-        self.weights = Path(weights)
+        self.weights = find_weights(weights)
         self.network, header = load_weights(self.weights)
         self._denoise: Denoise | None = None
         self._moving = threading.Lock()
@@ -113,11 +113,12 @@ class Painter:
     def __getstate__(self) -> dict[str, Any]:
         here_only = ("network", "_denoise", "_moving")
         kept = {k: v for k, v in self.__dict__.items() if k not in here_only}
-        return kept | {"weights": None if self.weights == SHIPPED else self.weights}
+        in_package = self.weights.parent == WEIGHTS
+        return kept | {"weights": self.weights.stem if in_package else self.weights}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.weights = self.weights or SHIPPED
+        self.weights = find_weights(self.weights)
         self.network, _ = load_weights(self.weights)
         if not self.facts["weights"].endswith(checksum(self.weights)):
             raise CheckpointError(f"{self.weights} is another file on this worker: copy it there")

@@ -22,7 +22,11 @@ from nasdm_wsi.annotations.types import TYPES, ClassNames, known_names
 from nasdm_wsi.cli.main import main
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "model/weights/small.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "model/weights").glob("*.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 
 def run(*arguments: str, **environment: str) -> str:

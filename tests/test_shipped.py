@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nasdm_wsi.annotations.raster import Conditioning
+from nasdm_wsi.errors import CheckpointError
 from nasdm_wsi.model import Painter
 from nasdm_wsi.model.evaluation.evaluate import Agreement
 from nasdm_wsi.model.training.critic import grid_pattern
@@ -50,6 +51,30 @@ def test_each_step_of_the_shipped_model_is_one_evaluation(nuclei):
     painter.network.register_forward_hook(lambda *_: calls.append(1))
     render_region(plan_render(nuclei, painter, size=SIZE))
     assert len(calls) == painter.facts["steps"] == 8
+
+
+@pytest.mark.parametrize("name", ["small-regions", "medium"])
+def test_other_weights_go_by_name_and_paint_in_half_the_steps(nuclei, name):
+    instances, types = Conditioning(nuclei, SIZE).labels((0, 0, *SIZE))
+    agreement, picture = Agreement(), painted(nuclei, weights=name)
+    agreement.add(picture, instances, types)
+    assert Painter(name, device="cpu").facts["steps"] == 4
+    assert agreement.figures()["nuclei found"] > 0.95
+    assert agreement.figures()["dark spots that are nuclei"] > 0.7
+    assert neighbour_differences(picture).std() < 0.03  # of `small`: above 0.05
+
+
+def neighbour_differences(picture):
+    """Mean difference of neighbours across x by the column modulo 8, over its mean: (8,)."""
+    steps = np.abs(np.diff(picture.astype(float), axis=1)).mean(axis=(0, 2))
+    by_column = steps[: len(steps) // 8 * 8].reshape(-1, 8).mean(axis=0)
+    return by_column / by_column.mean()
+
+
+def test_weights_that_are_neither_a_file_nor_a_name_are_refused_with_the_names():
+    assert Painter("small", device="cpu").facts == Painter(device="cpu").facts
+    with pytest.raises(CheckpointError, match="nothing does not exist.*small-regions"):
+        Painter("nothing")
 
 
 def test_another_seed_is_another_picture_of_the_same_nuclei(nuclei):
