@@ -439,7 +439,7 @@ def test_what_is_no_label_image_is_refused_in_one_line(tmp_path):
         (save(tmp_path / "rgb.npy", picture), "20 x 30 x 3 holds no labels: choose"),
         (save(tmp_path / "pages.tif", picture[..., 0].reshape(5, 4, 30)), "no label image of"),
         (save(tmp_path / "text.npy", np.full((4, 4), "a")), "<U1 is no kind of label"),
-        (tmp_path / "seg.npy", "Python objects in dtype.*: save the labels alone"),
+        (tmp_path / "seg.npy", "a pickle as Cellpose"),
         (tmp_path / "cut.npy", "cannot be read"),
     ):
         with pytest.raises(AnnotationError, match=rf"^.*{path.name}: [^\n]*{reason}[^\n]*$"):

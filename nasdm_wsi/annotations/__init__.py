@@ -11,7 +11,8 @@ A file's nuclei pass these modules in this order; each imports from those before
     nuclei      `Nuclei`, the table that all other packages use
     jsonstream  bytes to JSON
     contents    what a format is, and what reading a file gives
-    geojson, hovernet, labels, lizard, tiatoolbox    one file each for the formats
+    geojson, labels, lizard, ...    one file each for the formats
+    unread      files that are named and not read
     formats     the registry of formats, `read_contents`
     raster      `Conditioning`: planes, tissue and labels of any box
 """

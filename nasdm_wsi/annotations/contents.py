@@ -5,6 +5,7 @@ A format is one `Format` record, which stands in the file of its reader. `format
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .findings import Findings
-from .jsonstream import head
+from .jsonstream import head, texts
 from .nuclei import Nuclei
 from .outlines import Outlines
 
@@ -43,8 +44,11 @@ class Contents:
         return self.nuclei
 
 
+START = 4096  # bytes of a text that tell its format
+
+
 class Source:
-    """A file whose format is to be found out: its first bytes, and its head if it is JSON."""
+    """A file or folder whose format is to be found out by how it begins."""
 
     def __init__(self, path: Path, members: Iterable[str] = ()):
         self.path = path
@@ -52,9 +56,39 @@ class Source:
 
     @cached_property
     def magic(self) -> bytes:
-        """The first 32 bytes."""
+        """The first 128 bytes; none of a folder."""
+        if self.path.is_dir():
+            return b""
         with open(self.path, "rb") as file:
-            return file.read(32)
+            return file.read(128)
+
+    @cached_property
+    def entries(self) -> list[str]:
+        """The names of the files in a zip; none if it is no zip."""
+        if not self.magic.startswith(b"PK\x03\x04"):
+            return []
+        with zipfile.ZipFile(self.path) as archive:
+            return [name for name in archive.namelist() if not name.endswith("/")]
+
+    @cached_property
+    def start(self) -> bytes:
+        """How the text of the file begins, unpacked and without byte order mark and space.
+
+        Of a zip it is the first file's.
+        """
+        if not self.magic:
+            return b""
+        text = next((text.read(START) for _, text in texts(self.path)), b"")
+        return text.lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")
+
+    @property
+    def is_json(self) -> bool:
+        """Whether it begins like JSON, packed or not."""
+        return self.start.startswith((b"{", b"["))
+
+    def ends(self, *suffixes: str) -> bool:
+        """Whether it is a zip that holds files with one of these suffixes."""
+        return any(name.lower().endswith(suffixes) for name in self.entries)
 
     @property
     def member(self) -> str:

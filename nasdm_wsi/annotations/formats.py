@@ -10,16 +10,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from . import geojson, hovernet, labels, lizard, tiatoolbox
+from ..errors import AnnotationError
+from . import geojson, hovernet, hovernet_mat, labels, lizard, tiatoolbox
 from .contents import Contents, Format, Reading, Source
 from .findings import Findings
 from .jsonstream import readable
 from .nuclei import check_mpp
 from .types import TISSUE_CLASSES, ClassNames
+from .unread import refuse
 
 FORMATS = (
     tiatoolbox.FORMAT,
     labels.FORMAT,
+    hovernet_mat.FORMAT,
     lizard.FORMAT,
     hovernet.HOVERNET,
     hovernet.CELLVIT,
@@ -28,7 +31,11 @@ FORMATS = (
 
 
 def is_annotation(path: Path) -> bool:
-    """Whether `read_contents` is the one to read a file; slides and pictures are not for it."""
+    """Whether `read_contents` is the one to read a file; slides and pictures are not for it.
+
+    Raises:
+        AnnotationError: the file cannot be read, or is of a format that nothing here reads.
+    """
     with readable(path):
         return _format_of(_source(path)) is not None
 
@@ -45,8 +52,7 @@ def read_contents(
 ) -> Contents:
     """What an annotation file holds, whether or not it can be rendered.
 
-    Read are GeoJSON of QuPath, CellViT, InstanSeg, HoVerNeXt and TIAToolbox, JSON of HoVer-Net and
-    CellViT, TIAToolbox annotation stores, label images and arrays of Lizard, CoNIC and PanNuke.
+    The table of docs/formats.md lists what is read.
 
     Args:
         path: the file; GeoJSON and JSON may be packed by gzip or zip.
@@ -66,7 +72,7 @@ def read_contents(
     findings = Findings(path, ClassNames(class_map, ignore_classes, tissue_classes))
     with readable(path):
         source = _source(path)
-        form = _format_of(source) or _nearest(source)
+        form = _format_of(source) or _no_format(source)
         mpp = check_mpp(mpp or form.pixel_size(source, slide_mpp), path)
         contents = form.read(source, Reading(mpp, findings, contours))
     return replace(contents, whole=form.whole)
@@ -77,9 +83,29 @@ def _source(path: Path) -> Source:
 
 
 def _format_of(source: Source) -> Format | None:
-    return next((form for form in FORMATS if form.sniff(source)), None)
+    """The format of a file of annotations; None if it may be a slide or picture.
+
+    All commands ask here, so that they agree on what a file is.
+
+    Raises:
+        AnnotationError: a file that is known not to be read; the message says what it is.
+    """
+    refuse(source)
+    found = next((form for form in FORMATS if form.sniff(source)), None)
+    named_so = source.magic and source.path.name.lower().endswith(geojson.SUFFIXES)
+    return found or (geojson.FORMAT if named_so else None)  # whose reader says what is wrong
 
 
-def _nearest(source: Source) -> Format:
-    """The format whose reader says best why it cannot read a file of none."""
-    return labels.FORMAT if labels.is_picture(source) else geojson.FORMAT
+def _no_format(source: Source) -> Format:
+    """The format whose reader says why it cannot read a picture.
+
+    Raises:
+        AnnotationError: the file is no such picture.
+    """
+    if labels.is_picture(source):
+        return labels.FORMAT
+    what = "a folder" if source.path.is_dir() else "a slide, a picture or unknown"
+    raise AnnotationError(
+        f"{source.path}: no annotations of a known format but {what}: "
+        "export the nuclei as GeoJSON, or as a label image in TIFF"
+    )

@@ -58,10 +58,6 @@ def write_geojson(path: str | Path, nuclei: Nuclei) -> None:
         file.write(b"\n]}\n")
 
 
-def _sniff(source: Source) -> bool:
-    return source.path.name.lower().endswith(SUFFIXES)
-
-
 def _read(source: Source, reading: Reading) -> Contents:
     outlines = Outlines(reading.findings, reading.contours)
     for name, text in texts(source.path):
@@ -71,4 +67,4 @@ def _read(source: Source, reading: Reading) -> Contents:
     return packed(outlines, FORMAT.name, reading)
 
 
-FORMAT = Format("GeoJSON", _sniff, _read, member=LIST)
+FORMAT = Format("GeoJSON", lambda source: source.is_json, _read, member=LIST)

@@ -13,11 +13,12 @@ slide can be cut into the same tiles again.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 import shapely
 import tifffile
 from PIL import Image
@@ -36,6 +37,8 @@ PANNUKE = ("Neoplastic", "Inflammatory", "Connective", "Dead", "Epithelial")
 _MPP = {"Lizard": 0.5, "PanNuke": 0.25}
 _KINDS = {"instances": "label image", "Lizard": "Lizard labels", "PanNuke": "PanNuke masks"}
 _SHAPES = "choose one of (h, w), (h, w, 2) as of Lizard, (h, w, 6) as of PanNuke, or tiles of these"
+
+_LABELS = ("labels", "masks", "inst_map")  # how tools call the array among others in an .npz
 
 _PNG, _NUMPY = b"\x89PNG", b"\x93NUMPY"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -121,6 +124,23 @@ def contents_of(array: np.ndarray, path: Path, reading: Reading) -> Contents:
     return Contents(words, Nuclei.concatenate(parts), reading.findings)
 
 
+def named(instances: np.ndarray, names: Sequence[str], reading: Reading) -> Nuclei:
+    """The nuclei of instances (h, w), 0 = none, from the class names of instances 1, 2, ..."""
+    numbers = np.array([0, *(max(reading.findings.number(name) or 0, 0) for name in names)])
+    return from_labels(instances * (numbers[instances] > 0), numbers, mpp=reading.mpp)
+
+
+def commonest(instances: np.ndarray, types: np.ndarray) -> np.ndarray:
+    """The type that most pixels of each instance have, instances 1, 2, ... in order."""
+    types = types.astype(np.int64)
+    base = int(types.max()) + 1
+    pairs, counts = np.unique(instances * base + types, return_counts=True)
+    pairs = pairs[np.argsort(counts, kind="stable")]
+    found = np.zeros(int(instances.max()) + 1, np.int64)
+    found[pairs // base] = pairs % base  # the last one stays
+    return found[1:]
+
+
 def is_picture(source: Source) -> bool:
     """Whether a file is a PNG or TIFF, be it of labels or of tissue."""
     return source.magic.startswith((_PNG, *_TIFF))
@@ -128,7 +148,7 @@ def is_picture(source: Source) -> bool:
 
 def _sniff(source: Source) -> bool:
     """Whether a file is an array, or a picture of one plane and one channel."""
-    if source.magic.startswith(_NUMPY):
+    if source.magic.startswith(_NUMPY) or source.ends(".npy"):
         return True
     if source.magic.startswith(_PNG):
         return source.magic[25:26] in (b"\0", b"\3")  # grey, or numbers of a palette
@@ -146,7 +166,7 @@ def _read(source: Source, reading: Reading) -> Contents:
 
 
 def _pixel_size(source: Source, slide_mpp: float | None) -> float | None:
-    if slide_mpp or not source.magic.startswith(_NUMPY):
+    if slide_mpp or not (source.magic.startswith(_NUMPY) or source.entries):
         return slide_mpp
     return _MPP.get(_as_stack(_array(source), source.path)[0])
 
@@ -159,15 +179,35 @@ def _array(source: Source) -> np.ndarray:
     try:
         if source.magic.startswith(_NUMPY):
             return np.load(path, mmap_mode="r", allow_pickle=False)
+        if source.entries:
+            return _of_npz(path)
         if source.magic.startswith(_PNG):
             with Image.open(path) as image:
                 return np.asarray(image)
         return tifffile.imread(path)
+    except AnnotationError:
+        raise
     except Exception as error:  # three libraries, and each of their codecs has its own
         reason = " ".join(str(error).split())
         raise AnnotationError(
             f"{path}: cannot be read ({reason}): save the labels alone, as PNG, TIFF or .npy"
         ) from error
+
+
+def _of_npz(path: Path) -> np.ndarray:
+    """The labels in an ``.npz``: a sparse matrix of SciPy, or the one array that can be labels."""
+    with np.load(path, allow_pickle=False) as arrays:
+        if {"format", "shape", "data"} <= set(arrays.files):
+            return scipy.sparse.load_npz(path).toarray()
+        flat = {name: arrays[name] for name in arrays.files}
+    found = [name for name, array in flat.items() if array.ndim > 1 and array.dtype.kind in "bui"]
+    chosen = found if len(found) == 1 else [name for name in found if name in _LABELS]
+    if len(chosen) != 1:
+        raise AnnotationError(
+            f"{path}: which of the arrays {', '.join(flat)} holds the labels? "
+            "Save it alone, as .npy"
+        )
+    return flat[chosen[0]]
 
 
 def _as_stack(array: np.ndarray, path: Path) -> tuple[str, np.ndarray]:
@@ -199,27 +239,15 @@ def _nuclei(labels: np.ndarray, classes: Any, reading: Reading) -> Nuclei:
     found, instances = np.unique(np.maximum(labels, 0), return_inverse=True)
     instances = instances.reshape(labels.shape) + (found[0] > 0)
     names = _names(instances, classes)
-    numbers = np.array([0, *(max(reading.findings.number(name) or 0, 0) for name in names)])
-    return from_labels(instances * (numbers[instances] > 0), numbers, mpp=reading.mpp)
+    return named(instances, names, reading)
 
 
 def _names(instances: np.ndarray, classes: Any) -> list[str]:
     """The class name of each instance 1, 2, ..."""
     if isinstance(classes, str):
         return [classes] * int(instances.max())
-    numbers = _commonest(instances, classes)
+    numbers = commonest(instances, classes)
     return [TYPES[k] if k < len(TYPES) else f"class {k}" for k in numbers]
-
-
-def _commonest(instances: np.ndarray, types: np.ndarray) -> np.ndarray:
-    """The type that most pixels of each instance have, instances 1, 2, ... in order."""
-    types = types.astype(np.int64)
-    base = int(types.max()) + 1
-    pairs, counts = np.unique(instances * base + types, return_counts=True)
-    pairs = pairs[np.argsort(counts, kind="stable")]
-    commonest = np.zeros(int(instances.max()) + 1, np.int64)
-    commonest[pairs // base] = pairs % base  # the last one stays
-    return commonest[1:]
 
 
 FORMAT = Format("label image or array", _sniff, _read, pixel_size=_pixel_size)

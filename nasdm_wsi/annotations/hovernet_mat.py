@@ -1,0 +1,82 @@
+"""MATLAB files of HoVer-Net's tile mode and of CoNSeP: instances, and numbers for their types.
+
+HoVer-Net: Simultaneous Segmentation and Classification of Nuclei in Multi-Tissue Histology Images,
+Graham et al. 2019. Both have ``inst_map`` (h, w). HoVer-Net's ``inst_type`` (n, 1) belongs to the
+``inst_uid`` (n, 1); CoNSeP's ``type_map`` (h, w) has the type of each pixel. What a number means
+depends on the weights or data set; it serves as class name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import scipy.io
+
+from ..errors import AnnotationError
+from .contents import Contents, Format, Reading, Source
+from .labels import commonest, named
+from .types import UNTYPED
+
+FIELDS = ("inst_map", "type_map", "inst_type", "inst_uid")
+
+
+def read_instances(path: Path) -> tuple[np.ndarray, list[str]]:
+    """Instances int (h, w), 0 = none, and the class names of instances 1, 2, ...
+
+    Raises:
+        AnnotationError: a damaged file, or types that do not fit the instances.
+    """
+    try:
+        fields = scipy.io.loadmat(path, variable_names=FIELDS)
+        labels = np.asarray(fields["inst_map"])
+        ids, instances = np.unique(np.maximum(labels, 0), return_inverse=True)
+        instances = instances.reshape(labels.shape) + (ids[0] > 0)
+        return instances, _names(fields, instances, ids[ids > 0])
+    except Exception as error:  # scipy raises many kinds on damaged files
+        raise AnnotationError(
+            f"{path}: inst_map and the types do not fit ({' '.join(str(error).split())}): "
+            "export it again"
+        ) from error
+
+
+def _names(fields: dict, instances: np.ndarray, ids: np.ndarray) -> list[str]:
+    """The class name of each instance, from whichever field tells it."""
+    if "type_map" in fields:
+        types = commonest(instances, np.asarray(fields["type_map"]))
+    elif "inst_type" in fields:
+        types = np.ravel(fields["inst_type"])
+        if "inst_uid" in fields:
+            of_id = dict(zip(np.ravel(fields["inst_uid"]).tolist(), types.tolist(), strict=True))
+            types = np.array([of_id[k] for k in ids.tolist()])
+    else:
+        return [UNTYPED] * len(ids)
+    if len(types) != len(ids):
+        raise ValueError(f"{len(types)} types for {len(ids)} instances")
+    return [f"{int(kind)}" for kind in types]
+
+
+def fields_of(path: Path) -> set[str]:
+    """The names of the variables in a MATLAB file; none if it is damaged."""
+    try:
+        return {name for name, *_ in scipy.io.whosmat(path)}
+    except Exception:  # as above
+        return set()
+
+
+def is_hovernet(path: Path) -> bool:
+    """Whether a MATLAB file is HoVer-Net's or CoNSeP's, and not Lizard's."""
+    fields = fields_of(path)
+    return {"inst_map"} < fields and not {"id", "class"} & fields
+
+
+def _sniff(source: Source) -> bool:
+    return source.magic.startswith(b"MATLAB 5") and is_hovernet(source.path)
+
+
+def _read(source: Source, reading: Reading) -> Contents:
+    nuclei = named(*read_instances(source.path), reading)
+    return Contents(FORMAT.name, nuclei, reading.findings)
+
+
+FORMAT = Format("HoVer-Net or CoNSeP labels", _sniff, _read)
