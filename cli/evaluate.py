@@ -34,6 +34,8 @@ def evaluate(
     """
     from ..model.evaluation import evaluate as measures
 
+    if out is not None:
+        measures.check_report(out, dataset, given["weights"], inception)
     features = measures.inception(inception) if inception else measures.efficientnet()
     painting = {k: v for k, v in given.items() if v is not None}
     settings = measures.ABLATIONS[ablate] if ablate else [{}]

@@ -86,8 +86,9 @@ def render(
     from ..slides.formats import format_of, labels_path
     from ..slides.reading import find_style, size_like
 
-    check_output(out, overwrite=given["overwrite"])
     size, region, like = given["size"], given["region"], given["like"]
+    inputs = (annotations, like, given["style"], given["weights"])
+    check_output(out, overwrite=given["overwrite"], inputs=inputs)
     if like and size:
         raise PlanError(f"{like} tells the size: give --like or --size, not both")
     reading = ("mpp", "like", "class_map", "ignore_classes", "tissue_classes", "contours")

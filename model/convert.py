@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..checkpoints import Training
 from ..errors import CheckpointError, OutputError
+from ..output import check_writable, keep_inputs
 from .checkpoint import check_shapes, header_of, save, shapes_of
 from .config import PAPER, SemanticConfig
 from .semantic_unet import SemanticUNet, config_of
@@ -24,13 +25,16 @@ def convert(source: Path, out: Path, *, overwrite: bool = False) -> SemanticConf
     Raises:
         CheckpointError: no such file, a file with more than tensors, or of another architecture;
             the first names that differ are told.
-        OutputError: ``out`` exists and ``overwrite`` is not given, or cannot be written.
+        OutputError: ``out`` exists and ``overwrite`` is not given, is ``source``, or cannot be
+            written.
     """
     source, out = Path(source), Path(out)
     if out.suffix != ".safetensors":
         raise OutputError(f"{out}: the output must end in .safetensors")
+    keep_inputs([out], [source])
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists: choose another name or give `overwrite`")
+    check_writable(out)
     tensors = _read_state(source)
     shapes = shapes_of(tensors)
     try:

@@ -172,6 +172,7 @@ class Painter:
             raise PlanError(f"a style is {STYLE_SIZE} finite numbers")
         self.style = held(vector, mean=mean, spread=spread)
         self.facts = {**self.facts, "style": [round(float(v), 4) for v in self.style]}
+        self.sources = tuple(p for p in (self.weights, _file_of(style)) if p)
 
     def plan(self, size: tuple[int, int]) -> Plan:
         """How a canvas of ``size`` (h, w) is cut for this network and sampler."""
@@ -276,3 +277,8 @@ def _check_settings(steps: int, solver: str, guidance: float, precision: str) ->
         raise PlanError(f"guidance {guidance}: choose 0 to 100")
     if precision not in PRECISIONS:
         raise PlanError(f"precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
+
+
+def _file_of(style: np.ndarray | str | Path) -> Path | None:
+    """The slide or image that a style is copied from; None for a vector and for a name."""
+    return Path(style) if isinstance(style, (str, Path)) and Path(style).exists() else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,16 @@ from typing import Any
 import numpy as np
 
 from .annotations.geojson import write_geojson
-from .errors import OutputError
+from .errors import NasdmError, OutputError
 from .geometry import shape
 from .mosaic.engine import Mosaic
 from .mosaic.watch import Progress
+from .output import check_writable, keep_inputs, replacing, whole_or_nothing
+from .provenance import facts_of, provenance
 from .slides.formats import format_of, labels_path
+from .slides.reading import open_slide
+
+DIGEST = "labels.sha256"  # in the run folder: of the NAME.geojson that the run has written
 
 
 def run_folder(out: Path) -> Path:
@@ -22,21 +29,62 @@ def run_folder(out: Path) -> Path:
     return out.with_name(out.name + ".run")
 
 
-def check_output(out: Path, *, overwrite: bool) -> None:
-    """Refuse an output that exists, or whose folder does not.
+def check_output(out: Path, *, overwrite: bool, inputs: Iterable[str | Path | None] = ()) -> None:
+    """Refuse outputs that are ``inputs``, that exist, or that cannot be written.
+
+    ``overwrite`` replaces a slide, and nuclei beside it that a render wrote.
 
     Raises:
         OutputError: the reason, and what to do.
     """
-    if not out.parent.is_dir():
-        raise OutputError(f"{out.parent} is no folder: make it first")
     form, labels = format_of(out), labels_path(out)
+    keep_inputs((out, labels, run_folder(out)), inputs)
     for path in (out, labels):
         if path.is_dir() and not (path == out and form.may_replace(path)):
             raise OutputError(f"{path} is a folder: choose another name")
-        ours = path != out and run_folder(out).exists()  # of a run stopped near its end
-        if path.exists() and not (overwrite or ours):
-            raise OutputError(f"{path} exists: choose another name or give `overwrite`")
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out} exists: choose another name or give `overwrite`")
+    if labels.exists():
+        _check_nuclei(out, overwrite=overwrite)
+    check_writable(out)
+
+
+def _check_nuclei(out: Path, *, overwrite: bool) -> None:
+    """Refuse nuclei beside the slide that no render wrote, or that belong to a finished one."""
+    labels, digest = labels_path(out), nuclei_digest(out)
+    if digest == _digest_in_run_folder(out):
+        return
+    if digest != _digest_in_slide(out):
+        raise OutputError(
+            f"{labels} was not written by a render of {out.name}, so it is never replaced: "
+            "choose another `out` or move it away"
+        )
+    if not overwrite:
+        raise OutputError(f"{labels} exists: choose another name or give `overwrite`")
+
+
+def nuclei_digest(out: Path) -> str | None:
+    """SHA-256 of the nuclei beside a slide; None where there is no such file."""
+    labels = labels_path(out)
+    if not labels.is_file():
+        return None
+    with labels.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_in_run_folder(out: Path) -> str:
+    try:
+        return (run_folder(out) / DIGEST).read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return ""
+
+
+def _digest_in_slide(out: Path) -> str:
+    try:
+        with open_slide(out) as slide:
+            return str(facts_of(slide.description).get("labels", ""))
+    except NasdmError:
+        return ""
 
 
 def check_disk(folder: Path, needed: int) -> None:
@@ -53,24 +101,54 @@ def check_disk(folder: Path, needed: int) -> None:
         )
 
 
-def write_outputs(mosaic: Mosaic, out: Path, progress: Progress | None = None) -> None:
+def write_outputs(
+    mosaic: Mosaic,
+    out: Path,
+    *,
+    replaced: str | None = None,
+    progress: Progress | None = None,
+) -> None:
     """Write a painted mosaic's slide, and before it the nuclei in the slide's pixels.
 
-    The slide comes last: when it is there, everything is.
+    The slide comes last: when it is there, everything is. It tells the digest of the nuclei, so
+    that a later render knows whose they are.
+
+    Args:
+        replaced: digest of the nuclei which may be replaced; any that were put there since the
+            render began are refused.
+
+    Raises:
+        OutputError: somebody else's nuclei are there now, or the outputs cannot be written.
     """
     job, form = mosaic.job, format_of(out)
-    y0, x0, y1, x1 = job.region
-    shown = job.nuclei.shifted(-y0, -x0).within((0, 0, y1 - y0, x1 - x0))
-    write_geojson(labels_path(out), shown)
+    if nuclei_digest(out) not in (None, replaced):
+        _check_nuclei(out, overwrite=False)
     common: dict[str, Any] = {
         "mpp": job.painter.mpp,
-        "description": job.provenance,
+        "description": provenance({**job.facts, "labels": _write_nuclei(mosaic, out)}),
         "progress": partial(progress, "writing") if progress else None,
     }
     if mosaic.pyramid:
         form.write_tiles(out, mosaic.pyramid, mosaic.encoded, **common)
     else:
         form.write(out, _Rows(mosaic), **common)
+
+
+def _write_nuclei(mosaic: Mosaic, out: Path) -> str:
+    """Write the nuclei beside the slide and return their digest.
+
+    The run folder knows the digest before the file has its name: a run that is killed between the
+    two finds its own file again.
+    """
+    y0, x0, y1, x1 = mosaic.job.region
+    shown = mosaic.job.nuclei.shifted(-y0, -x0).within((0, 0, y1 - y0, x1 - x0))
+    with whole_or_nothing(labels_path(out)) as part:
+        write_geojson(part, shown)
+        with part.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        with replacing(mosaic.store.folder / DIGEST) as note:
+            note.write_text(digest, encoding="ascii")
+    return digest
 
 
 class _Rows:

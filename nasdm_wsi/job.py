@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -10,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,9 +17,9 @@ import numpy as np
 from .annotations.nuclei import Nuclei
 from .annotations.raster import Conditioning, check_planes
 from .geometry import Block, Box, Plan, cells_in, shape
+from .provenance import provenance
 
 FLOAT32 = 4  # bytes
-WARNING = "Synthetic image made by nasdm-wsi: not for diagnosis."
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,11 @@ class Job:
         # The cache of rasters stays here: another process fills its own.
         return {name: value for name, value in vars(self).items() if name != "_conditioning"}
 
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """The files from which nuclei, network and style were read, as far as they are known."""
+        return (*self.nuclei.sources, *getattr(self.painter, "sources", ()))
+
     @cached_property
     def _conditioning(self) -> Conditioning:
         return Conditioning(self.nuclei, self.plan.size)
@@ -166,7 +171,7 @@ class Job:
     @property
     def provenance(self) -> str:
         """What a slide says of itself: that it is synthetic, and the facts in JSON."""
-        return f"{WARNING} {json.dumps(self.facts)}"
+        return provenance(self.facts)
 
     def report(self, *, workers: int | None = None) -> list[str]:
         """The plan in lines: size, blocks, steps, memory, disk, expected time.

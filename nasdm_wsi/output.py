@@ -1,15 +1,84 @@
-"""The one way to write: a file or folder gets its name only when it is complete."""
+"""The one way to write: a file or folder gets its name only when it is complete.
+
+No output takes the place of an input: `keep_inputs` is called before anything is opened.
+"""
 
 from __future__ import annotations
 
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import OutputError
+
+
+def keep_inputs(outputs: Iterable[Path], inputs: Iterable[str | Path | None]) -> None:
+    """Refuse outputs that would replace an input, whatever its name or link.
+
+    An output may be an input, a folder that holds one, or an existing file that is a part of one.
+    Inputs that are None or missing do not count.
+
+    Raises:
+        OutputError: the output and the input.
+    """
+    present = [Path(path) for path in inputs if path is not None and os.path.exists(path)]
+    for output in map(Path, outputs):
+        for given in present:
+            if _is_same(output, given):
+                what = f"{given} is an input, and the output {output} would replace it"
+            elif any(_is_same(output, folder) for folder in _folders_of(given)):
+                what = f"the input {given} lies in the output {output}, which would replace it"
+            elif output.exists() and any(_is_same(given, f) for f in _folders_of(output)):
+                what = f"{output} is a part of the input {given}"
+            else:
+                continue
+            raise OutputError(f"{what}: choose another `out`")
+
+
+def _is_same(a: Path, b: Path) -> bool:
+    try:
+        return a.samefile(b)
+    except OSError:  # one of them is missing
+        return False
+
+
+def _folders_of(path: Path) -> list[Path]:
+    """All folders that hold ``path``: of the link, if it is one, and of what it points to."""
+    absolute, resolved = Path(os.path.abspath(path)), path.resolve()
+    return [*absolute.parents, *resolved.parents]
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a path where `replacing` could write nothing, by writing an empty file beside it.
+
+    Raises:
+        OutputError: the folder is missing or cannot be written, or the name is too long.
+    """
+    if not path.parent.is_dir():
+        raise OutputError(f"{path.parent} is no folder: make it first")
+    with output_errors(path):
+        _mode_of_a_new_file(_hidden(path))
+
+
+@contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Turn an error of the system while ``path`` is written into one line.
+
+    Raises:
+        OutputError: the disk is full, or the folder is missing or cannot be written.
+    """
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        reason = error.strerror or error
+        raise OutputError(
+            f"{path}: cannot be written ({reason}): make room or choose another place"
+        ) from error
 
 
 @contextmanager
@@ -19,16 +88,8 @@ def whole_or_nothing(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: the disk is full, or the folder is missing or cannot be written.
     """
-    try:
-        with replacing(path) as part:
-            yield part
-    except OutputError:
-        raise
-    except OSError as error:
-        reason = error.strerror or error
-        raise OutputError(
-            f"{path}: cannot be written ({reason}): make room or choose another place"
-        ) from error
+    with output_errors(path), replacing(path) as part:
+        yield part
 
 
 @contextmanager
@@ -46,7 +107,7 @@ def replacing(path: Path, *, flush: bool = True) -> Iterator[Path]:
     Raises:
         OSError: as raised by the system.
     """
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    part = _hidden(path)
     try:
         mode = _mode_of_a_new_file(part) if flush else None
         yield part
@@ -58,6 +119,11 @@ def replacing(path: Path, *, flush: bool = True) -> Iterator[Path]:
     except BaseException:
         _remove(part)
         raise
+
+
+def _hidden(path: Path) -> Path:
+    """A new name beside ``path``."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 
 
 def _mode_of_a_new_file(path: Path) -> int:
@@ -92,7 +158,7 @@ def _put(part: Path, path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

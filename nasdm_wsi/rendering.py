@@ -7,6 +7,7 @@ folder beside the output, and writes the slide and the nuclei in the slide's pix
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ import numpy as np
 
 from .annotations.formats import read_contents
 from .annotations.nuclei import Nuclei
-from .delivery import check_disk, check_output, run_folder, write_outputs
+from .delivery import check_disk, check_output, nuclei_digest, run_folder, write_outputs
 from .errors import PlanError
 from .geometry import Box, intersect, shape
 from .job import Job, Painter
@@ -46,7 +47,8 @@ def read_annotations(
         SlideError: a slide that cannot be read or does not tell its pixel size.
     """
     if like is None:
-        return read_contents(path, mpp=mpp, **options).checked()
+        nuclei = read_contents(path, mpp=mpp, **options).checked()
+        return replace(nuclei, sources=(Path(path),))
     if mpp is not None:
         raise PlanError(f"{like} tells the pixel size: give `like` or `mpp`, not both")
     with open_slide(like) as slide:
@@ -56,7 +58,7 @@ def read_annotations(
     if contents.whole:
         dy, dx = (-n * slide_mpp / nuclei.mpp for n in corner)
         nuclei = nuclei.shifted(dy, dx)
-    return nuclei
+    return replace(nuclei, sources=(Path(path), Path(like)))
 
 
 def plan_render(
@@ -120,17 +122,20 @@ def render(
         workers: how many threads of this process paint; by default one for each core.
         client: of a dask cluster whose workers paint instead; they must reach the folder of
             ``out``.
-        overwrite: replace outputs that exist, and the state of another job.
+        overwrite: replace outputs that exist, and the state of another job. A ``NAME.geojson`` is
+            replaced only if a render wrote it.
         quality: quality of JPEG tiles, 1 to 100.
         lossless: deflate tiles in place of JPEG.
         progress: called as ``progress(what, done, total)`` after each task.
 
     Raises:
-        OutputError: ``out`` exists and ``overwrite`` is not given, the run folder belongs to
-            another job, the disk is too small or full, or the cluster was lost.
+        OutputError: an output exists and ``overwrite`` is not given, is an input, or is not of
+            this tool; the run folder belongs to another job, the disk is too small or full, or the
+            cluster was lost.
     """
     out = Path(out)
-    check_output(out, overwrite=overwrite)
+    check_output(out, overwrite=overwrite, inputs=job.sources)
+    replaced = nuclei_digest(out)
     check_disk(out.parent, job.disk(workers))
     size = (*shape(job.region), 3)
     pyramid = format_of(out).encoded(size, quality=quality, lossless=lossless)
@@ -143,7 +148,7 @@ def render(
         overwrite=overwrite,
         progress=progress,
     ) as mosaic:
-        write_outputs(mosaic, out, progress)
+        write_outputs(mosaic, out, replaced=replaced, progress=progress)
         mosaic.store.clear()
 
 

@@ -38,17 +38,82 @@ def stopped(out, after):
         render(job_of(), out, lossless=True, workers=1, progress=stop)
 
 
-@pytest.mark.parametrize("theirs", ["slide.ome.tif", "slide.geojson"])
-def test_a_file_of_the_users_is_replaced_only_if_they_say_so(tmp_path, theirs):
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_slide_is_replaced_only_if_the_user_says_so(tmp_path):
     out = tmp_path / "slide.ome.tif"
-    (tmp_path / theirs).write_text("dear to me")
-    with pytest.raises(OutputError, match=rf"{theirs} exists: .*give `overwrite`"):
+    out.write_text("dear to me")
+    with pytest.raises(OutputError, match="slide.ome.tif exists: .*give `overwrite`"):
         render(job_of(), out)
-    assert (tmp_path / theirs).read_text() == "dear to me"
-    assert [path.name for path in tmp_path.iterdir()] == [theirs]
+    assert out.read_text() == "dear to me" and names(tmp_path) == ["slide.ome.tif"]
     render(job_of(), out, overwrite=True)
     assert tifffile.imread(out).shape == (96, 130, 3)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["slide.geojson", "slide.ome.tif"]
+    assert names(tmp_path) == ["slide.geojson", "slide.ome.tif"]
+
+
+# Nuclei beside the slide: replaced only if a render wrote them
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("beside", ["nothing", "a run folder", "a slide"])
+def test_nuclei_that_no_render_wrote_are_never_replaced(tmp_path, overwrite, beside):
+    out, labels = tmp_path / "slide.ome.tif", tmp_path / "slide.geojson"
+    if beside == "a run folder":
+        stopped(out, after=9)
+    if beside == "a slide":
+        render(job_of(), out)
+        out.rename(tmp_path / "slide.tif")
+        out = tmp_path / "slide.tif"
+    labels.write_text("dear to me")
+    before = names(tmp_path)
+    with pytest.raises(OutputError, match="was not written by a render|tif exists"):
+        render(job_of(), out, overwrite=overwrite)
+    assert labels.read_text() == "dear to me" and names(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["slide.ome.tif", "slide.ome.zarr"])
+def test_own_nuclei_are_replaced_with_overwrite_alone(tmp_path, name):
+    out, labels = tmp_path / name, tmp_path / "slide.geojson"
+    render(job_of(), out)
+    with pytest.raises(OutputError, match="give `overwrite`"):
+        render(job_of(), out)
+    out.rename(tmp_path / f"moved.{name.partition('.')[2]}")  # the slide that vouched for them
+    with pytest.raises(OutputError, match="was not written by a render"):
+        render(job_of(), out, overwrite=True)
+    (tmp_path / f"moved.{name.partition('.')[2]}").rename(out)
+    render(job_of(region=(0, 0, 40, 40)), out, overwrite=True)
+    labels.write_bytes(labels.read_bytes() + b" ")  # saved by the user in another program
+    with pytest.raises(OutputError, match="was not written by a render"):
+        render(job_of(), out, overwrite=True)
+
+
+def test_a_run_that_was_stopped_after_its_nuclei_finds_them_again(tmp_path):
+    out, labels = tmp_path / "slide.ome.tif", tmp_path / "slide.geojson"
+
+    def stop(what, done, total):
+        if what == "writing":
+            raise Stop
+
+    with pytest.raises(Stop):
+        render(job_of(), out, progress=stop)
+    first = labels.read_bytes()
+    render(job_of(), out)
+    assert labels.read_bytes() == first and names(tmp_path) == ["slide.geojson", "slide.ome.tif"]
+
+
+def test_nuclei_put_there_while_a_render_is_at_work_are_kept(tmp_path):
+    out, labels = tmp_path / "slide.ome.tif", tmp_path / "slide.geojson"
+
+    def annotate(what, done, total):
+        labels.write_text("dear to me")
+
+    with pytest.raises(OutputError, match="was not written by a render"):
+        render(job_of(), out, progress=annotate)
+    assert labels.read_text() == "dear to me" and not out.exists()
+    labels.unlink()
+    render(job_of(), out)
 
 
 @pytest.mark.parametrize("theirs", ["slide.ome.tif", "slide.geojson", "slide.ome.zarr"])

@@ -11,7 +11,7 @@ from skimage.color import rgb_from_hed
 from nasdm_wsi.cli.main import main
 from nasdm_wsi.errors import SlideError
 from nasdm_wsi.geometry import Plan, cells_in
-from nasdm_wsi.job import WARNING
+from nasdm_wsi.provenance import WARNING
 from nasdm_wsi.rendering import plan_render, read_annotations
 from nasdm_wsi.slides import ome_tiff
 from nasdm_wsi.slides.reading import open_slide

@@ -23,7 +23,7 @@ from nasdm_wsi.annotations.geojson import write_geojson
 from nasdm_wsi.annotations.nuclei import Nuclei
 from nasdm_wsi.annotations.types import PALETTE, TYPES
 from nasdm_wsi.cli.main import main
-from nasdm_wsi.job import WARNING
+from nasdm_wsi.provenance import WARNING
 from nasdm_wsi.slides import ome_tiff
 from nasdm_wsi.viewer.app import Viewer, serve
 from nasdm_wsi.viewer.overlay import Overlay
@@ -256,7 +256,7 @@ def test_provenance(client):
     assert slide["synthetic"] and not photograph["synthetic"]
     facts = dict(slide["facts"])
     assert facts["pixels"] == "1,500 × 1,100" and facts["size"] == "0.75 × 0.55 mm"
-    assert (facts["seed"], facts["region"]) == ("7", "0, 0, 1100, 1500")
+    assert (facts["seed"], facts["region"]) == ("7", "0 0 1500 1100 (x, y, width, height)")
     assert photograph["mpp"] is None and "size" not in dict(photograph["facts"])
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from nasdm_wsi.annotations.geojson import write_geojson
 from nasdm_wsi.annotations.nuclei import Nuclei
 from nasdm_wsi.annotations.types import PALETTE, TYPES
-from nasdm_wsi.job import WARNING
+from nasdm_wsi.provenance import WARNING
 from nasdm_wsi.slides import ome_tiff
 from nasdm_wsi.viewer.app import Viewer, serve
 

@@ -28,9 +28,10 @@ from ...annotations.labels import from_labels
 from ...annotations.types import TYPES
 from ...errors import CheckpointError, DatasetError, NasdmError
 from ...job import default_workers
+from ...output import check_writable, keep_inputs, output_errors
 from ...rendering import plan_render, render_region
 from ...slides.stain import haematoxylin
-from ...tools.dataset import UNPUBLISHED, Region, at_mpp, random_box, read_regions
+from ...tools.dataset import MANIFEST, UNPUBLISHED, Region, at_mpp, random_box, read_regions
 from ..checkpoint import SHIPPED
 from ..devices import one_thread
 from ..painter import Painter
@@ -48,7 +49,8 @@ STRIDE = 32  # between patches of a held-out rectangle
 LEAST_PATCHES = 8
 BATCH = 64
 COLUMNS = 8  # of pictures in a report
-NO_FIGURES = ("patches", "worst")  # of a row
+NO_FIGURES = ("patches", "worst", "inputs")  # of a row
+REPORT = ("table.csv", "grid.png", "worst.png", "plot.png")
 LEAST_AREA = 20  # pixels of a dark spot to pass for a nucleus
 
 log = logging.getLogger(__name__)
@@ -130,8 +132,9 @@ def evaluate(
 
     The pictures are brought to the painter's pixel size. At `magnification` 10 twice the side is
     painted and halved. ``painting`` goes to `Painter`.
-    Returns a row of figures by name, under "patches" pairs of real and painted patches, and under
-    "worst" the painted patch of each rectangle that is least like any real one, worst first.
+    Returns a row of figures by name; under "inputs" dataset and weights, under "patches" pairs of
+    real and painted patches, and under "worst" the painted patch of each rectangle that is least
+    like any real one, worst first.
 
     Raises:
         DatasetError: held-out rectangles have room for next to no patches, or pixels that cannot be
@@ -176,6 +179,7 @@ def evaluate(
     by_strangeness = np.argsort(-squared_distances(b, a).min(axis=1))
     _, first = np.unique(np.array(owners)[by_strangeness], return_index=True)
     return {
+        "inputs": (Path(dataset), Path(weights)),
         "patches": pairs,
         "worst": by_strangeness[np.sort(first)].tolist(),
         "count": len(pairs),
@@ -326,13 +330,32 @@ def picture_grid(
     return grid.transpose(0, 2, 1, 3, 4).reshape(count * side, columns * side, 3)
 
 
+def check_report(folder: Path, dataset: Path, *others: Path | None) -> None:
+    """Refuse a folder where a report would replace the dataset or another input.
+
+    Raises:
+        OutputError: the input, or why the folder cannot be written.
+    """
+    keep_inputs([folder / MANIFEST], [dataset / MANIFEST])  # the dataset's own folder
+    keep_inputs([folder / name for name in REPORT], [dataset, *others])
+    if folder.exists():
+        check_writable(folder / REPORT[0])
+
+
 def write_report(folder: Path, rows: list[dict[str, Any]]) -> None:
     """Write table.csv, grid.png and worst.png, for several rows plot.png of what changed.
 
     Raises:
+        OutputError: see `check_report`.
         NasdmError: the plot needs matplotlib, of the extra ``evaluate``.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    check_report(folder, *rows[0]["inputs"])
+    with output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_report(folder, rows)
+
+
+def _write_report(folder: Path, rows: list[dict[str, Any]]) -> None:
     names = [name for name in rows[0] if name not in NO_FIGURES]
     with open(folder / "table.csv", "w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, names, extrasaction="ignore")

@@ -20,6 +20,8 @@ from torch.utils.data import DataLoader
 
 from ...checkpoints import Header, Training
 from ...errors import CheckpointError, StoppedError
+from ...output import check_writable, keep_inputs, output_errors
+from ...tools.dataset import MANIFEST
 from ..checkpoint import (
     check_shapes,
     checksum,
@@ -42,6 +44,8 @@ from .objectives import GuidanceDistillation, Objective
 from .processes import Warned, processes, rank, world
 from .trainer import Trainer
 
+LAST = "last.safetensors"
+WEIGHTS = "weights.safetensors"
 REAL = 32  # pictures by which the critic's features are normalised
 
 Progress = Callable[[int, int, float], None]
@@ -79,8 +83,12 @@ def train(
         CheckpointError: ``out`` holds a run of another configuration, or a damaged checkpoint.
         DatasetError: the dataset cannot be used.
         StoppedError: one of these signals came; the same call goes on.
+        OutputError: ``out`` holds the dataset or ``init``, or cannot be written.
         NasdmError: TensorBoard is not installed.
     """
+    out = Path(out)
+    keep_inputs([out / MANIFEST], [Path(dataset) / MANIFEST])  # a run in the dataset's folder
+    keep_inputs([out / LAST, out / WEIGHTS], [dataset, init])
     if preset not in PRESETS:
         raise CheckpointError(f"no preset {preset!r}: choose one of {', '.join(PRESETS)}")
     recipe = PRESETS[preset]
@@ -96,7 +104,7 @@ def train(
             facts = replace(facts, teacher=checksum(Path(init)))
         objective = _objective(settings, network, teacher, samples, place)
         trainer = Trainer(network, objective, settings, device=place)
-        run = Run(Path(out), trainer, samples, facts, recipe.planes)
+        run = Run(out, trainer, samples, facts, recipe.planes)
         run.resume()
         if compile:
             network.compile()
@@ -152,12 +160,12 @@ class Run:
     @property
     def last(self) -> Path:
         """The checkpoint from which training goes on."""
-        return self.folder / "last.safetensors"
+        return self.folder / LAST
 
     @property
     def weights(self) -> Path:
         """The averaged weights."""
-        return self.folder / "weights.safetensors"
+        return self.folder / WEIGHTS
 
     def resume(self) -> None:
         """Go on from the checkpoint in the folder, if there is one.
@@ -165,7 +173,9 @@ class Run:
         Raises:
             CheckpointError: it is damaged, or of another run.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with output_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            check_writable(self.last)
         if not self.last.exists():
             return
         tensors, stopped = load(self.last)

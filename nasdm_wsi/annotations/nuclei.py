@@ -55,10 +55,12 @@ class Nuclei(Columns):
         coords, ring_offsets, polygon_offsets, types, ids: as in `columns.Columns`.
         mpp: micrometres per pixel of the coordinates.
         tissue: where there is tissue; None if unknown, which counts as everywhere.
+        sources: the files from which they were read, which no output may replace.
     """
 
     mpp: float
     tissue: shapely.Geometry | None = field(default=None, kw_only=True)
+    sources: tuple[Path, ...] = field(default=(), kw_only=True)
 
     @classmethod
     def from_polygons(

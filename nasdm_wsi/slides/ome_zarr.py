@@ -148,7 +148,8 @@ class Reader:
         self.level_count = len(self._levels)
         self.level_dimensions = [level.shape[:0:-1] for level in self._levels]
         self.level_downsamples = [scale[-1] / scales[0][-1] for scale in scales]
-        self.properties = {"openslide.vendor": "ome-zarr"}
+        comment = str(attributes.get("description", ""))
+        self.properties = {"openslide.vendor": "ome-zarr", "openslide.comment": comment}
         if axes[-1].get("unit") == "micrometer":
             _, mpp_y, mpp_x = map(str, scales[0])
             self.properties |= {"openslide.mpp-y": mpp_y, "openslide.mpp-x": mpp_x}

@@ -25,7 +25,7 @@ from ..annotations.lizard import read_mat_labels
 from ..annotations.types import TYPES
 from ..errors import DatasetError, OutputError, SlideError
 from ..geometry import Box
-from ..output import whole_or_nothing
+from ..output import check_writable, keep_inputs, whole_or_nothing
 from ..slides.reading import tissue_sample
 from ..slides.stain import BACKENDS, StainStatistics, fit_stains, normalise
 
@@ -34,6 +34,7 @@ HELD_OUT = 0.075  # share of each image's area (Shrivastava and Fletcher, 2023)
 MPP = 0.5
 COARSEST = 100.0  # micrometres per pixel
 FORMAT = 1
+MANIFEST = "manifest.json"
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +86,10 @@ def prepare(
     Raises:
         DatasetError: a source has neither layout, a picture and its labels do not fit, or no pixel
             is as large as ``mpp``.
-        OutputError: ``out`` exists already.
+        OutputError: ``out`` exists already, or cannot be written.
     """
+    out = Path(out)
+    keep_inputs([out], [*sources, normalise_to])
     if not 0 < mpp <= COARSEST:
         raise DatasetError(f"pixels of {mpp} micrometres: give `mpp` from 0 to {COARSEST}")
     found = [(*row, k) for k, source in enumerate(sources) for row in _find(Path(source))]
@@ -96,9 +99,9 @@ def prepare(
     found = [row for row in found if row[0] not in exclude]
     if twice := {n for n in names if names.count(n) > 1}:
         raise DatasetError(f"two pictures are called {sorted(twice)[0]!r}: rename one of them")
-    out = Path(out)
     if out.exists():
         raise OutputError(f"{out} exists: choose another folder or remove it")
+    check_writable(out)
     repaint = _repainters(found, normalise_to, mpp, BACKENDS[stain_backend], progress)
     rows = []
     with whole_or_nothing(out) as part:
@@ -111,7 +114,7 @@ def prepare(
         if normalise_to is not None:
             manifest["normalised"] = {"target": str(normalise_to), "backend": stain_backend}
         text = json.dumps(manifest, indent=1)
-        (part / "manifest.json").write_text(text, encoding="utf-8", newline="\n")
+        (part / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
     return rows
 
 
@@ -122,7 +125,7 @@ def read_manifest(path: Path) -> dict:
         DatasetError: ``path`` is no prepared dataset, of another version, or damaged.
     """
     try:
-        manifest = json.loads((Path(path) / "manifest.json").read_text(encoding="utf-8"))
+        manifest = json.loads((Path(path) / MANIFEST).read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
             raise DatasetError(f"{path}: dataset format {manifest['format']} is not {FORMAT}")
         for row in manifest["regions"]:

@@ -36,7 +36,7 @@ from ..annotations.nuclei import Nuclei
 from ..annotations.raster import Conditioning
 from ..annotations.types import TYPES
 from ..errors import AnnotationError, OutputError
-from ..output import whole_or_nothing
+from ..output import check_writable, keep_inputs, whole_or_nothing
 from ..rendering import Progress, read_annotations
 from ..slides.formats import format_of, labels_path, stem
 from ..slides.reading import Slide, open_slide
@@ -74,9 +74,10 @@ def export(
     Raises:
         SlideError: the slide cannot be read.
         AnnotationError: the labels cannot be read, or none lies on the slide.
-        OutputError: ``out`` exists, has the wrong suffix or cannot be written.
+        OutputError: ``out`` exists, is an input, has the wrong suffix or cannot be written.
     """
     out = Path(out)
+    keep_inputs([out], [slide, labels or labels_path(slide)])
     _check(out, form, overwrite=overwrite)
     with open_slide(slide) as opened:
         nuclei = _read_nuclei(opened, labels, mpp=mpp, **reading)
@@ -96,12 +97,11 @@ def _check(out: Path, form: str, *, overwrite: bool) -> None:
         raise ValueError(f"{form} is none of {', '.join(FORMATS)}")
     if form in PYRAMIDS:
         format_of(out)  # refuses other suffixes
-    if not out.parent.is_dir():
-        raise OutputError(f"{out.parent} is no folder: make it first")
     if out.is_dir():
         raise OutputError(f"{out} exists: choose another name or remove it")
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists: choose another name or give `overwrite`")
+    check_writable(out)
 
 
 def _read_nuclei(

@@ -28,7 +28,7 @@ from werkzeug.wrappers import Response
 from ..annotations.types import PALETTE, TYPES
 from ..errors import NasdmError, PortError
 from ..geometry import Box, grow, intersect, shape
-from ..job import WARNING
+from ..provenance import is_synthetic, legible_facts
 from ..rendering import read_annotations
 from ..slides.formats import labels_path
 from ..slides.reading import open_slide
@@ -181,7 +181,8 @@ class _Shown:
     def about(self) -> dict[str, Any]:
         """The facts that the page loads first."""
         height, width = self.slide.size
-        synthetic, facts = _provenance(self.slide.description)
+        description = self.slide.description
+        facts = legible_facts(description) or [("description", description)] * bool(description)
         return {
             "name": self.slide.path.name,
             "width": width,
@@ -193,7 +194,7 @@ class _Shown:
             "levels": [self.bottom, self.top],
             "outlined": self.top - OUTLINED,
             "labels": self.labels and self.labels.name,
-            "synthetic": synthetic,
+            "synthetic": is_synthetic(description),
             "facts": [*self._size(), *facts],
             "changed": [p.stat().st_mtime_ns for p in (self.slide.path, self.labels) if p],
         }
@@ -285,24 +286,6 @@ class _Handler(WSGIRequestHandler):
 def _labels_beside(slide: Path) -> Path | None:
     labels = labels_path(slide)
     return labels if labels.is_file() else None
-
-
-def _provenance(description: str) -> tuple[bool, list[tuple[str, str]]]:
-    """Whether a slide was rendered here, and its description in rows of (name, value)."""
-    if not description.startswith(WARNING):
-        return False, [("description", description)] if description else []
-    text = description.removeprefix(WARNING).strip()
-    try:
-        facts = json.loads(text)
-        return True, [(name, _legible(value)) for name, value in facts.items()]
-    except (ValueError, AttributeError):
-        return True, [("description", text)]
-
-
-def _legible(value: Any) -> str:
-    if isinstance(value, dict):
-        value = [f"{name} {part}" for name, part in value.items()]
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _json(value: Any) -> Response:

@@ -1,0 +1,43 @@
+"""What a slide says of itself in its description: that it is synthetic, and how it was made."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+WARNING = "Synthetic image made by nasdm-wsi: not for diagnosis."
+
+
+def provenance(facts: dict[str, Any]) -> str:
+    """The description of a slide with these facts."""
+    return f"{WARNING} {json.dumps(facts)}"
+
+
+def is_synthetic(description: str) -> bool:
+    """Whether a slide with this description was rendered by this package."""
+    return description.startswith(WARNING)
+
+
+def facts_of(description: str) -> dict[str, Any]:
+    """The facts in a description; none if it is not a rendered slide's, or damaged."""
+    try:
+        facts = json.loads(description.removeprefix(WARNING)) if is_synthetic(description) else {}
+    except ValueError:
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def legible_facts(description: str) -> list[tuple[str, str]]:
+    """The facts in rows of (name, value), boxes in the order in which a user gives them."""
+    return [(name, _legible(name, value)) for name, value in facts_of(description).items()]
+
+
+def _legible(name: str, value: Any) -> str:
+    match name, value:
+        case "region", [int(y0), int(x0), int(y1), int(x1)]:
+            return f"{x0} {y0} {x1 - x0} {y1 - y0} (x, y, width, height)"
+        case "canvas", [int(height), int(width)]:
+            return f"{width} x {height} pixels"
+    if isinstance(value, dict):
+        value = [f"{name} {part}" for name, part in value.items()]
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
