@@ -20,6 +20,7 @@ from PIL import Image
 
 from nasdm_wsi.annotations.raster import edges
 from nasdm_wsi.annotations.types import TYPES
+from nasdm_wsi.errors import SlideError
 from nasdm_wsi.model.planes import REGIONS
 from nasdm_wsi.slides.stain import StainStatistics
 from nasdm_wsi.tools.dataset import HELD_OUT, UNPUBLISHED, held_out_box
@@ -59,6 +60,8 @@ def pack(picture: Path, nuclei: Path, regions: Path, out: Path, *, pseudo: bool)
     known = np.asarray(Image.open(regions)) if regions.exists() else np.zeros((h, w), np.uint8)
     if known.shape != types.shape:
         raise SystemExit(f"{regions} is {known.shape}, and {nuclei} is {types.shape}")
+    enlarged = np.asarray(image.resize((w, h), Image.Resampling.BICUBIC))
+    stain = StainStatistics.of(enlarged[types != UNPUBLISHED])
     own_name = picture.stem.split("-", 1)[1]
     unusable = (types == UNPUBLISHED) | held_out(
         types, image.size[::-1], picture.stem if pseudo else own_name
@@ -66,13 +69,11 @@ def pack(picture: Path, nuclei: Path, regions: Path, out: Path, *, pseudo: bool)
     suffix = ".webp" if pseudo else ".jpg"
     target = out / f"{picture.stem}{suffix}"
     if pseudo:
-        image.save(target, quality=82, method=4)
+        image.save(target, quality=74, method=4)
     else:
         image.save(target, quality=90, subsampling=0, optimize=True)
     code = labels_code(types, instances, known, unusable)
     Image.fromarray(code).save(out / f"{picture.stem}.png", optimize=True)
-    enlarged = np.asarray(image.resize((w, h), Image.Resampling.BICUBIC))
-    stain = StainStatistics.of(enlarged[types != UNPUBLISHED])
     return {
         "name": picture.stem,
         "suffix": suffix,
@@ -106,14 +107,17 @@ def main() -> None:
         if name in options.without or kind not in sets or not nuclei.exists():
             continue
         regions = options.regions / f"{name}.png"
-        rows.append(pack(picture, nuclei, regions, options.out, pseudo=sets[kind]["pseudo"]))
+        try:
+            rows.append(pack(picture, nuclei, regions, options.out, pseudo=sets[kind]["pseudo"]))
+        except SlideError as error:
+            print(f"{name} is left out: {error}")
     (options.out / "index.json").write_text(json.dumps({"sets": sets, "pictures": rows}))
 
     size = sum(path.stat().st_size for path in options.out.iterdir()) / 1e6
     area = sum(row["size"][0] * row["size"][1] for row in rows) / 1e6
     print(f"{len(rows)} pictures, {area:.1f} megapixels, {size:.1f} MB")
     if size > LARGEST:
-        raise SystemExit(f"more than {LARGEST} MB: leave pictures out by --without")
+        raise SystemExit(f"more than {LARGEST} MB: leave pictures out with --without")
 
 
 if __name__ == "__main__":

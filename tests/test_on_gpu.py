@@ -1,17 +1,20 @@
 """The command for a GPU, rehearsed on a CPU with a tiny network."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import labelled_tissue
 from PIL import Image
 
-from nasdm_wsi.annotations.types import PLANES
+from nasdm_wsi.annotations.types import EDGE, PLANES, TYPES
 from nasdm_wsi.model import Painter
 from nasdm_wsi.model.checkpoint import load_weights
+from nasdm_wsi.model.pixels import to_image
 from nasdm_wsi.model.planes import ALL_PLANES
 from nasdm_wsi.model.training.train import train
 from nasdm_wsi.rendering import plan_render, read_annotations, render_region
@@ -42,6 +45,44 @@ def pack(tmp_path_factory):
     shares = ("--share", "lizard=0.7", "glas=0.3", "--pseudo", "glas")
     run("gpu_pack.py", *inputs, out, *shares)
     return out
+
+
+def test_crops_cut_on_a_device_are_those_of_the_pictures(pack, monkeypatch):
+    """Each crop is a part of a picture as it is packed, turned, with its labels in place."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import gpu_crops
+
+    monkeypatch.setattr(gpu_crops, "UNCHANGED", 1.0)  # no other stain
+    monkeypatch.setattr(gpu_crops, "DROPPED", 0.0)
+    wholes = []
+    for row in json.loads((pack / "index.json").read_text())["pictures"]:
+        image = np.asarray(Image.open(pack / f"{row['name']}{row['suffix']}"))
+        code = np.asarray(Image.open(pack / f"{row['name']}.png"))
+        wholes.append(np.dstack([image, code]))
+
+    batch = gpu_crops.GpuCrops(pack, 48, torch.device("cpu")).batch(8)
+    types = batch.condition.pick(*TYPES[1:], EDGE)
+    for pixels, planes in zip(batch.pixels, types, strict=True):
+        code = find(wholes, to_image(pixels.numpy()))
+        assert (code < 128).all()  # nothing that is held out
+        if planes.any():  # of some pictures with pseudo-labels the nuclei are not told
+            shown = [code & 7 == k for k in range(1, len(TYPES))] + [code & 8 > 0]
+            np.testing.assert_array_equal(planes.numpy(), shown)
+
+
+def find(wholes, crop):
+    """The labels of the place, in some picture and some turn, at which a crop was cut."""
+    for whole in wholes:
+        for turn in range(8):
+            turned = np.rot90(whole[::-1] if turn > 3 else whole, turn % 4)
+            side = len(crop)
+            starts = np.lib.stride_tricks.sliding_window_view(turned[..., :3], (1, side), (0, 1))
+            rows = (starts[:, :, :, 0] == crop[0].T).all((2, 3))
+            for y, x in np.argwhere(rows[: len(turned) - side + 1]):
+                place = turned[y : y + side, x : x + side]
+                if np.array_equal(place[..., :3], crop):
+                    return place[..., 3]
+    raise AssertionError("the crop is in none of the pictures")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # tensorboard's own

@@ -5,7 +5,7 @@
     python benchmarks/labels/glands.py apply CACHE WEIGHTS
 
 It works at 1 micrometre a pixel. `prepare` writes CACHE/u-KEY.npz: stain amounts, probabilities of
-SHELL (barrettMCW, MIT licence) and, to train on, where there is gland: the masks of
+SHELL (package lavlab-shell) and, to train on, where there is gland: the masks of
 GlaS, else the epithelial against other nuclei. `apply` writes CACHE/g-KEY.npy, probabilities of
 gland. Optical density is -log10(rgb / 255) here.
 """

@@ -1,8 +1,9 @@
 """Rules on optical density that tell white space and blood in H&E of colon.
 
 Thresholds were set by hand on Lizard, CoNSeP, GlaS and CRCHistoPhenotypes at 0.5 micrometres a
-pixel. Maps are float (h, w), masks bool (h, w); density is -log10(rgb / 255), (h, w, 3), and ``smooth`` the same
-smoothed by 1.5 pixels. ``kind`` is the set of the picture: what glass and red look like differs.
+pixel. Maps are float (h, w), masks bool (h, w); density is -log10(rgb / 255), (h, w, 3), and
+``smooth`` the same smoothed by 1.5 pixels. ``kind`` is the set of the picture: what glass and red
+look like differs.
 """
 
 from __future__ import annotations
