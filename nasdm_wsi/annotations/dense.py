@@ -1,0 +1,71 @@
+"""Labels of any kind as dense numbers, in little memory: a strip of rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+STRIP = 1 << 20  # pixels looked at together
+
+
+def dense(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Instances int32 (h, w), numbered 1, 2, ... without gaps, and the label (n,) of each.
+
+    labels: whole numbers (h, w), large or sparse; 0, negative ones and NaN are background.
+    """
+    ids = _ids(labels)
+    instances = np.zeros(labels.shape, np.int32)
+    table = None
+    if len(ids) and ids[-1] <= labels.size // 2:
+        table = np.zeros(int(ids[-1]) + 1, np.int32)
+        table[ids.astype(np.int64)] = np.arange(1, len(ids) + 1)
+    for rows in strips(labels.shape):
+        strip = _positive(labels[rows])
+        if table is None:
+            number = np.searchsorted(ids, strip, side="right")  # 0 for background
+        else:
+            number = table[strip if strip.dtype.kind in "iu" else strip.astype(np.int64)]
+        instances[rows] = number
+    return instances, ids
+
+
+def _ids(labels: np.ndarray) -> np.ndarray:
+    """The labels above 0, in order."""
+    found = [np.unique(_positive(labels[rows])) for rows in strips(labels.shape)]
+    ids = np.unique(np.concatenate(found)) if found else np.empty(0, labels.dtype)
+    return ids[ids > 0]
+
+
+def _positive(strip: np.ndarray) -> np.ndarray:
+    if strip.dtype.kind == "f":
+        strip = np.nan_to_num(strip, nan=0.0)
+    return np.maximum(strip, 0) if strip.dtype.kind != "b" else strip.astype(np.uint8)
+
+
+def commonest(instances: np.ndarray, types: np.ndarray) -> np.ndarray:
+    """The type that most pixels of each instance have, for instances 1, 2, ... in order.
+
+    instances: int (h, w), dense. types: whole numbers from 0 (h, w).
+    """
+    base = int(types.max(initial=0)) + 1
+    pairs, counts = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for rows in strips(instances.shape):
+        inside = instances[rows] > 0
+        pair = instances[rows][inside] * np.int64(base) + types[rows][inside].astype(np.int64)
+        some, number = np.unique(pair, return_counts=True)
+        pairs.append(some)
+        counts.append(number)
+    found, where = np.unique(np.concatenate(pairs), return_inverse=True)
+    total = np.bincount(where, np.concatenate(counts), len(found))
+    found = found[np.argsort(total, kind="stable")]
+    kinds = np.zeros(int(instances.max(initial=0)) + 1, np.int64)
+    kinds[found // base] = found % base  # the last one stays
+    return kinds[1:]
+
+
+def strips(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Slices of rows that hold about `STRIP` pixels each."""
+    rows = max(STRIP // max(shape[1], 1), 1)
+    for first in range(0, shape[0], rows):
+        yield slice(first, first + rows)

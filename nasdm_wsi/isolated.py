@@ -1,0 +1,129 @@
+"""Parsers that a file may crash run in a process of their own, with limits.
+
+Libraries in C read what users download: a damaged or hostile file may end the process, or claim
+all memory. `isolated` runs such a parser in a fresh Python process; whatever becomes of it is an
+`IsolatedError` here. It is no sandbox: code that a file smuggles in could still do harm.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from importlib import import_module
+from threading import Timer
+from typing import Any
+
+SECONDS = 120.0  # for each result
+MEMORY = 2 << 30  # bytes of addresses, beside what the results need
+_ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+
+
+class IsolatedError(Exception):
+    """Why there is no result, in words that fit between brackets."""
+
+
+def isolated(
+    function: Callable[..., Iterator], *args: Any, seconds: float = SECONDS, memory: int = MEMORY
+) -> Iterator[Any]:
+    """What a generator function at the top of a module yields, run in another process.
+
+    Args:
+        function: its module should import little, for that takes time.
+        args: for the function; they and the results are pickled.
+        seconds: most time until each result.
+        memory: most bytes of addresses; not limited on Windows and macOS.
+
+    Raises:
+        IsolatedError: the process died, an error in it, or a limit.
+    """
+    task = pickle.dumps((function.__module__, function.__qualname__, args, memory))
+    python = [sys.executable, "-P", "-m", __name__]
+    environment = os.environ | _ONE_THREAD | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen(
+        python,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+    ) as process:
+        try:
+            _send(process, task)
+            yield from _results(process, seconds)
+        finally:
+            process.kill()
+
+
+def _send(process: subprocess.Popen, task: bytes) -> None:
+    assert process.stdin is not None
+    with suppress(BrokenPipeError), process.stdin as pipe:
+        pipe.write(task)
+
+
+def _results(process: subprocess.Popen, seconds: float) -> Iterator[Any]:
+    while True:
+        timer = Timer(seconds, process.kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            kind, value = pickle.load(process.stdout)  # type: ignore[arg-type]
+        except (EOFError, pickle.UnpicklingError) as error:  # it ended within or before a result
+            late = timer.finished.is_set()
+            raise IsolatedError(_death(process.wait(), seconds if late else None)) from error
+        finally:
+            timer.cancel()
+        if kind == "end":
+            return
+        if kind == "error":
+            raise IsolatedError(value)
+        yield value
+
+
+def _death(status: int, seconds: float | None) -> str:
+    if seconds is not None:
+        return f"its parser took more than {seconds:g} s"
+    with suppress(ValueError):
+        return f"its parser was ended by {signal.Signals(-status).name}"
+    return f"its parser ended with status {status}"
+
+
+def _serve() -> None:
+    """Run the task on standard input; results go where standard output went."""
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print is no result
+    warnings.simplefilter("ignore")
+    module, name, args, memory = pickle.load(sys.stdin.buffer)
+    _limit(memory)
+    try:
+        for value in getattr(import_module(module), name)(*args):
+            _put(out, "value", value)
+        _put(out, "end", None)
+    except MemoryError:
+        _put(out, "error", f"it needs more than {memory >> 20} MB of memory")
+    except Exception as error:  # of any library
+        _put(out, "error", " ".join(str(error).split()) or type(error).__name__)
+
+
+def _put(out: Any, kind: str, value: Any) -> None:
+    pickle.dump((kind, value), out, protocol=5)
+    out.flush()
+
+
+def _limit(memory: int) -> None:
+    if sys.platform != "linux":  # macOS ignores this limit, Windows has none
+        return
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    most = resource.getrlimit(resource.RLIMIT_AS)[1]
+    memory = memory if most == resource.RLIM_INFINITY else min(memory, most)
+    resource.setrlimit(resource.RLIMIT_AS, (memory, most))
+
+
+if __name__ == "__main__":
+    _serve()
