@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import pickle
+import sqlite3
+import sys
+import warnings
 import zipfile
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import pycocotools.mask
 import pytest
 import scipy.sparse
 from click.testing import CliRunner
 from helpers import labelled_tissue
+from PIL import Image
 from scipy.io import savemat
 
 from nasdm_wsi.annotations.formats import read_contents
+from nasdm_wsi.annotations.geojson import write_geojson
+from nasdm_wsi.annotations.labels import from_labels
 from nasdm_wsi.annotations.nuclei import Nuclei
 from nasdm_wsi.annotations.raster import Conditioning
 from nasdm_wsi.annotations.types import TYPES
 from nasdm_wsi.cli.main import main
 from nasdm_wsi.errors import AnnotationError, NasdmError
+from nasdm_wsi.slides import ome_tiff, ome_zarr
+from nasdm_wsi.tools.export import export
 from nasdm_wsi.tools.info import describe
 
 SIZE = (64, 84)
@@ -113,6 +124,293 @@ def test_npz_of_several_arrays_names_them(tmp_path):
         read(tmp_path / "two.npz")
 
 
+# XML
+
+
+OUTLINES = from_labels(INSTANCES, np.array([0, *NUMBERS]), mpp=0.5)
+RINGS = [np.asarray(polygon.exterior.coords).tolist() for polygon in OUTLINES.polygons()]
+
+
+def imagescope(path: Path, *, vertex="Vertex", layer='Name="{name}"', label="", region="") -> Path:
+    """A layer for each nucleus, with the scale of MoNuSeg."""
+    layers = []
+    for name, ring in zip(NAMES, RINGS, strict=True):
+        points = "".join(f'<{vertex} X="{x}" Y="{y}" Z="0"/>' for x, y in ring)
+        layers.append(
+            f"<Annotation {layer.format(name=name)}><Attributes>{label.format(name=name)}"
+            f'</Attributes><Regions><Region Type="0" {region}><Attributes/>'
+            f"<Vertices>{points}</Vertices></Region></Regions></Annotation>"
+        )
+    path.write_text(f'<Annotations MicronsPerPixel="0.25">{"".join(layers)}</Annotations>')
+    return path
+
+
+def asap(path: Path) -> Path:
+    rows = []
+    for k, (name, ring) in enumerate(zip(NAMES, RINGS, strict=True)):
+        points = "".join(
+            f'<Coordinate Order="{n}" X="{x}" Y="{y}"/>' for n, (x, y) in enumerate(ring)
+        )
+        rows.append(
+            f'<Annotation Name="Annotation {k}" Type="Polygon" PartOfGroup="{name}">'
+            f"<Coordinates>{points}</Coordinates></Annotation>"
+        )
+    text = f"<ASAP_Annotations><Annotations>{''.join(rows)}</Annotations></ASAP_Annotations>"
+    path.write_text(f'<?xml version="1.0"?>\n{text}')
+    return path
+
+
+def test_imagescope_xml_is_read_with_its_scale(tmp_path):
+    plain = imagescope(tmp_path / "a.xml")
+    monusac = imagescope(
+        tmp_path / "b.xml", layer='Name=""', label='<Attribute Name="{name}" Value=""/>'
+    )
+    described = imagescope(
+        tmp_path / "c.xml", layer='Name=""', label='<Attribute Name="Description" Value="{name}"/>'
+    )
+    halo = imagescope(tmp_path / "d.annotations", vertex="V")
+    for path in (plain, monusac, described, halo):
+        nuclei = read(path, mpp=None)
+        assert nuclei.mpp == 0.25
+        assert_exact(nuclei)
+    assert read(plain, mpp=None, slide_mpp=0.3).mpp == 0.3
+
+
+def test_what_imagescope_excludes_or_measures_is_no_nucleus(tmp_path):
+    path = imagescope(tmp_path / "a.xml", region='NegativeROA="1"')
+    with pytest.raises(AnnotationError, match=f"no nuclei found .{COUNT} excluded regions"):
+        read(path)
+
+
+def test_asap_xml_is_read(tmp_path):
+    assert_exact(read(asap(tmp_path / "a.xml")))
+
+
+def test_xml_that_means_harm_or_is_cut_is_refused_in_one_line(tmp_path):
+    entity = '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;">]>'
+    whole = imagescope(tmp_path / "a.xml").read_text()
+    for text, words in (
+        (entity + whole, "declares entities"),
+        (whole[: len(whole) // 2], "not XML, or cut short"),
+        (whole.replace(' X="', ' X="?', 1), "region 1 has a point without coordinates"),
+    ):
+        path = written(tmp_path / "b.xml", text.encode("utf-16" if entity in text else "utf-8"))
+        with pytest.raises(AnnotationError, match=f"^{path}: [^\n]*{words}[^\n]*$"):
+            read(path)
+
+
+# JSON of COCO and the Digital Slide Archive
+
+
+def coco(path: Path, segmentation, **changes) -> Path:
+    """As COCO writes it; ``segmentation`` gives that of nucleus k."""
+    annotations = [
+        {"id": k, "image_id": 7, "category_id": int(NUMBERS[k]), "segmentation": segmentation(k)}
+        for k in range(COUNT)
+    ]
+    image = {"id": 7, "width": SIZE[1], "height": SIZE[0], "file_name": "a.png"}
+    kinds = [{"id": k, "name": name} for k, name in enumerate(TYPES) if k]
+    content = {"images": [image], "categories": kinds, "annotations": annotations, **changes}
+    path.write_text(json.dumps(content))
+    return path
+
+
+def flat(k: int) -> list:
+    return [[number for point in RINGS[k] for number in point]]
+
+
+def runs(k: int) -> dict:
+    """Packed into text, by pycocotools."""
+    mask = np.asfortranarray(INSTANCES == k + 1, np.uint8)
+    packed = pycocotools.mask.encode(mask)
+    return {"size": packed["size"], "counts": packed["counts"].decode()}
+
+
+def plain_runs(k: int) -> dict:
+    flags = (INSTANCES == k + 1).T.ravel().astype(int)
+    bounds = np.flatnonzero(np.diff(flags)) + 1
+    return {"size": list(SIZE), "counts": np.diff([0, *bounds, flags.size]).tolist()}
+
+
+def test_coco_is_read_with_polygons_and_run_lengths(tmp_path):
+    for segmentation in (flat, runs, plain_runs):
+        assert_exact(read(coco(tmp_path / "a.json", segmentation)))
+
+
+def test_the_coco_of_export_is_read_back_in_its_place(tmp_path):
+    picture, _, _ = labelled_tissue(SIZE, seed=3)
+    Image.fromarray(picture).save(tmp_path / "s.png")
+    write_geojson(tmp_path / "s.geojson", OUTLINES)
+    export(tmp_path / "s.png", tmp_path / "out", form="coco", mpp=0.5, tile=32)
+    found, types = labels(read(tmp_path / "out" / "annotations.json"))
+    np.testing.assert_array_equal(types, KINDS)
+
+
+def test_pictures_of_a_coco_file_are_laid_out_in_rows(tmp_path):
+    image = {"width": SIZE[1], "height": SIZE[0]}
+    images = [{**image, "id": k, "file_name": f"{k}.png"} for k in (6, 7)]
+    nuclei = read(coco(tmp_path / "a.json", flat, images=images))
+    np.testing.assert_allclose(nuclei.shifted(0, -SIZE[1]).coords, OUTLINES.coords)
+
+
+def test_damaged_coco_is_refused_in_one_line(tmp_path):
+    for changes, words in (
+        ({"images": []}, "annotation 0 is damaged"),
+        ({"categories": [5]}, "images or categories are damaged"),
+        ({"annotations": [5]}, "annotation 0 is damaged"),
+    ):
+        path = coco(tmp_path / "a.json", flat, **changes)
+        with pytest.raises(AnnotationError, match=f"^{path}: [^\n]*{words}[^\n]*$"):
+            read(path)
+    huge = {"size": [1 << 20, 1 << 20], "counts": [0, 1 << 40]}
+    with pytest.raises(AnnotationError, match="a mask of more than 67 million pixels"):
+        read(coco(tmp_path / "b.json", lambda k: huge))
+
+
+def dsa(path: Path, *, wrapped=True) -> Path:
+    elements = [
+        {
+            "type": "polyline",
+            "closed": True,
+            "points": [[x, y, 0] for x, y in ring],
+            "label": {"value": name},
+        }
+        for name, ring in zip(NAMES, RINGS, strict=True)
+    ]
+    annotation = {"name": "nuclei", "elements": [*elements, {"type": "point", "center": [1, 2, 0]}]}
+    path.write_text(json.dumps({"annotation": annotation} if wrapped else annotation))
+    return path
+
+
+def test_json_of_the_digital_slide_archive_is_read(tmp_path):
+    for wrapped in (True, False):
+        assert_exact(read(dsa(tmp_path / "a.json", wrapped=wrapped)))
+
+
+# Tables
+
+
+def frame():
+    """The nuclei as GeoPandas' table; pictures have no coordinate system, which it warns of."""
+    geopandas = pytest.importorskip("geopandas")
+    return geopandas.GeoDataFrame({"cell_type": NAMES}, geometry=OUTLINES.polygons())
+
+
+@pytest.fixture
+def quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def test_files_of_geopandas_are_read(tmp_path, quiet):
+    frame().to_file(tmp_path / "a.gpkg", layer="nuclei")
+    frame().to_file(tmp_path / "a.shp")
+    frame().to_file(tmp_path / "a.fgb")
+    frame().to_file(tmp_path / "a.db", driver="SQLite", SPATIALITE="YES")
+    frame().to_parquet(tmp_path / "a.parquet")
+    with zipfile.ZipFile(tmp_path / "shp.zip", "w") as archive:
+        for suffix in ("shp", "shx", "dbf"):
+            archive.write(tmp_path / f"a.{suffix}", f"a.{suffix}")
+    for name in ("a.gpkg", "a.shp", "a.fgb", "a.db", "a.parquet", "shp.zip"):
+        found, types = labels(read(tmp_path / name))
+        np.testing.assert_array_equal(types, KINDS, err_msg=name)
+
+
+def test_a_shapefile_needs_its_neighbours(tmp_path, quiet):
+    frame().to_file(tmp_path / "a.shp")
+    (tmp_path / "a.shx").unlink()
+    with pytest.raises(AnnotationError, match="a shapefile without its .shx and .dbf: put them"):
+        read(tmp_path / "a.shp")
+
+
+@pytest.mark.parametrize("name", ["geopandas", "roifile"])
+def test_a_package_that_is_not_installed_is_named(tmp_path, monkeypatch, name):
+    path = {"geopandas": parquet, "roifile": roi_set}[name](tmp_path)
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(AnnotationError, match=rf"^{path}: needs the package {name}: pip install"):
+        read(path)
+
+
+def parquet(folder: Path) -> Path:
+    frame().to_parquet(folder / "p.parquet")
+    return folder / "p.parquet"
+
+
+def wkt_csv(path: Path) -> Path:
+    rows = [f'{k},"{p.wkt}",{NAMES[k]}' for k, p in enumerate(OUTLINES.polygons())]
+    path.write_text("\n".join(["ID,WKT,Term", *rows]) + "\n")
+    return path
+
+
+def xenium_csv(path: Path) -> Path:
+    """Its coordinates are micrometres."""
+    rows = [f"{k},{x / 2},{y / 2}" for k, ring in enumerate(RINGS) for x, y in ring]
+    path.write_bytes(gzip.compress("\n".join(['"cell_id","vertex_x","vertex_y"', *rows]).encode()))
+    return path
+
+
+def test_csv_of_well_known_text_is_read(tmp_path):
+    assert_exact(read(wkt_csv(tmp_path / "a.csv")))
+    damaged = wkt_csv(tmp_path / "b.csv")
+    damaged.write_text(damaged.read_text().replace("))", ")", 1))
+    with pytest.raises(AnnotationError, match=f"^{damaged}: a row is damaged [^\n]*$"):
+        read(damaged)
+
+
+def test_vertices_of_xenium_are_micrometres(tmp_path):
+    nuclei = read(xenium_csv(tmp_path / "a.csv.gz"), mpp=None)
+    assert nuclei.mpp == 1
+    assert_covers(nuclei.scaled(0.5))
+    pandas = pytest.importorskip("pandas")
+    pandas.read_csv(tmp_path / "a.csv.gz").to_parquet(tmp_path / "a.parquet")
+    nuclei = read(tmp_path / "a.parquet", mpp=None)
+    assert_covers(nuclei.scaled(0.5))
+
+
+# ROIs of ImageJ
+
+
+def roi_set(folder: Path) -> Path:
+    roifile = pytest.importorskip("roifile")
+    with zipfile.ZipFile(folder / "RoiSet.zip", "w") as archive:
+        for k, ring in enumerate(RINGS):
+            roi = roifile.ImagejRoi.frompoints(ring[:-1])
+            archive.writestr(f"{k:04}.roi", roi.tobytes())
+        point = roifile.ImagejRoi.frompoints([[1, 2]])
+        point.roitype = roifile.ROI_TYPE.POINT
+        archive.writestr("point.roi", point.tobytes())
+    return folder / "RoiSet.zip"
+
+
+def test_rois_of_imagej_are_read(tmp_path):
+    contents = read_contents(roi_set(tmp_path), mpp=0.5, class_map=CLASSES)
+    assert_covers(contents.checked())
+    assert contents.findings.notes["points and lines"] == 1
+
+
+def test_damaged_rois_are_refused_in_one_line(tmp_path):
+    pytest.importorskip("roifile")
+    path = written(tmp_path / "a.roi", b"Iout\0\0")
+    with pytest.raises(AnnotationError, match=f"^{path}: no whole ROIs of ImageJ [^\n]*$"):
+        read(path)
+
+
+# Label images in OME-Zarr
+
+
+def label_zarr(folder: Path) -> Path:
+    ome_zarr.write(folder / "i.ome.zarr", INSTANCES.astype(np.uint16), mpp=0.4, description="")
+    return folder / "i.ome.zarr"
+
+
+def test_the_label_zarr_of_export_is_read_back_as_its_tiff_is(tmp_path):
+    ome_tiff.write(tmp_path / "i.ome.tif", INSTANCES.astype(np.uint16), mpp=0.4, description="")
+    tiff, zarr = read(tmp_path / "i.ome.tif", mpp=0.4), read(label_zarr(tmp_path), mpp=None)
+    assert_covers(zarr)
+    assert zarr.fingerprint() == tiff.fingerprint() and zarr.mpp == 0.4
+
+
 # What is not read
 
 
@@ -133,6 +431,12 @@ def seg_npy(path: Path) -> Path:
     return path
 
 
+def other_sqlite(path: Path) -> Path:
+    with closing(sqlite3.connect(path)) as store:
+        store.execute("CREATE TABLE cells (id INTEGER)")
+    return path
+
+
 def unread(folder: Path) -> list[tuple[Path, str]]:
     """Files with what is said about them."""
     return [
@@ -148,6 +452,11 @@ def unread(folder: Path) -> list[tuple[Path, str]]:
         (written(folder / "a.7z", b"7z\xbc\xaf\x27\x1c"), "packed by 7-Zip.*unpack it"),
         (written(folder / "a.geojson", b"<!DOCTYPE html><html>"), "a web page"),
         (written(folder / "a.svs", b"version https://git-lfs.github.com"), "run git lfs pull"),
+        (written(folder / "a.ndpa", b'<?xml version="1.0"?><annotations/>'), "NDPA.*QuPath"),
+        (written(folder / "a.xml", b"<svg></svg>"), "XML of <svg>"),
+        (written(folder / "h.json", b'{"cell_masks": []}'), "HistoPLUS's JSON"),
+        (written(folder / "m.tsv", b"Image\tCentroid X um\n"), "a table of measurements"),
+        (other_sqlite(folder / "a.db"), "SQLite with the tables cells"),
         (written(folder / "a_cp_outlines.txt", b"1,2,3,4,5,6\n7,8,9,1,2,3\n"), "as Cellpose's"),
     ]
 
@@ -170,6 +479,15 @@ def readable(folder: Path) -> list[Path]:
     return [
         hovernet_mat(folder / "h.mat"),
         consep_mat(folder / "c.mat"),
+        imagescope(folder / "i.xml"),
+        asap(folder / "asap.xml"),
+        coco(folder / "coco.json", flat),
+        dsa(folder / "dsa.json"),
+        parquet(folder),
+        wkt_csv(folder / "w.csv"),
+        xenium_csv(folder / "x.csv.gz"),
+        roi_set(folder),
+        label_zarr(folder),
         *(folder / name for name in ("labels.npy", "labels.npz", "q.txt")),
     ]
 

@@ -11,6 +11,7 @@ A file's nuclei pass these modules in this order; each imports from those before
     nuclei      `Nuclei`, the table that all other packages use
     jsonstream  bytes to JSON
     contents    what a format is, and what reading a file gives
+    xmlstream   XML, element by element
     geojson, labels, lizard, ...    one file each for the formats
     unread      files that are named and not read
     formats     the registry of formats, `read_contents`

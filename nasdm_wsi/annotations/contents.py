@@ -5,8 +5,10 @@ A format is one `Format` record, which stands in the file of its reader. `format
 
 from __future__ import annotations
 
+import sqlite3
 import zipfile
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -71,6 +73,17 @@ class Source:
             return [name for name in archive.namelist() if not name.endswith("/")]
 
     @cached_property
+    def tables(self) -> set[str]:
+        """The names of the tables of an SQLite file; none if it is damaged or something else."""
+        if not self.magic.startswith(b"SQLite format 3\0"):
+            return set()
+        try:
+            with closing(sqlite3.connect(read_only(self.path), uri=True)) as store:
+                return {name for (name,) in store.execute("SELECT name FROM sqlite_master")}
+        except sqlite3.Error:
+            return set()
+
+    @cached_property
     def start(self) -> bytes:
         """How the text of the file begins, unpacked and without byte order mark and space.
 
@@ -103,6 +116,11 @@ class Source:
     @cached_property
     def _head(self) -> tuple[str, dict[str, Any]]:
         return head(self.path, self._members)
+
+
+def read_only(path: Path) -> str:
+    """The address by which SQLite opens a file to be read and never changes it."""
+    return f"{path.absolute().as_uri()}?mode=ro"
 
 
 @dataclass(frozen=True)

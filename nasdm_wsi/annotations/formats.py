@@ -11,7 +11,22 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import AnnotationError
-from . import geojson, hovernet, hovernet_mat, labels, lizard, tiatoolbox
+from . import (
+    asap,
+    coco,
+    csvtable,
+    dsa,
+    geojson,
+    geotables,
+    hovernet,
+    hovernet_mat,
+    imagescope,
+    label_zarr,
+    labels,
+    lizard,
+    rois,
+    tiatoolbox,
+)
 from .contents import Contents, Format, Reading, Source
 from .findings import Findings
 from .jsonstream import readable
@@ -20,12 +35,22 @@ from .types import TISSUE_CLASSES, ClassNames
 from .unread import refuse
 
 FORMATS = (
+    geotables.FORMAT,
     tiatoolbox.FORMAT,
+    label_zarr.FORMAT,
     labels.FORMAT,
     hovernet_mat.FORMAT,
     lizard.FORMAT,
+    rois.FORMAT,
+    imagescope.FORMAT,
+    asap.FORMAT,
+    csvtable.VERTICES,
+    csvtable.WELL_KNOWN_TEXT,
     hovernet.HOVERNET,
     hovernet.CELLVIT,
+    coco.FORMAT,
+    dsa.DOCUMENT,
+    dsa.ANNOTATION,
     geojson.FORMAT,
 )
 

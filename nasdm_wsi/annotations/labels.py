@@ -62,11 +62,16 @@ def from_labels(instances: np.ndarray, types: np.ndarray, *, mpp: float) -> Nucl
             continue
         mask = instances[where] == k
         kind = types[k] if types.ndim == 1 else np.bincount(types[where][mask]).argmax()
-        pieces, n = ndimage.label(np.pad(mask, 1))
-        for piece in range(1, n + 1):
-            polygons.append(_outline(pieces == piece, where[0].start - 1, where[1].start - 1))
-            kinds.append(kind)
+        found = pieces(mask, where[0].start, where[1].start)
+        polygons += found
+        kinds += [kind] * len(found)
     return Nuclei.from_polygons(polygons, kinds, mpp=mpp)
+
+
+def pieces(mask: np.ndarray, y0: int, x0: int) -> list[shapely.Polygon]:
+    """The outline of each 4-connected piece of mask (h, w), whose corner is at y0, x0."""
+    numbered, n = ndimage.label(np.pad(mask, 1))
+    return [_outline(numbered == piece, y0 - 1, x0 - 1) for piece in range(1, n + 1)]
 
 
 def _outline(mask: np.ndarray, y0: int, x0: int) -> shapely.Polygon:

@@ -13,7 +13,7 @@ import numpy as np
 import shapely
 
 from ..errors import AnnotationError
-from .contents import Contents, Format, Reading, Source, packed
+from .contents import Contents, Format, Reading, Source, packed, read_only
 from .features import class_name
 from .outlines import BATCH, Outlines, kind_of
 
@@ -42,7 +42,7 @@ def _batches(path: Path) -> Iterator[tuple[np.ndarray, list[str], list[str]]]:
     The store is opened to be read and never changed.
     """
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as store:
+        with closing(sqlite3.connect(read_only(path), uri=True)) as store:
             compression = dict(store.execute("SELECT key, value FROM metadata"))["compression"]
             cursor = store.execute(_QUERY)
             while rows := cursor.fetchmany(BATCH):

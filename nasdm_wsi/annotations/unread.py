@@ -6,10 +6,12 @@ import re
 
 from ..errors import AnnotationError
 from .contents import Source
+from .xmlstream import root
 
 _TO_GEOJSON = "open it in its program and export the nuclei as GeoJSON"
 _MASKS = "save its masks alone, as numpy.save('masks.npy', masks)"
 _UNPACK = "unpack it first"
+_CONVERT = "convert it to GeoJSON in pixels of the slide"
 _TABLE = "save it as CSV with a column WKT, or export the nuclei as GeoJSON"
 
 # How files begin, what they are, and the way out.
@@ -51,6 +53,9 @@ def _what(source: Source) -> tuple[str, str] | None:
     for folder, what, remedy in _ENTRIES:
         if any(name.startswith(folder) for name in source.entries):
             return what, remedy
+    known = {"annotations", "gpkg_contents", "geometry_columns"}
+    if source.tables and not known & source.tables:
+        return f"SQLite with the tables {', '.join(sorted(source.tables)[:5])}", _TO_GEOJSON
     return _pickle(source) or _text(source)
 
 
@@ -69,4 +74,18 @@ def _text(source: Source) -> tuple[str, str] | None:
         return "a web page", "download the file itself"
     if re.match(rb"\d+,\d+,\d+,\d+,\d+,\d+[\d,]*[\r\n]", source.start):
         return "a text of outlines as Cellpose's", _MASKS
+    if source.is_json and b'"cell_masks"' in source.start:
+        return "HistoPLUS's JSON, with a place of its own for each tile", _CONVERT
+    if re.search(rb"^[^\n]*centroid[ _]x", source.start, re.IGNORECASE) and not source.is_json:
+        return "a table of measurements without outlines", _TO_GEOJSON
+    return _xml(source)
+
+
+def _xml(source: Source) -> tuple[str, str] | None:
+    name = root(source)
+    if name == "annotations":
+        way = "they count from the slide's centre; open it in QuPath and export them as GeoJSON"
+        return "Hamamatsu's annotations (NDPA) in nanometres", way
+    if name and name not in ("Annotations", "ASAP_Annotations"):
+        return f"XML of <{name}>", _TO_GEOJSON
     return None

@@ -28,7 +28,7 @@ def describe(path: Path, **reading: Any) -> Rows:
         NasdmError: the file cannot be read.
     """
     path = Path(path)
-    if path.is_dir():
+    if path.is_dir() and not is_annotation(path):
         return _slide(path) if find_format(path) else _dataset(path)
     if path.suffix == ".safetensors":
         return _checkpoint(path)

@@ -1,0 +1,96 @@
+"""CSV of polygons: outlines as well-known text, and Xenium's vertices of nuclei and cells."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import shapely
+
+from ..errors import AnnotationError
+from .contents import Contents, Format, Reading, Source, packed
+from .jsonstream import texts
+from .outlines import Outlines
+from .types import UNCLASSIFIED, UNTYPED
+
+WKT = ("wkt", "geometry", "geom")
+CLASSES = (
+    *("classification", "class", "class_name", "cell_type", "celltype", "type", "label"),
+    *("term", "name"),
+)
+XENIUM = ("vertex_x", "vertex_y")
+_FLAWS = (AttributeError, LookupError, TypeError, ValueError, csv.Error, shapely.GEOSException)
+
+
+def class_column(columns: list[str]) -> str | None:
+    """Which of these columns has the classes; None if none is called so."""
+    plain = {column.strip().casefold(): column for column in columns}
+    return next((plain[name] for name in CLASSES if name in plain), None)
+
+
+def _columns(source: Source) -> list[str]:
+    """The names in the first line, in lower case."""
+    line = source.start.decode(errors="replace").split("\n")[0]
+    return [name.strip(' "\r').casefold() for name in line.split(",")]
+
+
+def _is_wkt(source: Source) -> bool:
+    return b"POLYGON" in source.start.upper() and any(name in WKT for name in _columns(source))
+
+
+def _is_xenium(source: Source) -> bool:
+    return set(XENIUM) <= set(_columns(source))
+
+
+def _rows(source: Source) -> Iterator[dict[str, str]]:
+    """The rows, whose columns are in lower case; comments before the header are left out."""
+    for _, text in texts(source.path):
+        lines = io.TextIOWrapper(text, encoding="utf-8", errors="replace", newline="")
+        reader = csv.DictReader(lines)
+        reader.fieldnames = [name.strip().casefold() for name in reader.fieldnames or ()]
+        yield from reader
+
+
+def _reader(add: Callable[[Outlines, Source], None], name: str) -> Any:
+    """What reads a kind of CSV into outlines, in one line of error."""
+
+    def read(source: Source, reading: Reading) -> Contents:
+        outlines = Outlines(reading.findings, reading.contours)
+        try:
+            add(outlines, source)
+        except AnnotationError:
+            raise
+        except _FLAWS as error:
+            raise AnnotationError(
+                f"{source.path}: a row is damaged ({' '.join(str(error).split())}): export it again"
+            ) from error
+        return packed(outlines, name, reading)
+
+    return read
+
+
+def _add_wkt(outlines: Outlines, source: Source) -> None:
+    rows = list(_rows(source))
+    column = next(name for name in WKT if name in rows[0])
+    label = class_column(list(rows[0]))
+    names = [(row[label] if label else "") or UNCLASSIFIED for row in rows]
+    outlines.add_geometries(shapely.from_wkt(np.array([row[column] for row in rows])), names)
+
+
+def _add_xenium(outlines: Outlines, source: Source) -> None:
+    for cell, rows in groupby(_rows(source), key=lambda row: (row["cell_id"], row.get("label_id"))):
+        points = [tuple(float(row[axis]) for axis in XENIUM) for row in rows]
+        outlines.add(UNTYPED, [[points]], f"{source.path}: cell {cell[0]}")
+
+
+WELL_KNOWN_TEXT = Format("CSV of well-known text", _is_wkt, _reader(_add_wkt, "CSV of WKT"))
+VERTICES = Format(
+    "Xenium CSV",
+    _is_xenium,
+    _reader(_add_xenium, "Xenium CSV"),
+    pixel_size=lambda source, slide_mpp: 1.0,  # coordinates are micrometres
+)

@@ -1,0 +1,116 @@
+"""Files of geographic programs, by GeoPandas: GeoPackage, SpatiaLite, shapefile, Parquet."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ..errors import AnnotationError
+from .contents import Contents, Format, Reading, Source, packed
+from .csvtable import XENIUM, class_column
+from .features import class_name
+from .outlines import Outlines
+from .types import UNTYPED
+
+_SHAPEFILE, _PARQUET, _FLATGEOBUF = b"\0\0\x27\x0a", b"PAR1", b"fgb\x03"
+
+
+def _sniff(source: Source) -> bool:
+    if {"gpkg_contents", "geometry_columns"} & source.tables:
+        return True
+    return source.magic.startswith((_SHAPEFILE, _PARQUET, _FLATGEOBUF)) or source.ends(".shp")
+
+
+def _read(source: Source, reading: Reading) -> Contents:
+    outlines = Outlines(reading.findings, reading.contours)
+    for frame in _frames(source):
+        if set(XENIUM) <= set(frame.columns):
+            _add_vertices(outlines, frame, source.path)
+        elif hasattr(frame, "geometry"):
+            _add(outlines, frame)
+    return packed(outlines, FORMAT.name, reading)
+
+
+def _add(outlines: Outlines, frame: Any) -> None:
+    column = class_column([name for name in frame.columns if name != frame.geometry.name])
+    labels = [None] * len(frame) if column is None else frame[column].tolist()
+    names = [class_name(v if isinstance(v, str | dict | None) else f"{v:g}") for v in labels]
+    outlines.add_geometries(np.asarray(frame.geometry, object), names)
+
+
+def _add_vertices(outlines: Outlines, frame: Any, path: Path) -> None:
+    """Xenium's: a row is a vertex."""
+    for cell, rows in frame.groupby("cell_id", sort=False):
+        outlines.add(UNTYPED, [[rows[list(XENIUM)].to_numpy().tolist()]], f"{path}: cell {cell}")
+
+
+def _frames(source: Source) -> Iterator[Any]:
+    """The tables of a file, as data frames.
+
+    Raises:
+        AnnotationError: GeoPandas is not installed, or cannot read the file.
+    """
+    geopandas = _geopandas(source.path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of coordinate systems, which pictures have none of
+            if source.magic.startswith(_PARQUET):
+                yield _parquet(geopandas, source.path)
+                return
+            for layer in geopandas.list_layers(source.path)["name"]:
+                yield geopandas.read_file(source.path, layer=layer)
+    except AnnotationError:
+        raise
+    except Exception as error:  # GDAL, Arrow and pandas have their own
+        reason = " ".join(str(error).split())
+        raise AnnotationError(f"{source.path}: {_remedy(source, reason)}") from error
+
+
+def _geopandas(path: Path) -> ModuleType:
+    try:
+        import geopandas
+    except ImportError as error:
+        raise AnnotationError(
+            f"{path}: needs the package geopandas: pip install 'nasdm-wsi[geopandas]', "
+            "or export the nuclei as GeoJSON"
+        ) from error
+    return geopandas
+
+
+def _parquet(geopandas: ModuleType, path: Path) -> Any:
+    import pandas
+
+    try:
+        return geopandas.read_parquet(path)
+    except ValueError:  # without geometry: Xenium's
+        frame = pandas.read_parquet(path)
+        if set(XENIUM) <= set(frame.columns):
+            return frame
+        raise
+
+
+def _remedy(source: Source, reason: str) -> str:
+    if source.magic.startswith(_SHAPEFILE) and not source.path.with_suffix(".shx").exists():
+        return "a shapefile without its .shx and .dbf: put them beside it"
+    return f"GeoPandas cannot read it ({reason}): export the nuclei as GeoJSON"
+
+
+def _pixel_size(source: Source, slide_mpp: float | None) -> float | None:
+    """Xenium's coordinates are micrometres."""
+    if not source.magic.startswith(_PARQUET):
+        return slide_mpp
+    try:
+        from pyarrow.parquet import read_schema
+
+        names = read_schema(source.path).names
+    except Exception:  # not installed, or damaged: reading the file says so
+        return slide_mpp
+    return 1.0 if set(XENIUM) <= set(names) else slide_mpp
+
+
+FORMAT = Format("table of GeoPandas", _sniff, _read, pixel_size=_pixel_size)

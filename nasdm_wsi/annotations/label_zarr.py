@@ -1,0 +1,57 @@
+"""Label images in OME-Zarr, as `export --format instances` writes them: numbers of nuclei."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import zarr
+
+from ..errors import AnnotationError
+from .contents import Contents, Format, Reading, Source
+from .labels import contents_of
+
+_ATTRIBUTES = ("zarr.json", ".zattrs")  # Zarr formats 3 and 2
+
+
+def _attributes(source: Source) -> dict[str, Any]:
+    """OME's attributes of a folder; none if it is no OME-Zarr."""
+    for name in _ATTRIBUTES:
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            found = json.loads((source.path / name).read_text(encoding="utf-8"))
+            return found["attributes"]["ome"] if name == "zarr.json" else found
+    return {}
+
+
+def _sniff(source: Source) -> bool:
+    return source.path.is_dir() and "image-label" in _attributes(source)
+
+
+def _read(source: Source, reading: Reading) -> Contents:
+    try:
+        level = _attributes(source)["multiscales"][0]["datasets"][0]["path"]
+        group: Any = zarr.open_group(source.path, mode="r")
+        array = np.asarray(group[level])
+    except Exception as error:  # each codec has its own
+        raise AnnotationError(
+            f"{source.path}: cannot be read ({' '.join(str(error).split())}): export it again"
+        ) from error
+    while array.ndim > 2 and len(array) == 1:  # time, channel and depth
+        array = array[0]
+    return contents_of(array, source.path, reading)
+
+
+def _pixel_size(source: Source, slide_mpp: float | None) -> float | None:
+    if slide_mpp:
+        return slide_mpp
+    with suppress(LookupError, TypeError, ValueError):
+        multiscale = _attributes(source)["multiscales"][0]
+        scale = multiscale["datasets"][0]["coordinateTransformations"][0]["scale"]
+        if multiscale["axes"][-1]["unit"] == "micrometer" and scale[-1] == scale[-2]:
+            return float(scale[-1])
+    return None
+
+
+FORMAT = Format("label OME-Zarr", _sniff, _read, pixel_size=_pixel_size)

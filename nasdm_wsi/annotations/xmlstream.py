@@ -1,0 +1,59 @@
+"""XML, element by element. Entities, by which small texts become huge ones, are refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from xml.parsers import expat
+
+from ..errors import AnnotationError
+from .contents import Source
+
+CHUNK = 1 << 18  # bytes read at a time
+_ROOT = re.compile(rb"<([A-Za-z_][\w.:-]*)")
+
+
+def root(source: Source) -> str:
+    """The name of the first element of an XML file; "" if it is none."""
+    text = source.start.replace(b"\0", b"")  # UTF-16 has one in each letter of a name
+    found = _ROOT.search(text) if text.startswith(b"<") else None
+    return found[1].decode() if found else ""
+
+
+def elements(path: Path) -> Iterator[tuple[str, dict[str, str] | None]]:
+    """Each element as its name with its attributes where it begins, and with None where it ends.
+
+    Raises:
+        AnnotationError: it is not XML, cut short, or declares entities.
+    """
+    found: list[tuple[str, dict[str, str] | None]] = []
+
+    def refuse(*_declaration: object) -> None:
+        raise AnnotationError(f"{path}: declares entities: save it without")
+
+    parser = expat.ParserCreate()
+    parser.EntityDeclHandler = refuse
+    parser.StartElementHandler = lambda name, attributes: found.append((name, attributes))
+    parser.EndElementHandler = lambda name: found.append((name, None))
+    try:
+        with open(path, "rb") as file:
+            while chunk := file.read(CHUNK):
+                parser.Parse(chunk)
+                yield from found
+                found.clear()
+        parser.Parse(b"", True)
+    except expat.ExpatError as error:
+        raise AnnotationError(f"{path}: not XML, or cut short ({error}): export it again") from None
+
+
+def point(attributes: dict[str, str], where: str) -> tuple[float, float]:
+    """The point in the attributes X and Y of an element.
+
+    Raises:
+        AnnotationError: it has none, or they are not numbers; the message begins with ``where``.
+    """
+    try:
+        return float(attributes["X"]), float(attributes["Y"])
+    except (KeyError, ValueError) as error:
+        raise AnnotationError(f"{where} has a point without coordinates: correct it") from error
