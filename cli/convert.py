@@ -13,6 +13,7 @@ from . import options
 @click.argument("checkpoint", type=options.EXISTING)
 @click.option("-o", "--out", type=options.NEW, required=True, help="NAME.safetensors.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
+@options.quiet
 def convert(checkpoint: Path, out: Path, overwrite: bool) -> None:
     """Turn CHECKPOINT, a .pt of the published NASDM training code, into weights for render.
 
@@ -21,4 +22,4 @@ def convert(checkpoint: Path, out: Path, overwrite: bool) -> None:
     from ..model.convert import convert as convert_checkpoint
 
     config = convert_checkpoint(checkpoint, out, overwrite=overwrite)
-    click.echo(f"{out}: semantic U-Net, widths {', '.join(map(str, config.widths))}")
+    options.say(f"{out}: semantic U-Net, widths {', '.join(map(str, config.widths))}")

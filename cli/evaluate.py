@@ -25,6 +25,7 @@ from . import options
 @click.option("--guidance", type=click.FloatRange(0, 20), help="Strength of guidance.")
 @options.seed
 @options.device
+@options.quiet
 def evaluate(
     dataset: Path, out: Path | None, inception: Path | None, ablate: str | None, **given
 ) -> None:
@@ -54,4 +55,4 @@ def evaluate(
             click.echo("  ".join([f"{name:<72}", *(f"{row[name]:>9.4g}" for row in rows)]))
     if out is not None:
         measures.write_report(out, rows)
-        click.echo(f"{out}: table.csv and pictures")
+        options.say(f"{out}: table.csv and pictures")

@@ -34,6 +34,7 @@ FORMATS = ("lizard", "coco", "masks", "tiatoolbox", "types", "instances")
     help="Largest side of a tile in pixels.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+@options.quiet
 def export(slide: Path, out: Path, **settings) -> None:
     """Write SLIDE and its nuclei in the format of another tool.
 
@@ -49,4 +50,4 @@ def export(slide: Path, out: Path, **settings) -> None:
 
     with options.bars("tile") as progress:
         export_slide(slide, out, progress=progress, **settings)
-    click.echo(f"{out}: {settings['form']} of {slide}")
+    options.say(f"{out}: {settings['form']} of {slide}")

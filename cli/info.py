@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -13,14 +14,19 @@ from .messages import in_options
 @click.command()
 @click.argument("file", type=options.EXISTING)
 @options.reading
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
 @click.pass_context
-def info(context: click.Context, file: Path, **reading) -> None:
+def info(context: click.Context, file: Path, as_json: bool, **reading) -> None:
     """Describe FILE: a slide, annotations, a dataset or a checkpoint.
 
-    For annotations, the table at the end shows which nucleus type each class is read as.
+    For annotations, the table at the end shows which nucleus type each class is read as. For a
+    slide that was rendered here, seed, weights and settings are told.
     """
-    from ..tools.info import describe
+    from ..tools.info import describe, examine
 
+    if as_json:
+        click.echo(json.dumps(examine(file, **reading), indent=2))
+        return
     rows = describe(file, **reading)
     width = max(len(name) for name, _ in rows)
     for name, value in rows:

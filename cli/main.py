@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from ..errors import NasdmError
+from . import options
 from .convert import convert
 from .evaluate import evaluate
 from .export import export
@@ -61,6 +62,7 @@ def versions(context: click.Context, _option: click.Parameter, wanted: bool) -> 
     help="Show the versions that belong in a bug report, and exit.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Report progress in more detail.")
+@options.quiet
 @click.pass_context
 def main(context: click.Context, verbose: bool) -> None:
     """Render synthetic H&E whole-slide images from nuclei annotations.

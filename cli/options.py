@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,35 @@ seed = click.option(
     show_default=True,
     help="Seed of the random numbers.",
 )
+
+
+QUIET = "quiet"  # in the context of the whole command line
+
+
+def _hush(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        context.find_root().meta[QUIET] = True
+
+
+quiet = click.option(
+    "-q",
+    "--quiet",
+    is_flag=True,
+    expose_value=False,
+    callback=_hush,
+    help="Print results, warnings and errors only: no progress, no summary.",
+)
+
+
+def _is_quiet() -> bool:
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.find_root().meta.get(QUIET))
+
+
+def say(summary: str) -> None:
+    """Print what a command has done, unless with --quiet."""
+    if not _is_quiet():
+        click.echo(summary)
 
 
 def reading(command: Callable) -> Callable:
@@ -84,9 +114,13 @@ def _class_map(_ctx: click.Context, _option: click.Parameter, pairs: tuple[str, 
 
 @contextmanager
 def bars(unit: str) -> Iterator[Callable[..., None]]:
-    """A progress callback ``(what, done, total, **facts)`` that draws one bar for each ``what``."""
+    """A progress callback ``(what, done, total, **facts)`` that draws one bar for each ``what``.
+
+    Nothing is drawn where standard error is no terminal, nor with --quiet.
+    """
     from tqdm import tqdm
 
+    off = not sys.stderr.isatty() or _is_quiet()
     opened: dict[str, Any] = {}
 
     def close() -> None:
@@ -97,7 +131,9 @@ def bars(unit: str) -> Iterator[Callable[..., None]]:
         if what not in opened:
             close()
             # What was done before this run does not count for the speed.
-            opened[what] = tqdm(total=total, desc=what, unit=unit, initial=max(done - 1, 0))
+            opened[what] = tqdm(
+                total=total, desc=what, unit=unit, initial=max(done - 1, 0), disable=off
+            )
         bar = opened[what]
         if facts:
             bar.set_postfix(facts, refresh=False)

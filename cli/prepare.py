@@ -42,6 +42,7 @@ from . import options
     help="What finds the stains; staintools needs the extra of that name.",
 )
 @options.seed
+@options.quiet
 def prepare(sources: tuple[Path, ...], out: Path, **settings) -> None:
     """Turn SOURCES into one dataset for training.
 
@@ -58,4 +59,4 @@ def prepare(sources: tuple[Path, ...], out: Path, **settings) -> None:
             progress=progress,
         )
     nuclei = sum(sum(row["nuclei"].values()) for row in rows)
-    click.echo(f"{out}: {len(rows)} regions, {nuclei:,} nuclei")
+    options.say(f"{out}: {len(rows)} regions, {nuclei:,} nuclei")

@@ -62,6 +62,7 @@ from . import options
 @click.option("--lossless", is_flag=True, help="Compress tiles without loss instead.")
 @click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
 @click.option("--dry-run", is_flag=True, help="Print the plan without rendering.")
+@options.quiet
 def render(
     annotations: Path,
     out: Path,
@@ -112,7 +113,7 @@ def render(
             return
         begin = time.perf_counter()
         with options.bars("task") as progress:
-            render_slide(
+            painted = render_slide(
                 job,
                 out,
                 client=client,
@@ -122,9 +123,9 @@ def render(
     height, width = job.region[2] - job.region[0], job.region[3] - job.region[1]
     seconds = time.perf_counter() - begin
     next_step = format_of(out).next_step.format(labels=labels_path(out).name)
-    click.echo(
+    options.say(
         f"{out}: {width} x {height} pixels at {painter.mpp} mpp, "
-        f"{width * height / seconds:,.0f} pixels/s; {next_step}"
+        f"{painted / seconds:,.0f} pixels/s; {next_step}"
     )
 
 

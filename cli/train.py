@@ -18,6 +18,7 @@ from . import options
 @options.device
 @click.option("--init", type=options.EXISTING, help="Weights that a new run starts from.")
 @click.option("--compile", is_flag=True, help="Compile the network with torch.compile.")
+@options.quiet
 def train(dataset: Path, out: Path, device: str, **settings) -> None:
     """Train a preset on DATASET (made by prepare); on many GPUs, under torchrun.
 
@@ -37,4 +38,4 @@ def train(dataset: Path, out: Path, device: str, **settings) -> None:
                 "training", done, total, loss=f"{loss:.3f}"
             ),
         )
-    click.echo(f"{weights}: give it to render with --weights")
+    options.say(f"{weights}: give it to render with --weights")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from PIL.PngImagePlugin import PngInfo
+
 WARNING = "Synthetic image made by nasdm-wsi: not for diagnosis."
 
 
@@ -16,6 +18,14 @@ def provenance(facts: dict[str, Any]) -> str:
 def is_synthetic(description: str) -> bool:
     """Whether a slide with this description was rendered by this package."""
     return description.startswith(WARNING)
+
+
+def png_text(description: str) -> PngInfo:
+    """What a picture made from a slide with this description says of itself, for ``pnginfo``."""
+    text = PngInfo()
+    if is_synthetic(description):
+        text.add_itxt("Description", description)
+    return text
 
 
 def facts_of(description: str) -> dict[str, Any]:

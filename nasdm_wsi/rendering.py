@@ -93,7 +93,11 @@ def plan_render(
     canvas = (0, 0, *size)
     region = canvas if region is None else region
     if intersect(region, canvas) != region or min(shape(region)) < 1:
-        raise PlanError(f"region {list(region)} does not lie within the canvas {list(canvas)}")
+        y0, x0, y1, x1 = region
+        raise PlanError(
+            f"the region {x0} {y0} {x1 - x0} {y1 - y0} (x, y, width, height) does not lie within "
+            f"the canvas of {size[1]} x {size[0]} pixels"
+        )
     if not 0 <= seed < 2**64:
         raise PlanError(f"seed {seed}: choose 0 to 2**64 - 1")
     return Job(nuclei, painter, painter.plan(size), region, seed)
@@ -109,12 +113,15 @@ def render(
     quality: int = 85,
     lossless: bool = False,
     progress: Progress | None = None,
-) -> None:
+) -> int:
     """Paint a planned slide into ``out``, and write ``NAME.geojson`` beside it.
 
     A render that was stopped goes on where it was when it is called again: its state lies in
     ``out`` + ``.run`` until the slide is whole. The pixels depend on the job alone, and not on who
     works or on interruptions.
+
+    Returns how many pixels this call has painted: blocks of nothing but glass need no painting, and
+    what a stopped call has done is not done again.
 
     Args:
         job: from `plan_render`.
@@ -150,6 +157,7 @@ def render(
     ) as mosaic:
         write_outputs(mosaic, out, replaced=replaced, progress=progress)
         mosaic.store.clear()
+        return mosaic.painted
 
 
 def render_region(

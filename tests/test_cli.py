@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import closing, redirect_stderr
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import tifffile
 import torch
 from click.testing import CliRunner
+from helpers import Terminal
 from skimage.io import imsave
 
 from nasdm_wsi.cli.main import main
@@ -199,12 +201,15 @@ def test_bad_weights_slides_and_datasets_are_named(annotations, options, tmp_pat
     )
 
 
-def test_bars_count_what_is_done(capfd):
-    with bars("task") as progress:
-        for done in (4, 7, 10):
-            progress("painting", done, 10, loss=0.5)
-        progress("writing", 1, 2)
-    lines = capfd.readouterr().err.strip().split("\n")
+@pytest.mark.skipif(os.name == "nt", reason="has no terminals that a test can open")
+def test_bars_count_what_is_done():
+    with closing(Terminal()) as terminal:
+        file = open(terminal.inner, "w", closefd=False)
+        with file, redirect_stderr(file), bars("task") as progress:
+            for done in (4, 7, 10):
+                progress("painting", done, 10, loss=0.5)
+            progress("writing", 1, 2)
+        lines = terminal.shown().strip().split("\n")
     painting, writing = (line.split("\r")[-1] for line in lines)
     assert painting.startswith("painting: 100%") and "10/10" in painting and "loss=0.5" in painting
     assert writing.startswith("writing:  50%") and "1/2" in writing

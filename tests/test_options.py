@@ -301,6 +301,18 @@ def test_verbose_says_more(annotations, tmp_path):
         assert ("INFO: " in done.stderr and "50 nuclei" in done.stderr) is bool(flags)
 
 
+WITH_QUIET = ("render", "export", "prepare", "train", "convert", "evaluate")
+for name in ("", *WITH_QUIET):
+    SEEN[name, "--quiet"] = "test_manners.py::test_quiet_prints_results_and_mistakes_only"
+
+
+@sees("info", "--json")
+def test_info_prints_what_programs_read(unusual):
+    path, options = unusual
+    told = json.loads(run("info", path, *options, "--json"))
+    assert told["kind"] == "annotations" and told["types"]["eosinophil"] == 1 and told["tissue"]
+
+
 @sees("seams", "--seed")
 def test_seams_draws_by_the_seed(tmp_path):
     rng = np.random.default_rng(0)

@@ -6,11 +6,12 @@ slide grows in any order, on any workers. The ledger (`schedule`) knows what is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from ..geometry import Box
+from ..geometry import Box, intersect, shape
 from ..job import Job
 from ..slides.pyramid import Pyramid
 from .schedule import Ledger, Task, WorkerPool, run
@@ -33,6 +34,7 @@ class Mosaic:
         self._pixels = Pixels(canvas, blocks, phases[-1], wanted=pyramid is None)
         self._levels = levels_of(canvas, pyramid, self._pixels) if pyramid else []
         self._stages: list[Stage] = [*phases, self._pixels, *self._levels]
+        self.painted = 0  # pixels of the region that `paint` has finished, glass blocks aside
 
     def ledger(self) -> Ledger:
         """What is left, by what the store holds; parts that nobody will read are freed."""
@@ -63,6 +65,8 @@ class Mosaic:
         total = ledger.left
 
         def finished(task: Task, idle: Iterable[Task]) -> None:
+            if box := self.finished_by(task):
+                self.painted += math.prod(shape(intersect(box, self.job.region)))
             if progress:
                 progress(task, total - ledger.left, total)
             for other in idle:

@@ -12,6 +12,7 @@ from PIL import Image
 from ..errors import disk_errors
 from ..geometry import Box, intersect, shape
 from ..output import replacing
+from ..provenance import png_text
 from .engine import Mosaic
 from .schedule import Task
 
@@ -29,6 +30,7 @@ class Watch:
         self.region = mosaic.job.region
         h, w = shape(self.region)
         self.step = -(-max(h, w) // self.SIDE)
+        self.text = png_text(mosaic.job.provenance)
         self.path = mosaic.store.folder / "thumbnail.png"
         self.picture = np.full((-(-h // self.step), -(-w // self.step), 3), 255, np.uint8)
         with suppress(OSError, ValueError):  # that of the run that was stopped
@@ -53,4 +55,4 @@ class Watch:
             # PermissionError: on Windows, while somebody looks at it.
             with suppress(PermissionError), disk_errors(self.path.parent):
                 with replacing(self.path, flush=False) as part:
-                    Image.fromarray(self.picture).save(part, "PNG")
+                    Image.fromarray(self.picture).save(part, "PNG", pnginfo=self.text)

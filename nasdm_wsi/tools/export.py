@@ -37,6 +37,7 @@ from ..annotations.raster import Conditioning
 from ..annotations.types import TYPES
 from ..errors import AnnotationError, OutputError
 from ..output import check_writable, keep_inputs, whole_or_nothing
+from ..provenance import WARNING, is_synthetic, png_text
 from ..rendering import Progress, read_annotations
 from ..slides.formats import format_of, labels_path, stem
 from ..slides.reading import Slide, open_slide
@@ -86,7 +87,7 @@ def export(
             return
         with whole_or_nothing(out) as part:
             if form == "tiatoolbox":
-                _write_store(part, nuclei)
+                _write_store(part, nuclei, _provenance(opened))
             else:
                 write = {"lizard": _write_lizard, "coco": _write_coco, "masks": _write_masks}
                 write[form](part, _tiles(opened, nuclei, tile, progress))
@@ -131,20 +132,24 @@ class Tile:
         image: uint8 (h, w, 3).
         instances: int32 (h, w), 0 for background, else 1 to n.
         types: uint8 (n,), 1 to 6.
+        provenance: what a rendered slide says of itself; "" for other slides.
     """
 
     name: str
     image: np.ndarray
     instances: np.ndarray
     types: np.ndarray
+    provenance: str
 
     def masks(self) -> Iterator[tuple[int, int, np.ndarray]]:
         """The corner (y0, x0) and the mask, bool (h, w), of the bounding box of each instance."""
         for number, (y, x) in enumerate(ndimage.find_objects(self.instances), 1):
             yield y.start, x.start, self.instances[y, x] == number
 
-    def save(self, path: Path) -> None:
-        Image.fromarray(self.image).save(path)
+    def save(self, path: Path, pixels: np.ndarray | None = None) -> None:
+        """Write the image, or other ``pixels`` of the tile, as a PNG with the provenance."""
+        shown = self.image if pixels is None else pixels
+        Image.fromarray(shown).save(path, "PNG", pnginfo=png_text(self.provenance))
 
 
 def _tiles(slide: Slide, nuclei: Nuclei, side: int, progress: Progress | None) -> Iterator[Tile]:
@@ -161,11 +166,16 @@ def _tiles(slide: Slide, nuclei: Nuclei, side: int, progress: Progress | None) -
                 slide.read((y0, x0, y1, x1), mpp=nuclei.mpp),
                 np.searchsorted(present, instances, side="right").astype(np.int32),
                 nuclei.types[present - 1],
+                _provenance(slide),
             )
         if progress:
             progress("exporting", done, len(spans))
     if empty:
         raise AnnotationError(f"no nucleus lies on {slide.path}: check the annotations and `mpp`")
+
+
+def _provenance(slide: Slide) -> str:
+    return slide.description if is_synthetic(slide.description) else ""
 
 
 def _cuts(length: int, side: int) -> list[int]:
@@ -190,6 +200,8 @@ def _write_lizard(folder: Path, tiles: Iterator[Tile]) -> None:
             "bbox": np.array(boxes, np.int32),
             "centroid": np.array(centres)[:, ::-1],
         }
+        if tile.provenance:
+            fields["provenance"] = tile.provenance
         savemat(folder / "labels" / f"{tile.name}.mat", fields, do_compression=True)
 
 
@@ -197,18 +209,19 @@ def _write_masks(folder: Path, tiles: Iterator[Tile]) -> None:
     folder.mkdir()
     for tile in tiles:
         tile.save(folder / f"{tile.name}.png")
-        Image.fromarray(tile.instances.astype(np.uint16)).save(folder / f"{tile.name}_masks.png")
+        tile.save(folder / f"{tile.name}_masks.png", tile.instances.astype(np.uint16))
 
 
 def _write_coco(folder: Path, tiles: Iterator[Tile]) -> None:
     """Write masks as run lengths, which keep every pixel, with one annotation in each line."""
     (folder / "images").mkdir(parents=True)
     images: list[dict[str, Any]] = []
+    about = "Nuclei with their outlines."
     numbers = itertools.count(1)
     with open(folder / "annotations.json", "w", encoding="utf-8", newline="\n") as file:
         file.write('{"annotations": [')
         for image_id, tile in enumerate(tiles, 1):
-            name = f"{tile.name}.png"
+            name, about = f"{tile.name}.png", tile.provenance or about
             tile.save(folder / "images" / name)
             h, w = tile.instances.shape
             images.append({"id": image_id, "file_name": name, "width": w, "height": h})
@@ -219,7 +232,8 @@ def _write_coco(folder: Path, tiles: Iterator[Tile]) -> None:
             {"id": k, "name": name, "supercategory": "nucleus"}
             for k, name in enumerate(TYPES[1:], 1)
         ]
-        file.write(f'\n], "images": {json.dumps(images)}, "categories": {json.dumps(kinds)}}}\n')
+        rest = {"info": {"description": about}, "images": images, "categories": kinds}
+        file.write(f"\n], {json.dumps(rest)[1:]}\n")
 
 
 def _annotations(tile: Tile) -> Iterator[dict[str, Any]]:
@@ -257,8 +271,10 @@ INSERT INTO metadata VALUES ('version', '"1.0.1"'), ('compression', '"zlib"'),
 """
 
 
-def _write_store(path: Path, nuclei: Nuclei) -> None:
+def _write_store(path: Path, nuclei: Nuclei, provenance: str) -> None:
     """Write an AnnotationStore, whose keys are the nuclei's ids if these are unique.
+
+    Its metadata hold the ``provenance`` of the slide, if there is any.
 
     Raises:
         OSError: the disk is full.
@@ -269,6 +285,9 @@ def _write_store(path: Path, nuclei: Nuclei) -> None:
     try:
         with closing(sqlite3.connect(path)) as store, store:
             store.executescript(SCHEMA)
+            if provenance:
+                told = "provenance", json.dumps(provenance)
+                store.execute("INSERT INTO metadata VALUES (?, ?)", told)
             for first in range(0, len(nuclei), BATCH):
                 index = np.arange(first, min(first + BATCH, len(nuclei)))
                 _insert(store, nuclei.take(index), index, keys)
@@ -325,10 +344,11 @@ def _write_pyramid(
 ) -> None:
     names = ", ".join(f"{k} {name}" for k, name in enumerate(TYPES))
     meaning = f"types: {names}" if form == "types" else "numbers: 0 background"
+    warning = f"{WARNING} " if is_synthetic(slide.description) else ""
     format_of(out).write(
         out,
         _Labels(form, nuclei, slide.size),
         mpp=nuclei.mpp,
-        description=f"Nuclei of {slide.path.name} by their {meaning}.",
+        description=f"{warning}Nuclei of {slide.path.name} by their {meaning}.",
         progress=partial(progress, "writing") if progress else None,
     )

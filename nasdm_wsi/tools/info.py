@@ -1,4 +1,4 @@
-"""Describe a file in rows of (name, value)."""
+"""Describe a file: as facts for programs, and in rows of (name, value) for people."""
 
 from __future__ import annotations
 
@@ -8,21 +8,33 @@ from pathlib import Path
 from typing import Any
 
 from ..annotations.contents import Contents
-from ..annotations.findings import Findings
 from ..annotations.formats import is_annotation, read_contents
 from ..checkpoints import read_header
+from ..provenance import facts_of, is_synthetic, legible_facts
 from ..slides.formats import find_format
 from ..slides.reading import open_slide
 from .dataset import read_manifest
 
 Rows = list[tuple[str, str]]
+Facts = dict[str, Any]
 
 
-def describe(path: Path, **reading: Any) -> Rows:
+def describe(path: str | Path, **reading: Any) -> Rows:
     """Rows about a slide, an annotation file, a prepared dataset or a checkpoint.
 
     ``reading`` holds further arguments of `formats.read_contents`. The rows of annotations end with
     a table of their classes, even if some of these could not be rendered.
+
+    Raises:
+        NasdmError: the file cannot be read.
+    """
+    facts = examine(path, **reading)
+    rows = {"slide": _slide_rows, "annotations": _annotation_rows, "dataset": _dataset_rows}
+    return rows.get(facts["kind"], _checkpoint_rows)(facts)
+
+
+def examine(path: str | Path, **reading: Any) -> Facts:
+    """The same as values that JSON can hold; "kind" says which others there are.
 
     Raises:
         NasdmError: the file cannot be read.
@@ -33,66 +45,123 @@ def describe(path: Path, **reading: Any) -> Rows:
     if path.suffix == ".safetensors":
         return _checkpoint(path)
     if is_annotation(path):
-        # A GeoJSON has no pixel size, and nothing that is printed depends on it.
+        # A GeoJSON has no pixel size, and nothing that is told depends on it.
         return _annotations(read_contents(path, mpp=0.5, **reading))
     return _slide(path)
 
 
-def _dataset(path: Path) -> Rows:
+def _dataset(path: Path) -> Facts:
     manifest = read_manifest(path)
     regions = manifest["regions"]
     counts: dict[str, int] = {}
     for region in regions:
         for name, count in region["nuclei"].items():
             counts[name] = counts.get(name, 0) + count
-    held = sum((y1 - y0) * (x1 - x0) for r in regions for y0, x0, y1, x1 in r["held_out"])
-    published = sum(r["published"] for r in regions)
+    return {
+        "kind": "dataset",
+        "regions": len(regions),
+        "mpp": manifest["mpp"],
+        "published": sum(r["published"] for r in regions),
+        "held_out": sum((y1 - y0) * (x1 - x0) for r in regions for y0, x0, y1, x1 in r["held_out"]),
+        "nuclei": counts,
+    }
+
+
+def _dataset_rows(facts: Facts) -> Rows:
+    published, held = (f"{facts[name]:,}" for name in ("published", "held_out"))
     return [
         ("kind", "prepared dataset"),
-        ("regions", f"{len(regions)}"),
-        ("pixels", f"{published:,} published at {manifest['mpp']} mpp, {held:,} held out"),
-        *((name, f"{count:,} nuclei") for name, count in counts.items()),
+        ("regions", f"{facts['regions']}"),
+        ("pixels", f"{published} published at {facts['mpp']} mpp, {held} held out"),
+        *((name, f"{count:,} nuclei") for name, count in facts["nuclei"].items()),
     ]
 
 
-def _checkpoint(path: Path) -> Rows:
+def _checkpoint(path: Path) -> Facts:
     header, shapes = read_header(path)
     values = sum(math.prod(shape) for shape in shapes.values())
-    told = {**asdict(header), **{f"training: {k}": v for k, v in vars(header.training).items()}}
+    return {**asdict(header), "values": values, "tensors": len(shapes)}
+
+
+def _checkpoint_rows(facts: Facts) -> Rows:
+    training = {f"training: {name}": value for name, value in facts["training"].items()}
+    told_above = ("kind", "training", "values", "tensors")
     return [
-        ("kind", "weights" if header.kind == "weights" else "training checkpoint"),
-        ("values", f"{values:,} in {len(shapes)} tensors"),
-        *((key, f"{value}") for key, value in told.items() if key not in ("kind", "training")),
+        ("kind", "weights" if facts["kind"] == "weights" else "training checkpoint"),
+        ("values", f"{facts['values']:,} in {facts['tensors']} tensors"),
+        *((k, f"{value}") for k, value in {**facts, **training}.items() if k not in told_above),
     ]
 
 
-def _annotations(contents: Contents) -> Rows:
-    nuclei = contents.nuclei
-    rows = [("kind", f"annotations, {contents.kind}"), ("nuclei", f"{len(nuclei):,}")]
-    rows += [(name, f"{count:,}") for name, count in nuclei.counts().items()]
+def _annotations(contents: Contents) -> Facts:
+    nuclei, extent = contents.nuclei, None
     if len(nuclei) or nuclei.tissue is not None:
-        y0, x0, y1, x1 = nuclei.extent()
-        rows.append(("extent", f"x {x0:.1f} to {x1:.1f}, y {y0:.1f} to {y1:.1f} pixels"))
-    rows.append(("tissue outline", "no" if nuclei.tissue is None else "yes"))
-    if notes := contents.findings.summary():
-        rows.append(("also found", notes))
-    return [*rows, ("", ""), *_class_rows(contents.findings)]
+        extent = dict(zip(("y0", "x0", "y1", "x1"), nuclei.extent(), strict=True))
+    classes = [
+        {"name": name, "read_as": meaning, "count": count}
+        for name, meaning, count in contents.findings.rows()
+    ]
+    return {
+        "kind": "annotations",
+        "format": contents.kind,
+        "nuclei": len(nuclei),
+        "types": nuclei.counts(),
+        "extent": extent,
+        "tissue": nuclei.tissue is not None,
+        "also_found": contents.findings.summary() or None,
+        "classes": classes,
+    }
 
 
-def _class_rows(findings: Findings) -> Rows:
+def _annotation_rows(facts: Facts) -> Rows:
+    rows = [("kind", f"annotations, {facts['format']}"), ("nuclei", f"{facts['nuclei']:,}")]
+    rows += [(name, f"{count:,}") for name, count in facts["types"].items()]
+    if facts["extent"]:
+        text = "x {x0:.1f} to {x1:.1f}, y {y0:.1f} to {y1:.1f} pixels"
+        rows.append(("extent", text.format(**facts["extent"])))
+    rows.append(("tissue outline", "yes" if facts["tissue"] else "no"))
+    if facts["also_found"]:
+        rows.append(("also found", facts["also_found"]))
+    return [*rows, ("", ""), *_class_rows(facts["classes"])]
+
+
+def _class_rows(classes: list[Facts]) -> Rows:
     """Class name, what it is read as, and count."""
-    table = [("read as", "count"), *((meaning, f"{n:,}") for _, meaning, n in findings.rows())]
+    table = [("read as", "count"), *((c["read_as"], f"{c['count']:,}") for c in classes)]
     left, right = (max(map(len, column)) for column in zip(*table, strict=True))
-    names = ["class", *(name for name, _, _ in findings.rows())]
+    names = ["class", *(c["name"] for c in classes)]
     lines = [f"{meaning:<{left}}  {count:>{right}}" for meaning, count in table]
     return list(zip(names, lines, strict=True))
 
 
-def _slide(path: Path) -> Rows:
+def _slide(path: Path) -> Facts:
     with open_slide(path) as slide:
-        return [
-            ("kind", f"slide ({slide.format})"),
-            ("size", f"{slide.size[1]} x {slide.size[0]} pixels"),
-            ("mpp", f"{slide.mpp:g}" if slide.mpp else "unknown"),
-            ("levels", ", ".join(f"{w} x {h}" for h, w in slide.levels)),
-        ]
+        return {
+            "kind": "slide",
+            "format": slide.format,
+            **_side(slide.size),
+            "mpp": slide.mpp,
+            "levels": [_side(level) for level in slide.levels],
+            "synthetic": is_synthetic(slide.description),
+            "provenance": facts_of(slide.description),
+            "description": slide.description,
+        }
+
+
+def _side(size: tuple[int, int]) -> dict[str, int]:
+    """Size (h, w) by its names."""
+    return {"width": size[1], "height": size[0]}
+
+
+def _slide_rows(facts: Facts) -> Rows:
+    size = "{width} x {height}"
+    rows = [
+        ("kind", f"slide ({facts['format']})"),
+        ("size", f"{size.format(**facts)} pixels"),
+        ("mpp", f"{facts['mpp']:g}" if facts["mpp"] else "unknown"),
+        ("levels", ", ".join(size.format(**level) for level in facts["levels"])),
+    ]
+    if facts["synthetic"]:
+        made = legible_facts(facts["description"]) or [("description", facts["description"])]
+        rows += [("synthetic", "yes: not for diagnosis"), *made]
+    return rows
