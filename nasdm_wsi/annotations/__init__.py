@@ -9,6 +9,8 @@ A file's nuclei pass these modules in this order; each imports from those before
     outlines    outlines in, checked, repaired and packed
     features    GeoJSON features: what they say, and how nuclei become some
     nuclei      `Nuclei`, the table that all other packages use
+    dense       labels as dense numbers
+    parsers     parsers of others, in a process of their own
     jsonstream  bytes to JSON
     contents    what a format is, and what reading a file gives
     xmlstream   XML, element by element

@@ -18,6 +18,7 @@ from .findings import Findings
 from .jsonstream import head, texts
 from .nuclei import Nuclei
 from .outlines import Outlines
+from .parsers import MAX_PIXELS
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,14 @@ START = 4096  # bytes of a text that tell its format
 
 
 class Source:
-    """A file or folder whose format is to be found out by how it begins."""
+    """A file or folder whose format is to be found out by how it begins.
 
-    def __init__(self, path: Path, members: Iterable[str] = ()):
+    max_pixels: the most of a label image; other limits on what a file may hold follow from it.
+    """
+
+    def __init__(self, path: Path, members: Iterable[str] = (), *, max_pixels: int = MAX_PIXELS):
         self.path = path
+        self.max_pixels = max_pixels
         self._members = tuple(members)
 
     @cached_property

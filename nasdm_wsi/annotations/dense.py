@@ -14,7 +14,8 @@ def dense(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     labels: whole numbers (h, w), large or sparse; 0, negative ones and NaN are background.
     """
-    ids = _ids(labels)
+    ids = distinct(labels)
+    ids = ids[ids > 0]
     instances = np.zeros(labels.shape, np.int32)
     table = None
     if len(ids) and ids[-1] <= labels.size // 2:
@@ -30,11 +31,10 @@ def dense(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return instances, ids
 
 
-def _ids(labels: np.ndarray) -> np.ndarray:
-    """The labels above 0, in order."""
-    found = [np.unique(_positive(labels[rows])) for rows in strips(labels.shape)]
-    ids = np.unique(np.concatenate(found)) if found else np.empty(0, labels.dtype)
-    return ids[ids > 0]
+def distinct(labels: np.ndarray) -> np.ndarray:
+    """All values (n,) in an array (h, w), in order."""
+    found = [np.unique(labels[rows]) for rows in strips(labels.shape)]
+    return np.unique(np.concatenate(found)) if found else np.empty(0, labels.dtype)
 
 
 def _positive(strip: np.ndarray) -> np.ndarray:

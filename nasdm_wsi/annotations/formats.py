@@ -31,6 +31,7 @@ from .contents import Contents, Format, Reading, Source
 from .findings import Findings
 from .jsonstream import readable
 from .nuclei import check_mpp
+from .parsers import MAX_PIXELS
 from .types import TISSUE_CLASSES, ClassNames
 from .unread import refuse
 
@@ -74,6 +75,7 @@ def read_contents(
     ignore_classes: Iterable[str] = (),
     tissue_classes: Iterable[str] = TISSUE_CLASSES,
     contours: str = "auto",
+    max_pixels: int = MAX_PIXELS,
 ) -> Contents:
     """What an annotation file holds, whether or not it can be rendered.
 
@@ -89,6 +91,7 @@ def read_contents(
         contours: "cv2" if vertices are centres of boundary pixels, counted from 0, as OpenCV gives
             them; "corner" if they are points between pixels; "auto" to find out, which is "cv2"
             for HoVer-Net and HoVerNeXt.
+        max_pixels: the most of a label image; the other limits of `parsers` follow from it.
 
     Raises:
         AnnotationError: a file that is damaged or holds no annotations; ``mpp`` missing or absurd.
@@ -96,15 +99,23 @@ def read_contents(
     path = Path(path)
     findings = Findings(path, ClassNames(class_map, ignore_classes, tissue_classes))
     with readable(path):
-        source = _source(path)
+        source = _source(path, max_pixels)
         form = _format_of(source) or _no_format(source)
         mpp = check_mpp(mpp or form.pixel_size(source, slide_mpp), path)
         contents = form.read(source, Reading(mpp, findings, contours))
     return replace(contents, whole=form.whole)
 
 
-def _source(path: Path) -> Source:
-    return Source(path, [form.member for form in FORMATS if form.member])
+def _source(path: Path, max_pixels: int = MAX_PIXELS) -> Source:
+    """A file to be read; of pipes and devices nobody knows the end.
+
+    Raises:
+        AnnotationError: it is no file or folder.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise AnnotationError(f"{path}: no ordinary file: copy what it gives into one first")
+    members = [form.member for form in FORMATS if form.member]
+    return Source(path, members, max_pixels=max_pixels)
 
 
 def _format_of(source: Source) -> Format | None:

@@ -11,31 +11,31 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 
 from ..errors import AnnotationError
+from ..isolated import IsolatedError
 from .contents import Contents, Format, Reading, Source
-from .labels import commonest, named
+from .dense import commonest, dense
+from .labels import named
+from .parsers import mat_names, mat_variables
 from .types import UNTYPED
 
 FIELDS = ("inst_map", "type_map", "inst_type", "inst_uid")
 
 
-def read_instances(path: Path) -> tuple[np.ndarray, list[str]]:
+def read_instances(source: Source) -> tuple[np.ndarray, list[str]]:
     """Instances int (h, w), 0 = none, and the class names of instances 1, 2, ...
 
     Raises:
         AnnotationError: a damaged file, or types that do not fit the instances.
     """
     try:
-        fields = scipy.io.loadmat(path, variable_names=FIELDS)
-        labels = np.asarray(fields["inst_map"])
-        ids, instances = np.unique(np.maximum(labels, 0), return_inverse=True)
-        instances = instances.reshape(labels.shape) + (ids[0] > 0)
-        return instances, _names(fields, instances, ids[ids > 0])
-    except Exception as error:  # scipy raises many kinds on damaged files
+        fields = mat_variables(source.path, FIELDS, source.max_pixels)
+        instances, ids = dense(fields.pop("inst_map"))
+        return instances, _names(fields, instances, ids)
+    except (IsolatedError, LookupError, TypeError, ValueError, OverflowError) as error:
         raise AnnotationError(
-            f"{path}: inst_map and the types do not fit ({' '.join(str(error).split())}): "
+            f"{source.path}: inst_map and the types do not fit ({' '.join(str(error).split())}): "
             "export it again"
         ) from error
 
@@ -59,8 +59,8 @@ def _names(fields: dict, instances: np.ndarray, ids: np.ndarray) -> list[str]:
 def fields_of(path: Path) -> set[str]:
     """The names of the variables in a MATLAB file; none if it is damaged."""
     try:
-        return {name for name, *_ in scipy.io.whosmat(path)}
-    except Exception:  # as above
+        return mat_names(path)
+    except IsolatedError:
         return set()
 
 
@@ -75,7 +75,7 @@ def _sniff(source: Source) -> bool:
 
 
 def _read(source: Source, reading: Reading) -> Contents:
-    nuclei = named(*read_instances(source.path), reading)
+    nuclei = named(*read_instances(source), reading)
     return Contents(FORMAT.name, nuclei, reading.findings)
 
 

@@ -18,18 +18,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 import shapely
 import tifffile
-from PIL import Image
 from scipy import ndimage
 from skimage.feature import peak_local_max
 from skimage.measure import find_contours
 from skimage.segmentation import watershed
 
 from ..errors import AnnotationError
+from ..isolated import IsolatedError
 from .contents import Contents, Format, Reading, Source
+from .dense import commonest, dense
 from .nuclei import Nuclei
+from .parsers import read_npz, read_picture
 from .types import TYPES, UNTYPED
 
 PANNUKE = ("Neoplastic", "Inflammatory", "Connective", "Dead", "Epithelial")
@@ -54,11 +55,11 @@ def from_labels(instances: np.ndarray, types: np.ndarray, *, mpp: float) -> Nucl
     """Nuclei traced from labels; rasterised by the pixel-centre rule they are the same again.
 
     instances: int (h, w), 0 = none. types: uint8 (h, w), the commonest in a nucleus counts, or by
-    instance (largest instance + 1,). Each 4-connected piece becomes a nucleus of its own.
+    instance (largest instance + 1,), 0 = none. Each 4-connected piece becomes a nucleus of its own.
     """
     polygons, kinds = [], []
     for k, where in enumerate(ndimage.find_objects(instances), 1):
-        if where is None:
+        if where is None or (types.ndim == 1 and not types[k]):
             continue
         mask = instances[where] == k
         kind = types[k] if types.ndim == 1 else np.bincount(types[where][mask]).argmax()
@@ -132,18 +133,7 @@ def contents_of(array: np.ndarray, path: Path, reading: Reading) -> Contents:
 def named(instances: np.ndarray, names: Sequence[str], reading: Reading) -> Nuclei:
     """The nuclei of instances (h, w), 0 = none, from the class names of instances 1, 2, ..."""
     numbers = np.array([0, *(max(reading.findings.number(name) or 0, 0) for name in names)])
-    return from_labels(instances * (numbers[instances] > 0), numbers, mpp=reading.mpp)
-
-
-def commonest(instances: np.ndarray, types: np.ndarray) -> np.ndarray:
-    """The type that most pixels of each instance have, instances 1, 2, ... in order."""
-    types = types.astype(np.int64)
-    base = int(types.max()) + 1
-    pairs, counts = np.unique(instances * base + types, return_counts=True)
-    pairs = pairs[np.argsort(counts, kind="stable")]
-    found = np.zeros(int(instances.max()) + 1, np.int64)
-    found[pairs // base] = pairs % base  # the last one stays
-    return found[1:]
+    return from_labels(instances, numbers, mpp=reading.mpp)
 
 
 def is_picture(source: Source) -> bool:
@@ -185,34 +175,13 @@ def _array(source: Source) -> np.ndarray:
         if source.magic.startswith(_NUMPY):
             return np.load(path, mmap_mode="r", allow_pickle=False)
         if source.entries:
-            return _of_npz(path)
-        if source.magic.startswith(_PNG):
-            with Image.open(path) as image:
-                return np.asarray(image)
-        return tifffile.imread(path)
-    except AnnotationError:
-        raise
-    except Exception as error:  # three libraries, and each of their codecs has its own
+            return read_npz(path, _LABELS, source.max_pixels)
+        return read_picture(path, source.max_pixels)
+    except (IsolatedError, OSError, ValueError, SyntaxError) as error:  # the last three of NumPy
         reason = " ".join(str(error).split())
         raise AnnotationError(
             f"{path}: cannot be read ({reason}): save the labels alone, as PNG, TIFF or .npy"
         ) from error
-
-
-def _of_npz(path: Path) -> np.ndarray:
-    """The labels in an ``.npz``: a sparse matrix of SciPy, or the one array that can be labels."""
-    with np.load(path, allow_pickle=False) as arrays:
-        if {"format", "shape", "data"} <= set(arrays.files):
-            return scipy.sparse.load_npz(path).toarray()
-        flat = {name: arrays[name] for name in arrays.files}
-    found = [name for name, array in flat.items() if array.ndim > 1 and array.dtype.kind in "bui"]
-    chosen = found if len(found) == 1 else [name for name in found if name in _LABELS]
-    if len(chosen) != 1:
-        raise AnnotationError(
-            f"{path}: which of the arrays {', '.join(flat)} holds the labels? "
-            "Save it alone, as .npy"
-        )
-    return flat[chosen[0]]
 
 
 def _as_stack(array: np.ndarray, path: Path) -> tuple[str, np.ndarray]:
@@ -240,17 +209,14 @@ def _layers(tile: np.ndarray, kind: str) -> Iterator[tuple[np.ndarray, Any]]:
 
 def _nuclei(labels: np.ndarray, classes: Any, reading: Reading) -> Nuclei:
     """The nuclei of one layer; all its instances are counted by class."""
-    # Numbers may be large and sparse; from here on they are dense, and 0 is background.
-    found, instances = np.unique(np.maximum(labels, 0), return_inverse=True)
-    instances = instances.reshape(labels.shape) + (found[0] > 0)
-    names = _names(instances, classes)
-    return named(instances, names, reading)
+    instances, ids = dense(labels)
+    return named(instances, _names(instances, len(ids), classes), reading)
 
 
-def _names(instances: np.ndarray, classes: Any) -> list[str]:
+def _names(instances: np.ndarray, count: int, classes: Any) -> list[str]:
     """The class name of each instance 1, 2, ..."""
     if isinstance(classes, str):
-        return [classes] * int(instances.max())
+        return [classes] * count
     numbers = commonest(instances, classes)
     return [TYPES[k] if k < len(TYPES) else f"class {k}" for k in numbers]
 

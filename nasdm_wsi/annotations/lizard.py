@@ -9,31 +9,36 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 
 from ..errors import AnnotationError
+from ..isolated import IsolatedError
 from .contents import Contents, Format, Reading, Source
-from .labels import contents_of, from_labels
+from .dense import dense, distinct
+from .labels import from_labels, named
 from .nuclei import Nuclei, check_mpp
+from .parsers import MAX_PIXELS, mat_variables
 from .types import TYPES
 
+FIELDS = ("inst_map", "id", "class")
 MPP = 0.5  # of Lizard
 
 
-def read_mat(path: str | Path, *, mpp: float = MPP) -> Nuclei:
+def read_mat(path: str | Path, *, mpp: float = MPP, max_pixels: int = MAX_PIXELS) -> Nuclei:
     """The nuclei of a Lizard ``.mat``; ``mpp`` is that of its image.
 
     Raises:
         AnnotationError: as `read_mat_labels`; no nuclei; an absurd ``mpp``.
     """
     check_mpp(mpp, path)
-    nuclei = from_labels(*_read_mat(Path(path)), mpp=mpp)
+    nuclei = from_labels(*_read_mat(Path(path), max_pixels), mpp=mpp)
     if not len(nuclei):
         raise AnnotationError(f"{path}: no nuclei found: check that inst_map is filled")
     return nuclei
 
 
-def read_mat_labels(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+def read_mat_labels(
+    path: str | Path, max_pixels: int = MAX_PIXELS
+) -> tuple[np.ndarray, np.ndarray]:
     """A Lizard ``.mat`` as instances int32 (h, w), 0 = none, and types uint8 (h, w).
 
     Reads ``inst_map`` (h, w), ``id`` (n, 1) and ``class`` (n, 1); other fields are ignored.
@@ -41,24 +46,26 @@ def read_mat_labels(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         AnnotationError: no such file or fields, or nuclei without a type between 1 and 6.
     """
-    instances, types_by_id = _read_mat(Path(path))
+    instances, types_by_id = _read_mat(Path(path), max_pixels)
     return instances, types_by_id[instances]
 
 
-def _read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_mat(path: Path, max_pixels: int) -> tuple[np.ndarray, np.ndarray]:
     """Instances int32 (h, w) and a table from instance to type, uint8 (largest id + 1,)."""
     if not path.is_file():
         raise AnnotationError(f"{path}: no such file: check the path")
     try:
-        fields = scipy.io.loadmat(path, variable_names=["inst_map", "id", "class"])
-        instances = fields["inst_map"].astype(np.int32)
+        fields = mat_variables(path, FIELDS, max_pixels)
+        instances = fields.pop("inst_map").astype(np.int32, copy=False)
         ids, types = fields["id"].ravel().astype(np.int64), fields["class"].ravel()
     except KeyError as error:
         raise AnnotationError(
             f"{path}: {error} is missing: Lizard's fields inst_map, id and class are needed"
         ) from error
-    except Exception as error:  # scipy raises many kinds on damaged files
-        raise AnnotationError(f"{path}: not a whole MATLAB file: export it again") from error
+    except (IsolatedError, TypeError, ValueError, OverflowError) as error:
+        raise AnnotationError(
+            f"{path}: not a whole MATLAB file ({error}): export it again"
+        ) from error
     typed = (
         np.isin(types, range(1, len(TYPES))) & (ids > 0) if ids.shape == types.shape else ids < 0
     )
@@ -66,8 +73,7 @@ def _read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise AnnotationError(
             f"{path}: each id needs one class from 1 to {len(TYPES) - 1}: correct the file"
         )
-    present = np.unique(instances[instances != 0])
-    if missing := sorted(set(present.tolist()) - set(ids.tolist())):
+    if missing := sorted(set(distinct(instances).tolist()) - {0, *ids.tolist()}):
         raise AnnotationError(
             f"{path}: {len(missing)} nuclei of inst_map are missing in id, "
             f"the first is {missing[0]}: correct the file"
@@ -82,7 +88,10 @@ def _sniff(source: Source) -> bool:
 
 
 def _read(source: Source, reading: Reading) -> Contents:
-    return contents_of(np.stack(read_mat_labels(source.path), axis=-1), source.path, reading)
+    instances, types = _read_mat(source.path, source.max_pixels)
+    instances, ids = dense(instances)
+    nuclei = named(instances, [TYPES[types[k]] for k in ids], reading)
+    return Contents(FORMAT.name, nuclei, reading.findings)
 
 
 FORMAT = Format(

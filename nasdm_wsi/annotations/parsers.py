@@ -50,6 +50,17 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     return next(isolated(_picture, path, max_pixels, memory=_memory(max_pixels)))
 
 
+def read_npz(path: Path, names: Sequence[str], max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """The labels in an ``.npz``: a sparse matrix of SciPy, or the one array that can be labels.
+
+    names: which array to take if there are several.
+
+    Raises:
+        IsolatedError: the file cannot be read, is too large, or has no such array.
+    """
+    return next(isolated(_npz, path, names, max_pixels, memory=_memory(max_pixels)))
+
+
 def read_store(path: Path) -> Iterator[tuple[np.ndarray, list[str], list[str]]]:
     """The rows of a TIAToolbox store by batches: geometries, their properties, types of the others.
 
@@ -124,6 +135,26 @@ def _tiff(path: Path, max_pixels: int) -> np.ndarray:
     with tifffile.TiffFile(path) as tiff:
         check_pixels(tiff.series[0].shape, max_pixels)
         return tiff.asarray(maxworkers=1)
+
+
+def _npz(path: Path, names: Sequence[str], max_pixels: int) -> Iterator[np.ndarray]:
+    import scipy.sparse
+
+    with np.load(path, allow_pickle=False) as arrays:
+        size = sum(entry.file_size for entry in arrays.zip.infolist())
+        if size > BYTES * max_pixels:
+            raise ValueError(f"{size} bytes unpacked are more than {BYTES} `max_pixels`: raise it")
+        if {"format", "shape", "data"} <= set(arrays.files):
+            matrix = scipy.sparse.load_npz(path)
+            check_pixels(matrix.shape, max_pixels)
+            yield matrix.toarray()
+            return
+        flat = {name: arrays[name] for name in arrays.files}
+    found = [name for name, array in flat.items() if array.ndim > 1 and array.dtype.kind in "bui"]
+    chosen = found if len(found) == 1 else [name for name in found if name in names]
+    if len(chosen) != 1:
+        raise ValueError(f"which of the arrays {', '.join(flat)} holds the labels?")
+    yield flat[chosen[0]]
 
 
 def _store(path: Path) -> Iterator[tuple]:
