@@ -49,8 +49,8 @@ def read_picture(folder: Path, row: dict, crop: int) -> Picture:
     if image.size != (w, h):
         image = image.resize((w, h), Image.Resampling.BICUBIC)
     red, green, blue = np.moveaxis(np.asarray(image, np.int32), 2, 0)
-    code = np.asarray(Image.open(folder / f"{name}.png"), np.int32)
-    pixels = red | green << 8 | blue << 16 | (code & 127) << 24
+    code = np.asarray(Image.open(folder / f"{name}.png"))
+    pixels = red | green << 8 | blue << 16 | (code & 127).astype(np.int32) << 24
     return Picture(pixels, _free(code >> 7, crop), code)
 
 
@@ -58,7 +58,7 @@ def _free(unusable: np.ndarray, crop: int) -> np.ndarray:
     """Bool (h, w): where a crop may have its upper left corner."""
     free = np.zeros(unusable.shape, bool)
     if min(unusable.shape) >= crop:
-        sums = np.pad(unusable.cumsum(0).cumsum(1), [(1, 0), (1, 0)])
+        sums = np.pad(unusable.cumsum(0, np.int32).cumsum(1), [(1, 0), (1, 0)])
         inside = sums[crop:, crop:] - sums[:-crop, crop:] - sums[crop:, :-crop]
         inside = inside + sums[:-crop, :-crop]
         free[: inside.shape[0], : inside.shape[1]] = inside == 0

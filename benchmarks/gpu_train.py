@@ -99,7 +99,7 @@ class TimedTrainer(Trainer):
     def run(self, crops: GpuCrops, save: Callable[[], None], name: str) -> None:
         """Train until ``end``; there is always a step."""
         saved, losses, start = time.monotonic(), [], time.monotonic()
-        while self.part < 1:
+        while True:
             losses.append(self.update([crops.batch(self.settings.batch)]))
             now = time.monotonic()
             self.begin = self.begin or now
@@ -158,6 +158,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=500)
     parser.add_argument("--init", type=Path)
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: on CUDA")
     parser.add_argument("--crop", type=int, default=128)
     parser.add_argument("--batch", type=int, default=96)
     train(parser.parse_args())
@@ -173,7 +174,7 @@ def train(options: argparse.Namespace) -> None:
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
-    compile = device.type == "cuda"
+    compile = device.type == "cuda" if options.compile is None else options.compile
 
     crops = GpuCrops(options.pack, options.crop, device)
     network = build(recipe.network)

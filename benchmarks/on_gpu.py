@@ -4,8 +4,8 @@
 
 Runs the tests marked gpu, prints the table of speeds, and trains the networks side by side on the
 pack that `gpu_pack.py` wrote, until the time is over. A later call continues from the folder
-EARLIER of an earlier one. OUT receives logs, and for each preset the weights of each stage and a
-picture. Every file is smaller than 16 MiB.
+EARLIER of an earlier one, or from model/weights. OUT receives logs, and for each preset the weights
+of each stage and a picture. Every file is smaller than 16 MiB.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ def logged(command: list[object], log: Path, seconds: float) -> None:
 
 
 def latest(folder: Path, preset: str) -> Path | None:
-    """The weights of the latest stage of a preset in the folder of an earlier call."""
-    files = [folder / f"{preset}-{stage}.safetensors" for stage in STAGES]
+    """The weights of the latest stage of a preset in a folder, or those that ship with it."""
+    names = [*(f"{preset}-{stage}" for stage in STAGES), preset]
+    files = [folder / f"{name}.safetensors" for name in names]
     return next((file for file in files if file.exists()), None)
 
 
@@ -78,7 +79,7 @@ def main() -> None:
     failed = [process.wait() for process in processes]
     for preset in options.presets:
         print((options.out / f"{preset}.log").read_text())
-    raise SystemExit(max(failed))
+    raise SystemExit(any(failed))
 
 
 if __name__ == "__main__":
