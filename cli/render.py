@@ -85,7 +85,7 @@ def render(
     from ..rendering import plan_render, read_annotations
     from ..rendering import render as render_slide
     from ..slides.formats import format_of, labels_path
-    from ..slides.reading import find_style, size_like
+    from ..slides.reading import find_style
 
     size, region, like = given["size"], given["region"], given["like"]
     inputs = (annotations, like, given["style"], given["weights"])
@@ -103,7 +103,7 @@ def render(
         job = plan_render(
             nuclei,
             painter,
-            size=size_like(like, painter.mpp) if like else size and size[::-1],
+            size=_size(like, given["mpp"], painter.mpp) if like else size and size[::-1],
             region=region and _box(*region),
             seed=given["seed"],
         )
@@ -127,6 +127,13 @@ def render(
         f"{out}: {width} x {height} pixels at {painter.mpp} mpp, "
         f"{painted / seconds:,.0f} pixels/s; {next_step}"
     )
+
+
+def _size(like: Path, slide_mpp: float | None, mpp: float) -> tuple[int, int]:
+    """Size (h, w) at ``mpp`` of a slide, of ``slide_mpp`` where it does not tell its own."""
+    from ..slides.reading import size_like
+
+    return size_like(like, mpp, slide_mpp=slide_mpp)
 
 
 def _box(x: int, y: int, width: int, height: int) -> tuple[int, int, int, int]:

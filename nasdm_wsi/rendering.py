@@ -36,23 +36,24 @@ def read_annotations(
 ) -> Nuclei:
     """Nuclei of any annotation file that `formats.read_contents` reads; ``options`` go to it.
 
-    ``like`` names the slide on which they were made, in place of ``mpp``, its pixel size. The
-    coordinates are then those of the image that QuPath shows of the slide, of which `size_like`
-    gives the size. In MRXS and some others it is the scanned part alone (``openslide.bounds-*``):
-    GeoJSON is taken to count from its corner, as QuPath and HoVerNeXt do. HoVer-Net, CellViT (JSON)
-    and TIAToolbox (store) count from the corner of the whole slide and are shifted.
+    ``like`` names the slide on which they were made, in place of ``mpp``, its pixel size; a slide
+    that does not tell its own needs both. The coordinates are then those of the image that QuPath
+    shows of the slide, of which `size_like` gives the size. In MRXS and some others it is the
+    scanned part alone (``openslide.bounds-*``): GeoJSON is taken to count from its corner, as
+    QuPath and HoVerNeXt do. Formats that count from the corner of the whole slide are shifted.
 
     Raises:
         AnnotationError: see `formats.read_contents` and `contents.Contents.checked`.
-        SlideError: a slide that cannot be read or does not tell its pixel size.
+        SlideError: a slide that cannot be read, or whose pixel size is unknown.
+        PlanError: ``mpp`` for a slide that tells its own.
     """
     if like is None:
         nuclei = read_contents(path, mpp=mpp, **options).checked()
         return replace(nuclei, sources=(Path(path),))
-    if mpp is not None:
-        raise PlanError(f"{like} tells the pixel size: give `like` or `mpp`, not both")
     with open_slide(like) as slide:
-        slide_mpp, corner = slide.known_mpp(), slide.bounds
+        if slide.mpp is not None and mpp is not None:
+            raise PlanError(f"{like} tells the pixel size: give `like` or `mpp`, not both")
+        slide_mpp, corner = slide.known_mpp(mpp), slide.bounds
     contents = read_contents(path, slide_mpp=slide_mpp, **options)
     nuclei = contents.checked()
     if contents.whole:

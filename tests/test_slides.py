@@ -11,7 +11,7 @@ from tifffile import TiffWriter, imwrite
 
 from nasdm_wsi.errors import SlideError
 from nasdm_wsi.slides import ome_tiff, ome_zarr
-from nasdm_wsi.slides.reading import find_style, open_slide, tissue_sample
+from nasdm_wsi.slides.reading import find_style, open_slide, size_like, tissue_sample
 from nasdm_wsi.slides.stain import STYLES, style_vector
 
 REAL = Path(__file__).parents[2] / "shared/data/slides/CMU-1-Small-Region.svs"
@@ -195,3 +195,78 @@ def test_a_style_is_a_name_or_a_picture(tmp_path):
     )
     with pytest.raises(SlideError, match="neither a file nor one of lizard"):
         find_style("nowhere.svs")
+
+
+# What slides say of themselves
+
+
+def ome_tiff_of(path: Path, resolution=(1, 1), **said) -> Path:
+    """An OME-TIFF as tifffile writes it, whose TIFF tags know no pixel size."""
+    imwrite(
+        path,
+        IMAGE,
+        ome=True,
+        photometric="rgb",
+        tile=(64, 64),
+        resolution=resolution,
+        resolutionunit="NONE" if resolution == (1, 1) else "CENTIMETER",
+        metadata={"axes": "YXS", **said},
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    "size, unit",
+    [
+        (0.25, None),
+        (0.25, "\u00b5m"),
+        (0.25, "\u03bcm"),
+        (0.25, "um"),
+        (250, "nm"),
+        (0.00025, "mm"),
+        (0.000025, "cm"),
+    ],
+)
+def test_the_pixel_size_in_ome_xml_is_read_in_any_unit(tmp_path, size, unit):
+    said = {"PhysicalSizeX": size, "PhysicalSizeY": size}
+    units = {"PhysicalSizeXUnit": unit, "PhysicalSizeYUnit": unit} if unit else {}
+    with open_slide(ome_tiff_of(tmp_path / "a.ome.tif", **said, **units)) as slide:
+        assert slide.mpp == pytest.approx(0.25)
+
+
+def test_a_unit_that_is_no_length_leaves_the_pixel_size_unknown(tmp_path):
+    units = {"PhysicalSizeXUnit": "pixel", "PhysicalSizeYUnit": "pixel"}
+    path = ome_tiff_of(tmp_path / "a.ome.tif", PhysicalSizeX=1, PhysicalSizeY=1, **units)
+    with open_slide(path) as slide:
+        assert slide.mpp is None
+
+
+def test_a_slide_that_does_not_tell_its_pixel_size_takes_the_given_one(tmp_path):
+    path = ome_tiff_of(tmp_path / "a.ome.tif")
+    height, width = IMAGE.shape[:2]
+    assert size_like(path, 0.5, slide_mpp=0.25) == (round(height / 2), round(width / 2))
+    with pytest.raises(SlideError, match="does not tell its pixel size: give it with `mpp`"):
+        size_like(path, 0.5)
+
+
+def test_pixels_that_are_not_square_are_refused_in_one_line(tmp_path):
+    for path in (
+        ome_tiff_of(tmp_path / "a.ome.tif", PhysicalSizeX=0.25, PhysicalSizeY=0.5),
+        ome_tiff_of(tmp_path / "b.ome.tif", resolution=(40000, 20000)),
+    ):
+        with pytest.raises(SlideError, match=f"^{path}: pixels of 0.25 x 0.5 micrometres: resamp"):
+            open_slide(path)
+    nearly = ome_tiff_of(tmp_path / "c.ome.tif", PhysicalSizeX=0.252, PhysicalSizeY=0.2522)
+    with open_slide(nearly) as slide:
+        assert slide.mpp == pytest.approx(0.2521)
+
+
+@pytest.mark.parametrize("compression", ["jpeg2000", "webp", "jpegxl"])
+def test_tiles_that_openslide_does_not_know_are_read(tmp_path, compression):
+    path = tmp_path / "a.ome.tif"
+    options = {"compression": compression, "compressionargs": {"lossless": True}}
+    if compression == "jpeg2000":
+        options["compressionargs"] = {"reversible": True}
+    imwrite(path, IMAGE, ome=True, photometric="rgb", tile=(64, 64), **options)
+    with open_slide(path) as slide:
+        np.testing.assert_array_equal(slide.read((0, 0, 100, 90), mpp=0.5), IMAGE[:100, :90])

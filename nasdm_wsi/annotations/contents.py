@@ -47,6 +47,7 @@ class Contents:
         return self.nuclei
 
 
+_TABLES = "SELECT name FROM sqlite_master WHERE type IN ('table', 'view')"
 START = 4096  # bytes of a text that tell its format
 
 
@@ -84,7 +85,7 @@ class Source:
             return set()
         try:
             with closing(sqlite3.connect(read_only(self.path), uri=True)) as store:
-                return {name for (name,) in store.execute("SELECT name FROM sqlite_master")}
+                return {name for (name,) in store.execute(_TABLES)}
         except sqlite3.Error:
             return set()
 

@@ -17,7 +17,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-from openslide import ImageSlide, OpenSlide, OpenSlideUnsupportedFormatError
+from openslide import ImageSlide, OpenSlide, OpenSlideError, OpenSlideUnsupportedFormatError
 from PIL import Image
 from tiffslide import TiffSlide
 
@@ -30,6 +30,12 @@ from .tissue import tissue_mask
 
 MOST_FOR_A_LOOK = 50_000_000  # pixels that are read for a thumbnail in a notebook
 COARSEST_MPP = 10.0  # a coarser value is meant for printers, such as 72 dots per inch
+SQUARE = 1.02  # how much longer a side of a square pixel may be: scanners are that exact
+# In micrometres. The sign of micro has two code points.
+_UNITS = {
+    **dict.fromkeys(("\u00b5m", "\u03bcm", "um", "micron", "microns", "micrometer"), 1.0),
+    **{"nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "\u00c5": 1e-4, "in": 25400.0},
+}
 TISSUE_SHARE = 0.5  # share of a tile that makes it a tile of tissue
 SMALLEST_TILE = 64  # pixels, in images that have no room for many tiles
 LEAST_TISSUE = 0.05  # a slide without a tile that has this share has no tissue
@@ -57,7 +63,7 @@ class Slide:
             self._reader = _open_reader(self.path)
             self.levels = tuple((h, w) for w, h in self._reader.level_dimensions)
             self.size = self.levels[0]
-            self.mpp = _mpp(self._reader)
+            self.mpp = _mpp(self._reader, self.path)
             self.format = str(_property(self._reader, "vendor") or "image")
             y, x = (int(_property(self._reader, f"bounds-{axis}") or 0) for axis in "yx")
             self.bounds = y, x
@@ -76,15 +82,16 @@ class Slide:
     def __exit__(self, *_: object) -> None:
         self._reader.close()
 
-    def known_mpp(self) -> float:
-        """Micrometres per pixel at level 0.
+    def known_mpp(self, given: float | None = None) -> float:
+        """Micrometres per pixel at level 0; those that are given, if the slide does not say.
 
         Raises:
-            SlideError: the slide does not say.
+            SlideError: neither is known.
         """
-        if self.mpp is None:
-            raise SlideError(f"{self.path} does not tell its pixel size: give `mpp` and `size`")
-        return self.mpp
+        mpp = self.mpp or given
+        if mpp is None:
+            raise SlideError(f"{self.path} does not tell its pixel size: give it with `mpp`")
+        return mpp
 
     def read(self, box: Box, *, mpp: float) -> np.ndarray:
         """The pixels of ``box``, uint8 (h, w, 3); outside the slide they are white.
@@ -232,8 +239,12 @@ def _open_reader(path: Path) -> Any:
         return form.code.Reader(path)
     try:
         reader = OpenSlide(path)
-    except OpenSlideUnsupportedFormatError:
-        return _open_tiffslide(path) or _open_picture(path)
+    except OpenSlideError as error:  # also of a TIFF whose compression it does not know
+        if other := _open_tiffslide(path):
+            return other
+        if isinstance(error, OpenSlideUnsupportedFormatError):
+            return _open_picture(path)
+        raise
     other = _open_tiffslide(path) if reader.level_count == 1 else None
     if other and other.level_count > 1:
         reader.close()
@@ -281,10 +292,34 @@ def _description(comment: str) -> str:
         return comment
 
 
-def _mpp(reader: Any) -> float | None:
-    """Micrometres per pixel, the mean of both directions; None if a value is implausible."""
+def _mpp(reader: Any, path: Path) -> float | None:
+    """Micrometres per pixel, the mean of both directions; None if a value is implausible.
+
+    Raises:
+        SlideError: the pixels are not square.
+    """
     both = [float(_property(reader, f"mpp-{axis}") or 0) for axis in "xy"]
-    return sum(both) / 2 if all(0 < mpp <= COARSEST_MPP for mpp in both) else None
+    if not all(both):
+        both = _ome_mpp(str(reader.properties.get("tiff.ImageDescription") or ""))
+    if not all(0 < mpp <= COARSEST_MPP for mpp in both):
+        return None
+    if max(both) > SQUARE * min(both):
+        x, y = both
+        raise SlideError(f"{path}: pixels of {x:g} x {y:g} micrometres: resample to square ones")
+    return sum(both) / 2
+
+
+def _ome_mpp(text: str) -> list[float]:
+    """Micrometres per pixel in x and y as OME-XML states them, whatever the unit; 0 if not."""
+    try:
+        pixels = ElementTree.fromstring(text.encode()).find("{*}Image/{*}Pixels")
+        stated = {} if pixels is None else pixels.attrib
+        # Written as Latin-1, the sign of micro may have a letter before it.
+        units = [stated.get(f"PhysicalSize{axis}Unit", "µm").removeprefix("Â") for axis in "XY"]
+        sizes = [float(stated.get(f"PhysicalSize{axis}", 0)) for axis in "XY"]
+    except (ElementTree.ParseError, ValueError):
+        return [0.0, 0.0]
+    return [size * _UNITS.get(unit.strip(), 0) for size, unit in zip(sizes, units, strict=True)]
 
 
 def _whole_if_close(down: float) -> float:
@@ -292,13 +327,15 @@ def _whole_if_close(down: float) -> float:
     return round(down) if abs(down - round(down)) < 0.01 * down else down
 
 
-def size_like(path: str | Path, mpp: float) -> tuple[int, int]:
+def size_like(path: str | Path, mpp: float, *, slide_mpp: float | None = None) -> tuple[int, int]:
     """Size (h, w), at ``mpp``, of the image that QuPath shows of a slide; for `plan_render`.
 
+    ``slide_mpp`` is the pixel size of a slide that does not tell its own.
+
     Raises:
-        SlideError: the slide cannot be read or does not tell its pixel size.
+        SlideError: the slide cannot be read, or its pixel size is unknown.
     """
     with open_slide(path) as slide:
-        scale = slide.known_mpp() / mpp
+        scale = slide.known_mpp(slide_mpp) / mpp
         height, width = (max(round(n * scale), 1) for n in slide.shown)
     return height, width
