@@ -78,7 +78,7 @@ def render(
     the slide, to NAME.geojson, in the slide's pixels. While the slide is rendered,
     NAME.ome.tif.run/thumbnail.png shows how far it is.
     """
-    from ..delivery import check_output
+    from ..delivery import check_output, run_folder
     from ..errors import PlanError
     from ..model.devices import place
     from ..model.painter import Painter
@@ -89,7 +89,9 @@ def render(
 
     size, region, like = given["size"], given["region"], given["like"]
     inputs = (annotations, like, given["style"], given["weights"])
-    check_output(out, overwrite=given["overwrite"], inputs=inputs)
+    # With a run folder there it depends on the job whether an existing slide is refused.
+    overwrite = given["overwrite"] or run_folder(out).is_dir()
+    check_output(out, overwrite=overwrite, inputs=inputs)
     if like and size:
         raise PlanError(f"{like} tells the size: give --like or --size, not both")
     reading = ("mpp", "like", "class_map", "ignore_classes", "tissue_classes", "contours")

@@ -11,14 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from .annotations.geojson import write_geojson
+from .annotations.geojson import write_features
 from .errors import NasdmError, OutputError
 from .geometry import shape
+from .job import Job
 from .mosaic.engine import Mosaic
+from .mosaic.painting import run_facts
+from .mosaic.store import open_run
 from .mosaic.watch import Progress
-from .output import check_writable, keep_inputs, replacing, whole_or_nothing
+from .output import check_writable, keep_inputs, replacing, sweep, whole_or_nothing
 from .provenance import facts_of, provenance
 from .slides.formats import format_of, labels_path
+from .slides.pyramid import Pyramid
 from .slides.reading import open_slide
 
 DIGEST = "labels.sha256"  # in the run folder: of the NAME.geojson that the run has written
@@ -54,7 +58,7 @@ def _check_nuclei(out: Path, *, overwrite: bool) -> None:
     labels, digest = labels_path(out), nuclei_digest(out)
     if digest == _digest_in_run_folder(out):
         return
-    if digest != _digest_in_slide(out):
+    if digest != _facts(out).get("labels"):
         raise OutputError(
             f"{labels} was not written by a render of {out.name}, so it is never replaced: "
             "choose another `out` or move it away"
@@ -79,12 +83,13 @@ def _digest_in_run_folder(out: Path) -> str:
         return ""
 
 
-def _digest_in_slide(out: Path) -> str:
+def _facts(out: Path) -> dict[str, Any]:
+    """The facts that a slide tells of itself; none if it is no slide of this package."""
     try:
         with open_slide(out) as slide:
-            return str(facts_of(slide.description).get("labels", ""))
+            return facts_of(slide.description)
     except NasdmError:
-        return ""
+        return {}
 
 
 def check_disk(folder: Path, needed: int) -> None:
@@ -99,6 +104,29 @@ def check_disk(folder: Path, needed: int) -> None:
             f"{folder} has {free / 1e9:.1f} GB free, but the render may need "
             f"{needed / 1e9:.1f} GB: make room or choose another folder"
         )
+
+
+def finish_cleaning(job: Job, out: Path, pyramid: Pyramid | None) -> bool:
+    """Clean up after a render of the same job that was killed when ``out`` was complete.
+
+    Returns:
+        Whether that was so, and nothing is left to do.
+
+    Raises:
+        OutputError: the run folder is of another job, or a render is at work there.
+    """
+    if not (run_folder(out).is_dir() and out.exists() and _facts(out) == _delivered(job, out)):
+        return False
+    with open_run(run_folder(out), run_facts(job, pyramid)) as store:
+        store.clear()
+        for path in (out, labels_path(out)):
+            sweep(path)
+    return True
+
+
+def _delivered(job: Job, out: Path) -> dict[str, Any]:
+    """What the slide of a job tells of itself, with the nuclei that lie beside it now."""
+    return {**job.facts, "labels": nuclei_digest(out)}
 
 
 def write_outputs(
@@ -143,7 +171,8 @@ def _write_nuclei(mosaic: Mosaic, out: Path) -> str:
     y0, x0, y1, x1 = mosaic.job.region
     shown = mosaic.job.nuclei.shifted(-y0, -x0).within((0, 0, y1 - y0, x1 - x0))
     with whole_or_nothing(labels_path(out)) as part:
-        write_geojson(part, shown)
+        with part.open("wb") as file:
+            write_features(file, shown)
         with part.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         with replacing(mosaic.store.folder / DIGEST) as note:

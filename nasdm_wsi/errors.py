@@ -17,6 +17,7 @@ NasdmError
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,12 +61,19 @@ class PortError(NasdmError, OSError):
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn the error of a full disk into an OutputError with a remedy."""
+    """Turn errors of files in ``folder`` and a full disk into an OutputError with a remedy."""
     try:
         yield
+    except OutputError:
+        raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OutputError(
                 f"the disk of {folder} is full: make room and give the same command again"
+            ) from error
+        name = error.filename
+        if isinstance(name, (str, os.PathLike)) and Path(name).is_relative_to(folder):
+            raise OutputError(
+                f"{name} cannot be used ({error.strerror}): remove it or choose another place"
             ) from error
         raise

@@ -1,18 +1,26 @@
 """The one way to write: a file or folder gets its name only when it is complete.
 
+Until then it has a hidden name beside the final one. What a killed process left under such a name
+is removed when the same file or folder is written again.
+
 No output takes the place of an input: `keep_inputs` is called before anything is opened.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from .errors import OutputError
+
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-z_]{8}(?P<older>\.older)?")
 
 
 def keep_inputs(outputs: Iterable[Path], inputs: Iterable[str | Path | None]) -> None:
@@ -108,22 +116,77 @@ def replacing(path: Path, *, flush: bool = True) -> Iterator[Path]:
         OSError: as raised by the system.
     """
     part = _hidden(path)
-    try:
-        mode = _mode_of_a_new_file(part) if flush else None
-        yield part
-        if mode is not None and part.is_file():
-            part.chmod(mode)
+    with ExitStack() as alone:
         if flush:
-            _flush(part)
-        _put(part, path)
-    except BaseException:
-        _remove(part)
-        raise
+            alone.enter_context(_alone_at(path))
+        try:
+            mode = _mode_of_a_new_file(part) if flush else None
+            yield part
+            if mode is not None and part.is_file():
+                part.chmod(mode)
+            if flush:
+                _flush(part)
+            alone.close()  # before the end, so that a kill after it leaves no lock
+            _put(part, path)
+        except BaseException:
+            _remove(part)
+            raise
+    if flush:
+        _flush_folder(path.parent)
+
+
+def sweep(path: Path) -> None:
+    """Remove what killed processes left of ``path``, unless somebody is writing it just now.
+
+    A folder whose replacement was interrupted gets its name back.
+    """
+    with _alone_at(path):
+        pass
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a file or folder has the name of one that is not complete."""
+    return _LEFTOVER.fullmatch(path.name) is not None
 
 
 def _hidden(path: Path) -> Path:
     """A new name beside ``path``."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+
+
+@contextmanager
+def _alone_at(path: Path) -> Iterator[None]:
+    """Sweep and hold a lock beside ``path``, if nobody else holds it and the storage has locks."""
+    place = path.with_name(f".{path.name}.lock")
+    lock = FileLock(place, blocking=False, fallback_to_soft=False)
+    ours = False
+    if path.parent.is_dir():  # otherwise the lock would make it
+        try:
+            lock.acquire()
+            ours = True
+            _sweep(path)
+        except Timeout:  # somebody else is writing it
+            pass
+        except OSError:  # nobody can lock it, so the file means nothing
+            ours = True
+    try:
+        yield
+    finally:
+        lock.release()
+        if ours:
+            with suppress(OSError):  # on Windows somebody else may have it by now
+                place.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    for left in path.parent.iterdir():
+        match = _LEFTOVER.fullmatch(left.name)
+        if match is None or match["name"] != path.name:
+            continue
+        if match["older"] and not path.exists():
+            os.replace(left, path)
+        else:
+            _remove(left)
 
 
 def _mode_of_a_new_file(path: Path) -> int:
@@ -140,6 +203,16 @@ def _flush(part: Path) -> None:
         if path.is_file():
             with path.open("r+b") as file:  # Windows flushes no file that is open for reading
                 os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    """Flush the names in a folder to disk, where the system can."""
+    with suppress(OSError):  # Windows opens no folder, and some storage flushes none
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def _put(part: Path, path: Path) -> None:

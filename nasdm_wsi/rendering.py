@@ -16,7 +16,14 @@ import numpy as np
 
 from .annotations.formats import read_contents
 from .annotations.nuclei import Nuclei
-from .delivery import check_disk, check_output, nuclei_digest, run_folder, write_outputs
+from .delivery import (
+    check_disk,
+    check_output,
+    finish_cleaning,
+    nuclei_digest,
+    run_folder,
+    write_outputs,
+)
 from .errors import PlanError
 from .geometry import Box, intersect, shape
 from .job import Job, Painter
@@ -142,11 +149,13 @@ def render(
             cluster was lost.
     """
     out = Path(out)
+    size = (*shape(job.region), 3)
+    pyramid = format_of(out).encoded(size, quality=quality, lossless=lossless)
+    if not overwrite and finish_cleaning(job, out, pyramid):
+        return 0
     check_output(out, overwrite=overwrite, inputs=job.sources)
     replaced = nuclei_digest(out)
     check_disk(out.parent, job.disk(workers))
-    size = (*shape(job.region), 3)
-    pyramid = format_of(out).encoded(size, quality=quality, lossless=lossless)
     with painted(
         job,
         run_folder(out),

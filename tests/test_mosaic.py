@@ -1,5 +1,6 @@
 """The engine with toy painters: no network, whole-slide behaviour in milliseconds."""
 
+import json
 import os
 import signal
 import subprocess
@@ -314,7 +315,7 @@ def test_damaged_parts_are_found_and_computed_again(tmp_path):
     data = bytearray(last.read_bytes())
     data[50] ^= 1
     last.write_bytes(data)
-    (tmp_path / "run/phase-0/0/.0.half").write_bytes(b"of a process that was killed")
+    (tmp_path / "run/phase-0/0/.0.0123abcd").write_bytes(b"of a process that was killed")
     with open_run(tmp_path / "run", {"run": "test"}) as store:
         assert store.drop_damaged() == 2
     assert not first.exists() and not list((tmp_path / "run").glob("*/*/.*"))
@@ -354,7 +355,80 @@ def test_two_runs_in_one_folder_and_another_configuration_are_refused(tmp_path):
     with pytest.raises(OutputError, match="another seed.*`overwrite`"):
         with open_run(tmp_path, {"seed": 2}):
             pass
-    (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(OutputError, match="damaged"):
-        with open_run(tmp_path, {"seed": 1}):
+
+
+@pytest.mark.parametrize("damage", ["{", "[1]", "", "\0", "[" * 100_000])
+def test_a_damaged_manifest_is_written_again_if_the_parts_are_of_the_same_run(tmp_path, damage):
+    with open_run(tmp_path, {"seed": 1}) as store:
+        store.write("pixels", (0, 0), b"finished")
+    manifest = tmp_path / "manifest.json"
+    before = manifest.read_text()
+    manifest.write_text(damage)
+    with pytest.raises(OutputError, match="manifest.json is damaged.*another render.*`overwrite`"):
+        with open_run(tmp_path, {"seed": 2}):
             pass
+    with open_run(tmp_path, {"seed": 1}) as store:
+        assert store.drop_damaged() == 0
+        assert store.read("pixels", (0, 0)) == b"finished" and manifest.read_text() == before
+    manifest.write_text(damage)
+    with open_run(tmp_path, {"seed": 2}, overwrite=True) as store:
+        assert store.is_empty() and json.loads(manifest.read_text()) == {"seed": 2}
+
+
+def test_parts_without_a_manifest_belong_to_nobody(tmp_path):
+    with open_run(tmp_path, {"seed": 1}) as store:
+        store.write("pixels", (0, 0), b"old")
+    (tmp_path / "manifest.json").unlink()
+    for seed in (1, 2):
+        with pytest.raises(OutputError, match="without a manifest.json: remove .*`overwrite`"):
+            with open_run(tmp_path, {"seed": seed}):
+                pass
+    with open_run(tmp_path, {"seed": 2}, overwrite=True) as store:
+        assert store.is_empty()
+
+
+def test_each_part_tells_whose_it_is_and_where_it_belongs(tmp_path):
+    with open_run(tmp_path / "old", {"seed": 1}) as old, open_run(tmp_path / "new", {}) as new:
+        for store in (old, new):
+            for column in (0, 1):
+                store.write("pixels", (0, column), b"%4d" % column)
+        theirs, ours, moved = (
+            run / "pixels/0" / name
+            for run, name in ((old.folder, "0"), (new.folder, "0"), (new.folder, "1"))
+        )
+        moved.write_bytes(ours.read_bytes())
+        ours.write_bytes(theirs.read_bytes())
+        for column in (0, 1):
+            with pytest.raises(OutputError, match="was removed or damaged: give the same command"):
+                new.read("pixels", (0, column))
+            with pytest.raises(OutputError, match="was removed or damaged: give the same command"):
+                new.array("pixels", (0, column), (4,), np.uint8)
+        assert new.drop_damaged() == 2 and old.drop_damaged() == 0
+
+
+@pytest.mark.parametrize("taken", ["lock", "manifest.json", "pixels", "pixels/0", "pixels/0/0"])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_name_that_is_taken_is_told_in_one_line(tmp_path, taken, kind):
+    path = tmp_path / taken
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir() if kind == "folder" else path.write_text("dear to me")
+    try:
+        with open_run(tmp_path, {"seed": 1}) as store:
+            store.drop_damaged()
+            store.write("pixels", (0, 0), b"x")
+            assert store.present("pixels", (0, 0, 1, 1)).all()
+            assert store.read("pixels", (0, 0)) == b"x"
+    except OutputError as error:
+        assert str(tmp_path) in str(error) and "\n" not in str(error)
+
+
+def test_what_is_not_of_a_render_stays_in_the_run_folder(tmp_path):
+    for name in ("notes/thesis/chapter", ".DS_Store"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("dear to me")
+    with open_run(tmp_path, {"seed": 1}) as store:
+        store.write("pixels", (0, 0), b"x")
+        assert store.drop_damaged() == 0
+        store.clear()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".DS_Store", "lock", "notes"]
+    assert (tmp_path / "notes/thesis/chapter").read_text() == "dear to me"

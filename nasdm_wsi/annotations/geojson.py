@@ -7,7 +7,7 @@ memory is needed for the columns and not for the text.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..output import whole_or_nothing
 from .contents import Contents, Format, Reading, Source, packed
@@ -51,11 +51,16 @@ def write_geojson(path: str | Path, nuclei: Nuclei) -> None:
         OutputError: the file cannot be written.
     """
     with whole_or_nothing(Path(path)) as part, open(part, "wb") as file:
-        file.write(b'{"type":"FeatureCollection","features":[')
-        for k, line in enumerate(feature_lines(nuclei)):
-            file.write(b",\n" if k else b"\n")
-            file.write(line)
-        file.write(b"\n]}\n")
+        write_features(file, nuclei)
+
+
+def write_features(file: BinaryIO, nuclei: Nuclei) -> None:
+    """Write nuclei to a file that is open, as `write_geojson` does."""
+    file.write(b'{"type":"FeatureCollection","features":[')
+    for k, line in enumerate(feature_lines(nuclei)):
+        file.write(b",\n" if k else b"\n")
+        file.write(line)
+    file.write(b"\n]}\n")
 
 
 def _read(source: Source, reading: Reading) -> Contents:

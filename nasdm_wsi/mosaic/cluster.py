@@ -168,12 +168,12 @@ def mosaic_factory(mosaic: Mosaic) -> Callable[[], Do]:
     job, folder = mosaic.job, mosaic.store.folder.resolve()
     job.nuclei.save(folder / NUCLEI)
     light = replace(job, nuclei=job.nuclei.take(np.empty(0, int)))
-    return partial(_restored, light, folder, mosaic.pyramid)
+    return partial(_restored, light, RunStore(folder, mosaic.store.identity), mosaic.pyramid)
 
 
-def _restored(light: Job, folder: Path, pyramid: Pyramid | None) -> Do:
-    job = replace(light, nuclei=Nuclei.load(folder / NUCLEI))
-    return Mosaic(job, RunStore(folder), pyramid).do
+def _restored(light: Job, store: RunStore, pyramid: Pyramid | None) -> Do:
+    job = replace(light, nuclei=Nuclei.load(store.folder / NUCLEI))
+    return Mosaic(job, store, pyramid).do
 
 
 class _Painting(WorkerPlugin):

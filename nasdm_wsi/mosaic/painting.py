@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..job import Job
 from ..slides.pyramid import Pyramid
@@ -16,6 +16,11 @@ from .workers import worker_pool
 
 if TYPE_CHECKING:
     from distributed import Client
+
+
+def run_facts(job: Job, pyramid: Pyramid | None = None) -> dict[str, Any]:
+    """What decides the bytes in the run folder of a job."""
+    return {**job.facts, "encoding": pyramid.encoding if pyramid else "pixels"}
 
 
 @contextmanager
@@ -38,8 +43,7 @@ def painted(
         OutputError: the folder belongs to another job and ``overwrite`` is not given, another
             render is at work in it, the disk is full, or the cluster was lost.
     """
-    identity = {**job.facts, "encoding": pyramid.encoding if pyramid else "pixels"}
-    with open_run(folder, identity, overwrite=overwrite) as store:
+    with open_run(folder, run_facts(job, pyramid), overwrite=overwrite) as store:
         store.drop_damaged()
         mosaic = Mosaic(job, store, pyramid)
         with worker_pool(mosaic, workers=workers, client=client) as pool:

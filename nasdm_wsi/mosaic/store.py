@@ -5,16 +5,22 @@
     RUN/nuclei.npz        for workers in other processes
     RUN/KIND/ROW/COLUMN   parts: states after a phase, finished pixels, encoded tiles
 
-A part is its bytes and their checksum. It is written once, to a temporary name that is then
-renamed: a part that exists is whole, or found to be damaged when a render begins.
+A part is its bytes and a checksum, which begins with the run's identity and the part's place: a
+part of another render does not pass for one of this. It is written once, to a temporary name that
+is then renamed, and checked whenever it is read.
+
+The manifest is written first and removed last, so parts without one are none of this program's
+doing. If it is damaged, the parts tell whether they are of the same render.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import struct
 from collections.abc import Iterator
@@ -28,64 +34,96 @@ from filelock import FileLock, Timeout
 
 from ..errors import OutputError, disk_errors
 from ..geometry import Block, Box
-from ..output import replacing
+from ..output import is_leftover, replacing
 
+MANIFEST = "manifest.json"
+MOST_CHECKED = 100_000  # parts that a process remembers to have checked
 _CHECKSUM = struct.Struct("<I")
+_KINDS = re.compile(r"phase-\d+|pixels|halves-\d+|tiles-\d+")
+_FILES = ("nuclei.npz", "thumbnail.png", "labels.sha256")  # that are removed with the parts
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 log = logging.getLogger(__name__)
 
 
 class RunStore:
-    """Parts below ``folder``, by kind, row and column; any number of processes may share it."""
+    """Parts below ``folder``, by kind, row and column; any number of processes may share it.
 
-    def __init__(self, folder: Path):
-        self.folder = Path(folder)
+    ``identity`` names the run that the parts belong to.
+    """
+
+    def __init__(self, folder: Path, identity: str = ""):
+        self.folder, self.identity = Path(folder), identity
+        self._checked: dict[tuple[str, Block], int] = {}  # how long a part was when it was checked
 
     def write(self, kind: str, place: Block, content: bytes | np.ndarray) -> None:
         """Store a part.
 
         Raises:
-            OutputError: the disk is full.
+            OutputError: the disk is full, or the folder cannot be written.
         """
         path = self._path(kind, place)
         data = content if isinstance(content, bytes) else content.tobytes()
-        try:
-            with disk_errors(self.folder):
-                path.parent.mkdir(parents=True, exist_ok=True)
+        with disk_errors(self.folder):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
                 # Not flushed: there are many, and the checksum finds those that are damaged.
                 with replacing(path, flush=False) as part, open(part, "wb") as file:
                     file.write(data)
-                    file.write(_CHECKSUM.pack(google_crc32c.value(data)))
-        except PermissionError:
-            # Windows does not replace a file that is being read. It holds the same bytes.
-            if not path.exists():
-                raise
+                    file.write(self._checksum(path, data))
+            except PermissionError:
+                # Windows does not replace a file that is being read. It holds the same bytes.
+                if not path.is_file():
+                    raise
 
     def read(self, kind: str, place: Block) -> bytes:
-        """The bytes of a part."""
-        with self._there(path := self._path(kind, place)):
-            return path.read_bytes()[: -_CHECKSUM.size]
+        """The bytes of a part.
+
+        Raises:
+            OutputError: it is missing or damaged, or belongs to another run.
+        """
+        path = self._path(kind, place)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            content = b""
+        self._check(path, content)
+        return content[: -_CHECKSUM.size]
 
     def array(self, kind: str, place: Block, size: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """A part as an array; only what is looked at is read from disk."""
-        with self._there(path := self._path(kind, place)):
-            return np.memmap(path, dtype, mode="r", shape=size)
+        """A part as an array, which maps its file and cannot be written to.
+
+        The whole part is read and checked the first time, and later only what is looked at.
+
+        Raises:
+            OutputError: as `read`.
+        """
+        path = self._path(kind, place)
+        try:
+            content: np.ndarray = np.memmap(path, np.uint8, mode="r")
+        except (FileNotFoundError, ValueError):  # it is gone, or empty
+            content = np.empty(0, np.uint8)
+        if self._checked.get((kind, place)) != content.size:
+            self._check(path, content)
+            if len(self._checked) >= MOST_CHECKED:
+                self._checked.clear()
+            self._checked[kind, place] = content.size
+        return content[: -_CHECKSUM.size].view(dtype).reshape(size)
 
     def free(self, kind: str, place: Block) -> None:
         """Delete a part that nobody needs any more."""
+        self._checked.pop((kind, place), None)
         with suppress(PermissionError):  # Windows keeps a file that is open: it goes in the end
             self._path(kind, place).unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Delete everything but the lock, and the manifest last."""
-        manifest = self.folder / "manifest.json"
+        """Delete everything that a render put there but the lock, and the manifest last."""
         for path in self.folder.iterdir():
-            if path.is_dir():
+            if path.is_dir() and _KINDS.fullmatch(path.name):
                 shutil.rmtree(path)
-            elif path.name not in ("lock", manifest.name):
+            elif path.is_file() and (path.name in _FILES or is_leftover(path)):
                 path.unlink()
-        manifest.unlink(missing_ok=True)
+        (self.folder / MANIFEST).unlink(missing_ok=True)
 
     def present(self, kind: str, cells: Box) -> np.ndarray:
         """Bool (rows, columns): which parts of the rectangle ``cells`` there are."""
@@ -98,26 +136,48 @@ class RunStore:
         return found
 
     def drop_damaged(self) -> int:
-        """Read everything that is there, delete what is damaged, and say how many parts."""
-        damaged = 0
-        for path in self.folder.glob("*/*/*"):
-            content = path.read_bytes()
-            whole, mark = content[: -_CHECKSUM.size], content[-_CHECKSUM.size :]
-            if path.name.startswith("."):  # of a process that was killed
+        """Read everything that is there, delete what is no part of this run, and say how many.
+
+        What killed processes left of files is deleted too.
+        """
+        for path in [*self.folder.glob(".*"), *self.folder.glob("*/*/.*")]:
+            if is_leftover(path):
                 path.unlink()
-            elif _CHECKSUM.pack(google_crc32c.value(whole)) != mark:
+        damaged = 0
+        for path in self._parts():
+            if not self._is_whole(path, path.read_bytes()):
                 path.unlink()
                 damaged += 1
         return damaged
 
-    @contextmanager
-    def _there(self, path: Path) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, ValueError) as error:
+    def is_empty(self) -> bool:
+        """Whether there are no parts, of whichever run."""
+        return next(self._parts(), None) is None
+
+    def holds_own(self) -> bool:
+        """Whether any part is whole and of this run."""
+        return any(self._is_whole(path, path.read_bytes()) for path in self._parts())
+
+    def _parts(self) -> Iterator[Path]:
+        for kind in self.folder.iterdir():
+            if _KINDS.fullmatch(kind.name):
+                yield from (path for path in kind.glob("*/*") if path.name.isdecimal())
+
+    def _check(self, path: Path, content: bytes | np.ndarray) -> None:
+        if not self._is_whole(path, content):
             raise OutputError(
-                f"{path} was removed or cut short: give the same command again to go on"
-            ) from error
+                f"{path} was removed or damaged: give the same command again to go on"
+            )
+
+    def _is_whole(self, path: Path, content: bytes | np.ndarray) -> bool:
+        data, checksum = content[: -_CHECKSUM.size], content[-_CHECKSUM.size :]
+        return bytes(checksum) == self._checksum(path, data)
+
+    def _checksum(self, path: Path, data: bytes | np.ndarray) -> bytes:
+        """Of the identity, the kind and place of the part at ``path``, and its bytes."""
+        whose = "/".join([self.identity, *path.parts[-3:]])
+        start = google_crc32c.value(whose.encode())
+        return _CHECKSUM.pack(google_crc32c.extend(start, data))
 
     def _path(self, kind: str, place: Block) -> Path:
         return self.folder / kind / str(place[0]) / str(place[1])
@@ -140,21 +200,29 @@ def open_run(
     If it belongs to another run it is refused, or with ``overwrite`` emptied.
 
     Raises:
-        OutputError: another configuration, a render at work in the folder, or a full disk.
+        OutputError: another configuration, a render at work in the folder, a full disk, or a
+            folder that cannot be used.
     """
     folder = Path(folder)
-    store = RunStore(folder)
+    store = RunStore(folder, _identity(manifest))
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
             try:
-                _check_manifest(folder / "manifest.json", manifest)
+                known = _is_known(store, manifest)
             except OutputError:
                 if not overwrite:
                     raise
                 store.clear()
-                _check_manifest(folder / "manifest.json", manifest)
+                known = False
+            if not known:
+                with replacing(folder / MANIFEST) as part:
+                    part.write_text(json.dumps(manifest, indent=1), "utf-8", newline="\n")
             yield store
+
+
+def _identity(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
@@ -180,18 +248,44 @@ def _locked(folder: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _check_manifest(path: Path, manifest: dict[str, Any]) -> None:
-    if path.exists():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise OutputError(f"{path} is damaged: remove {path.parent} to start anew") from error
-        keys = {*before, *manifest}
-        if differ := sorted(k for k in keys if before.get(k) != manifest.get(k)):
-            raise OutputError(
-                f"{path.parent} holds an unfinished render with another {', '.join(differ)}: "
-                "give the same options to go on, or `overwrite` to start anew"
-            )
-        return
-    with replacing(path) as part:
-        part.write_text(json.dumps(manifest, indent=1), encoding="utf-8", newline="\n")
+def _is_known(store: RunStore, manifest: dict[str, Any]) -> bool:
+    """Whether the folder's manifest is this one; false if it is to be written.
+
+    Raises:
+        OutputError: the folder holds parts of another run, or of nobody knows which.
+    """
+    path = store.folder / MANIFEST
+    if not path.exists():
+        if store.is_empty():
+            return False
+        raise OutputError(
+            f"{store.folder} holds parts of a render without a {MANIFEST}: remove the folder, "
+            "or give `overwrite` to start anew"
+        )
+    before = _read_manifest(path)
+    if before is None:
+        if store.is_empty() or store.holds_own():
+            return False
+        raise OutputError(
+            f"{path} is damaged, and the parts are of another render: give the options of that "
+            "one to go on, or `overwrite` to start anew"
+        )
+    keys = {*before, *manifest}
+    if differ := sorted(k for k in keys if before.get(k) != manifest.get(k)):
+        remedy = "give the same options to go on"
+        if differ == ["arithmetic"]:
+            remedy = "go on where CPU or GPU compute the same bytes as those that began it"
+        raise OutputError(
+            f"{store.folder} holds an unfinished render with another {', '.join(differ)}: "
+            f"{remedy}, or `overwrite` to start anew"
+        )
+    return True
+
+
+def _read_manifest(path: Path) -> dict[str, Any] | None:
+    """What the manifest says, or None if it is damaged."""
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    return manifest if isinstance(manifest, dict) else None

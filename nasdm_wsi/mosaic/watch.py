@@ -53,6 +53,6 @@ class Watch:
         if time.monotonic() - self.shown > self.SECONDS:
             self.shown = time.monotonic()
             # PermissionError: on Windows, while somebody looks at it.
-            with suppress(PermissionError), disk_errors(self.path.parent):
+            with disk_errors(self.path.parent), suppress(PermissionError):
                 with replacing(self.path, flush=False) as part:
                     Image.fromarray(self.picture).save(part, "PNG", pnginfo=self.text)
