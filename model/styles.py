@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import numpy as np
+from skimage.color import rgb_from_hed
 
 log = logging.getLogger(__name__)
 
@@ -14,13 +15,16 @@ FAINTEST = 0.4  # of the training mean: below, a slide has no stain, or no contr
 STAINS = ("haematoxylin", "eosin", "residual colour")
 NUMBERS = (*STAINS, *(f"variation of {stain}" for stain in STAINS))
 RESIDUAL = NUMBERS.index("residual colour")  # the one amount that may be zero or negative
+# Amounts of haematoxylin and eosin that absorb light most nearly as one of the residual does.
+IN_STAINS = np.linalg.lstsq(rgb_from_hed[:2].T, rgb_from_hed[2], rcond=None)[0]
 
 
 def held(style: np.ndarray, *, mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
     """The style (6,), each number moved into the range that the training styles had.
 
-    A warning says which numbers were moved. Beyond the range, a network paints nuclei black, the
-    ground white, or another stain than it was asked for.
+    Residual colour beyond the range goes to the two stains, in the mixture nearest in colour, so
+    that the slide does not become lighter. A warning says which numbers were moved. Beyond the
+    range, a network paints nuclei black, the ground white, or another stain than it was asked for.
 
     Args:
         style: float32 (6,), in the order of `NUMBERS`.
@@ -28,17 +32,21 @@ def held(style: np.ndarray, *, mean: np.ndarray, spread: np.ndarray) -> np.ndarr
         spread: their standard deviations, float32 (6,).
     """
     least, most = mean - REACH * spread, mean + REACH * spread
-    faintest = FAINTEST * mean
-    faintest[RESIDUAL] = least[RESIDUAL]
-    inside = np.clip(style, np.maximum(least, faintest), most).astype(np.float32)
-    moves = [
-        f"{name} from {asked:.2f} to {used:.2f}"
-        for name, asked, used in zip(NUMBERS, style, inside, strict=True)
-        if asked != used
-    ]
+    amount = np.arange(len(NUMBERS)) != RESIDUAL
+    least = np.where(amount, np.maximum(least, FAINTEST * mean), least)
+    beyond = style[RESIDUAL] - np.clip(style[RESIDUAL], least[RESIDUAL], most[RESIDUAL])
+    inside = style.copy()
+    inside[:2] += beyond * IN_STAINS
+    inside = np.clip(inside, least, most).astype(np.float32)
+    told = zip(NUMBERS, map(_text, style), map(_text, inside), strict=True)
+    moves = [f"{name} from {asked} to {used}" for name, asked, used in told if asked != used]
     if moves:
         log.warning(
             "the stain asked for lies outside those that the network was trained on: moved %s",
             ", ".join(moves),
         )
     return inside
+
+
+def _text(number: float) -> str:
+    return f"{number:.2f}"
