@@ -13,6 +13,9 @@ from .messages import in_options
 
 @click.command()
 @click.argument("file", type=options.EXISTING)
+@click.option(
+    "--mpp", type=float, help="Pixel size of the annotations, to weigh the size of the nuclei."
+)
 @options.reading
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
 @click.pass_context

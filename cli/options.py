@@ -90,6 +90,11 @@ def reading(command: Callable) -> Callable:
                 help="Class of the annotations that outline tissue; the rest is glass; repeatable.",
             ),
             click.option(
+                "--class-property",
+                metavar="NAME",
+                help="Property of an object that names its class, in place of QuPath's.",
+            ),
+            click.option(
                 "--contours",
                 type=click.Choice(["auto", "corner", "cv2"]),
                 default="auto",

@@ -36,6 +36,13 @@ from . import options
     metavar="X Y WIDTH HEIGHT",
     help="Render only this part of the slide.",
 )
+@click.option(
+    "--max-canvas",
+    type=click.IntRange(1),
+    default=20_000_000_000,
+    show_default=True,
+    help="Refuse a canvas of more pixels than this.",
+)
 @options.seed
 @click.option("--steps", type=click.IntRange(1, 1000), help="Number of solver steps.")
 @click.option("--guidance", type=click.FloatRange(0, 20), help="Strength of guidance.")
@@ -94,8 +101,8 @@ def render(
     check_output(out, overwrite=overwrite, inputs=inputs)
     if like and size:
         raise PlanError(f"{like} tells the size: give --like or --size, not both")
-    reading = ("mpp", "like", "class_map", "ignore_classes", "tissue_classes", "contours")
-    nuclei = read_annotations(annotations, **{k: given[k] for k in reading})
+    reading = ("mpp", "like", "class_map", "ignore_classes", "tissue_classes", "class_property")
+    nuclei = read_annotations(annotations, **{k: given[k] for k in (*reading, "contours")})
     painting = {k: given[k] for k in ("weights", "steps", "guidance") if given[k] is not None}
     painting |= {"device": device, "style": find_style(given["style"]) if given["style"] else None}
     with nullcontext() if dry_run else _cluster(scheduler, workers, device) as client:
@@ -108,6 +115,7 @@ def render(
             size=_size(like, given["mpp"], painter.mpp) if like else size and size[::-1],
             region=region and _box(*region),
             seed=given["seed"],
+            max_canvas=given["max_canvas"],
         )
         if dry_run:
             for line in job.report(workers=workers):

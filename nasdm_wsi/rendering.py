@@ -7,6 +7,7 @@ folder beside the output, and writes the slide and the nuclei in the slide's pix
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +17,7 @@ import numpy as np
 
 from .annotations.formats import read_contents
 from .annotations.nuclei import Nuclei
+from .annotations.plausible import MOST_CANVAS, check_canvas, on_canvas
 from .delivery import (
     check_disk,
     check_output,
@@ -34,6 +36,8 @@ from .slides.reading import open_slide
 
 if TYPE_CHECKING:
     from distributed import Client
+
+log = logging.getLogger(__name__)
 
 MARGIN = 16  # pixels of background round the annotations where no size is given
 
@@ -76,6 +80,7 @@ def plan_render(
     size: tuple[int, int] | None = None,
     region: Box | None = None,
     seed: int = 0,
+    max_canvas: int = MOST_CANVAS,
 ) -> Job:
     """Plan a slide at the painter's pixel size; nothing is written yet.
 
@@ -87,17 +92,23 @@ def plan_render(
         region: the box (y0, x0, y1, x1) of the canvas to show, exactly as the whole slide would
             show it; by default all.
         seed: of the noise from which the slide is painted, 0 to 2**64 - 1.
+        max_canvas: a larger canvas is refused.
+
+    What is odd is logged as a warning: nuclei outside the slide, a region without any.
 
     Raises:
-        PlanError: an empty canvas, a region outside it, or a painter that asks for a plane which
-            nobody can give.
+        PlanError: an empty or too large canvas, one on which no nucleus lies, a region outside it,
+            or a painter that asks for a plane which nobody can give.
     """
+    own = nuclei
     nuclei = nuclei.scaled(painter.mpp)
     if size is None:
         y0, x0, y1, x1 = nuclei.extent()
         dy, dx = MARGIN - int(np.floor(y0)), MARGIN - int(np.floor(x0))
         nuclei = nuclei.shifted(dy, dx)
         size = (int(np.ceil(y1)) + dy + MARGIN, int(np.ceil(x1)) + dx + MARGIN)
+        check_canvas(size, max_canvas, own)
+    check_canvas(size, max_canvas)
     canvas = (0, 0, *size)
     region = canvas if region is None else region
     if intersect(region, canvas) != region or min(shape(region)) < 1:
@@ -108,6 +119,8 @@ def plan_render(
         )
     if not 0 <= seed < 2**64:
         raise PlanError(f"seed {seed}: choose 0 to 2**64 - 1")
+    for warning in on_canvas(nuclei, size, region, mpp=painter.mpp, own_mpp=own.mpp):
+        log.warning("%s", warning)
     return Job(nuclei, painter, painter.plan(size), region, seed)
 
 

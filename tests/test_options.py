@@ -37,6 +37,10 @@ SEEN: dict[tuple[str, str], str] = {  # by a test of another file
     ("render", "--device"): "test_cli.py::test_a_mistake_ends_in_one_line_and_leaves_nothing",
     ("render", "--dry-run"): "test_cli.py::test_dry_run_prints_the_plan_and_touches_nothing",
     ("render", "--overwrite"): "test_cli.py::test_existing_outputs_are_kept_unless_told_otherwise",
+    ("render", "--max-canvas"): (
+        "test_plausible.py::test_canvases_are_weighed_before_anything_is_made"
+    ),
+    ("info", "--mpp"): "test_plausible.py::test_the_size_of_the_nuclei_is_weighed",
     ("seams", "--stride"): "test_seams.py::test_what_cannot_be_measured_is_one_line",
     ("convert", "--out"): "test_cli.py::test_convert_and_its_mistakes",
     ("view", "--port"): "test_view.py::test_mistakes_end_in_one_line",
@@ -172,7 +176,7 @@ def unusual(tmp_path):
         return {
             "type": "Feature",
             "geometry": {"type": "Polygon", "coordinates": [ring]},
-            "properties": {"objectType": kind, "classification": {"name": name}},
+            "properties": {"objectType": kind, "cell type": name},
         }
 
     features = [
@@ -184,21 +188,22 @@ def unusual(tmp_path):
     path = tmp_path / "unusual.geojson"
     path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
     options = ("--class-map", "Odd=eosinophil", "--ignore-class", "Dirt", "--tissue-class")
-    return path, (*options, "Biopsy", "--contours", "cv2")
+    return path, (*options, "Biopsy", "--class-property", "cell type", "--contours", "cv2")
 
 
-READING = ("--class-map", "--ignore-class", "--tissue-class", "--contours")
+READING = ("--class-map", "--ignore-class", "--tissue-class", "--contours", "--class-property")
 PLASMA_AREA = 9 * 9 - 2  # pixel centres 0 to 8 belong to it; as OpenCV traces, corners are cut
 
 
 def test_each_option_of_reading_matters(unusual):
-    """What the tests below look for is there with all four options, and gone without any."""
+    """What the tests below look for is there with all five options, and gone without any."""
     path, _ = unusual
     chosen = {
         "class_map": {"Odd": "eosinophil"},
         "ignore_classes": ("Dirt",),
         "tissue_classes": ("Biopsy",),
         "contours": "cv2",
+        "class_property": "cell type",
     }
     nuclei = read_annotations(path, mpp=0.5, **chosen)
     assert nuclei.counts()["eosinophil"] == nuclei.counts()["plasma"] == 1
@@ -246,6 +251,7 @@ def test_export_reads_as_the_options_say(unusual, tmp_path):
         ignore_classes=("Dirt",),
         tissue_classes=("Biopsy",),
         contours="cv2",
+        class_property="cell type",
     )
     _, expected = Conditioning(nuclei.scaled(0.25), (80, 90)).labels((0, 0, 80, 90))
     np.testing.assert_array_equal(types, expected)

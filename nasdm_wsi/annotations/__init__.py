@@ -5,6 +5,7 @@ A file's nuclei pass these modules in this order; each imports from those before
     types       names, colours and aliases of nucleus types, names of planes
     findings    the classes of one file, and what was left out
     columns     polygons as flat arrays
+    plausible   nuclei or regions, and whether size and place can be right
     contours    contours traced by OpenCV
     outlines    outlines in, checked, repaired and packed
     features    GeoJSON features: what they say, and how nuclei become some

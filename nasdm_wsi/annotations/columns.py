@@ -7,11 +7,13 @@ QuPath: the centre of pixel i is i + 0.5.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import numpy as np
 import shapely
+
+AT_ONCE = 65536  # polygons whose areas are measured together
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +42,46 @@ class Columns:
         """Shapely polygons (n,)."""
         offsets = (self.ring_offsets, self.polygon_offsets)
         return shapely.from_ragged_array(shapely.GeometryType.POLYGON, self.coords, offsets)
+
+    def boxes(self) -> np.ndarray:
+        """Bounding boxes, float (n, 4) as (y0, x0, y1, x1)."""
+        if not len(self):
+            return np.empty((0, 4))
+        yx, first = self.coords[:, ::-1], self.ring_offsets[self.polygon_offsets[:-1]]
+        return np.hstack([np.minimum.reduceat(yx, first), np.maximum.reduceat(yx, first)])
+
+    def areas(self) -> np.ndarray:
+        """Areas without holes in square pixels, float (n,)."""
+        areas = np.empty(len(self))
+        for first in range(0, len(self), AT_ONCE):
+            part = slice(first, min(first + AT_ONCE, len(self)))
+            areas[part] = self._areas(part)
+        return areas
+
+    def _areas(self, part: slice) -> np.ndarray:
+        """The areas of some consecutive polygons, by the shoelace formula."""
+        polygons = self.polygon_offsets[part.start : part.stop + 1]
+        rings = self.ring_offsets[polygons[0] : polygons[-1] + 1]
+        # Counted from a vertex of their own, large coordinates lose no digits.
+        x, y = (self.coords[rings[0] : rings[-1]] - self.coords[rings[0]]).T
+        twice = np.append(x[:-1] * y[1:] - x[1:] * y[:-1], 0.0)
+        twice[rings[1:] - rings[0] - 1] = 0  # from a ring's end to the next one's beginning
+        by_ring = np.abs(np.add.reduceat(twice, rings[:-1] - rings[0])) / 2
+        outlines = polygons[:-1] - polygons[0]
+        return 2 * by_ring[outlines] - np.add.reduceat(by_ring, outlines)
+
+    def take(self, index: np.ndarray) -> Self:
+        """The polygons of an integer index, in its order."""
+        rings, counts = members(self.polygon_offsets, index)
+        vertices, lengths = members(self.ring_offsets, rings)
+        return replace(
+            self,
+            coords=self.coords[vertices],
+            ring_offsets=offsets(lengths),
+            polygon_offsets=offsets(counts),
+            types=self.types[index],
+            ids=None if self.ids is None else tuple(self.ids[k] for k in index),
+        )
 
 
 def pack(polygons: Any, types: Any, ids: Sequence[str] | None = None) -> Columns:

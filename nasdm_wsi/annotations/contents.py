@@ -151,6 +151,7 @@ class Format:
     read: reads one. May raise `AnnotationError`.
     member: of JSON formats, the top-level member that holds the objects.
     whole: as in `Contents`.
+    states_scale: whether a file tells the pixel size of its coordinates by itself.
     pixel_size: micrometres per pixel that a file states by itself, given those of the slide on
         which it was made (None if no slide is given); None if it states none.
     """
@@ -160,6 +161,7 @@ class Format:
     read: Callable[[Source, Reading], Contents]
     member: str | None = None
     whole: bool = False
+    states_scale: bool = False
     pixel_size: Callable[[Source, float | None], float | None] = _of_the_slide
 
 

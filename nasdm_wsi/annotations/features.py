@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -29,6 +30,8 @@ GEOMETRIES = (
     "MultiLineString",
     "GeometryCollection",
 )
+# Properties that tell no class.
+_OF_QUPATH = {"objectType", "object_type", "isLocked", "measurements", "name", "color"}
 _NUCLEI = ("annotation", "detection", "cell")
 _NO_NUCLEI = {"tile": "tiles", "tmacore": "TMA cores", "root": "root objects"}
 _CANONICAL = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -43,13 +46,14 @@ def features_in(item: Any, source: object) -> Iterator[dict]:
     Raises:
         AnnotationError: it is none of these; the message names ``source``.
     """
-    kind = _dict(item).get("type")
+    kind, children = _dict(item).get("type"), None
     if kind == "FeatureCollection" and isinstance(item.get("features"), list):
         children = item["features"]
     elif kind == "Feature":
         yield item
         properties = _dict(item.get("properties"))
         children = properties.get("childObjects") or properties.get("children")
+        children = children if isinstance(children, list | tuple) else None
     elif kind in GEOMETRIES:
         children = [{"type": "Feature", "geometry": item}]
     else:
@@ -70,20 +74,52 @@ def add_feature(outlines: Outlines, feature: dict, where: str) -> None:
         return
     if outlines.contours == "auto" and _of_hovernext(feature):
         outlines.contours = "cv2"
-    name = class_name(_dict(feature.get("properties")).get("classification"))
-    outlines.add(name, polygons, where, canonical_uuid(feature.get("id")))
+    has_nucleus = bool(feature.get("nucleusGeometry"))
+    outlines.nuclei_of_cells += has_nucleus
+    properties = _dict(feature.get("properties"))
+    name = class_of(properties, outlines.findings.names.class_property)
+    if name == UNCLASSIFIED:
+        outlines.findings.properties.update(properties.keys() - _OF_QUPATH)
+    outlines.add(
+        name,
+        polygons,
+        where,
+        canonical_uuid(feature.get("id")),
+        bare_cell=not has_nucleus and _object_type(feature) == "cell",
+    )
+
+
+def class_of(properties: dict, class_property: str | None = None) -> str:
+    """The class that the properties of an object tell.
+
+    It is that of ``class_property``, or without it QuPath's ``classification``, or else the
+    ``type`` that TIAToolbox writes.
+    """
+    if class_property is not None:
+        return class_name(properties.get(class_property))
+    name = class_name(properties.get("classification"))
+    if name == UNCLASSIFIED and not _object_kind(properties.get("type")):
+        name = class_name(properties.get("type"))
+    return name
 
 
 def class_name(classification: Any) -> str:
     """The class as one name, its parts separated by colons.
 
-    Classifications are names, or QuPath's objects with ``name`` or ``names`` and perhaps a
-    ``parentClass``.
+    Classifications are names or numbers, or QuPath's objects with ``name`` or ``names`` and perhaps
+    a ``parentClass``; after GeoPandas these objects are JSON in a text.
     """
-    parts = [classification] if isinstance(classification, str) else []
+    if isinstance(classification, str) and classification.lstrip().startswith("{"):
+        with suppress(orjson.JSONDecodeError):
+            classification = orjson.loads(classification)
+    parts: list[Any] = []
     while isinstance(classification, dict):
-        parts = [*(classification.get("names") or [classification.get("name")]), *parts]
+        names = classification.get("names")
+        names = names if names and isinstance(names, list) else [classification.get("name")]
+        parts = [*names, *parts]
         classification = classification.get("parentClass")
+    if isinstance(classification, str | int | float) and classification == classification:  # no NaN
+        parts = [f"{classification}", *parts]
     return ": ".join(str(part) for part in parts if part) or UNCLASSIFIED
 
 
@@ -104,11 +140,17 @@ def _object_type(feature: dict) -> str:
     properties = _dict(feature.get("properties"))
     places = [properties.get(key) for key in ("objectType", "object_type", "type")]
     for place in (*places, feature.get("id"), feature.get("objectType")):
-        kind = str(place).casefold().replace("_", "")
-        kind = kind.removeprefix("path").removesuffix("object")
-        if kind in _NUCLEI or kind in _NO_NUCLEI:
+        if kind := _object_kind(place):
             return kind
     return "annotation"
+
+
+def _object_kind(text: Any) -> str:
+    """A type of QuPath's objects in one word, "" if the text is none."""
+    if not isinstance(text, str):
+        return ""
+    kind = text.casefold().replace("_", "").removeprefix("path").removesuffix("object")
+    return kind if kind in _NUCLEI or kind in _NO_NUCLEI else ""
 
 
 def _of_hovernext(feature: dict) -> bool:
@@ -122,13 +164,18 @@ def _polygons(feature: dict) -> tuple[str, Sequence]:
     kind, nucleus = _object_type(feature), feature.get("nucleusGeometry")
     if kind in _NO_NUCLEI and not _of_hovernext(feature):
         return _NO_NUCLEI[kind], []
-    if kind == "cell" and not nucleus:
-        return "cells without nucleus", []
     geometry = _dict(nucleus or feature.get("geometry"))
+    return kind_of(geometry.get("type")), _polygons_in(geometry)
+
+
+def _polygons_in(geometry: dict) -> Sequence:
+    """The polygons of a geometry, as lists of rings; also those of collections of geometries."""
     shape, coordinates = geometry.get("type"), geometry.get("coordinates")
+    if shape == "GeometryCollection" and isinstance(geometry.get("geometries"), list | tuple):
+        return [polygon for part in geometry["geometries"] for polygon in _polygons_in(_dict(part))]
     if shape in ("Polygon", "MultiPolygon") and isinstance(coordinates, list | tuple):
-        return "objects without shape", [coordinates] if shape == "Polygon" else coordinates
-    return kind_of(shape), []
+        return [coordinates] if shape == "Polygon" else coordinates
+    return []
 
 
 # Writing

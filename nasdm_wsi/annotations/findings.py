@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Iterable
 
 from ..errors import AnnotationError
-from .types import TYPES, ClassNames, meaning
+from .types import TYPES, UNCLASSIFIED, UNKNOWN, ClassNames, meaning
+
+MOST_NAMED = 10  # classes in a message
 
 log = logging.getLogger(__name__)
 
@@ -17,28 +20,57 @@ class Findings:
     source: names the file in errors.
     names: what the class names mean.
     notes: how many points, repaired outlines and so on there were.
+    problem: why the file cannot be rendered, whatever its classes mean; "" if it can.
+    mpp_is_known: whether the pixel size is more than an assumption.
+    properties: the properties of unclassified objects, one of which may name the class.
     """
 
     def __init__(self, source: object, names: ClassNames):
         self.source = str(source)
         self.counts: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
-        self._names = names
+        self.problem = ""
+        self.mpp_is_known = True
+        self.properties: Counter[str] = Counter()
+        self.names = names
+        self._warnings: list[str] = []
         self._numbers: dict[str, int | None] = {}  # of the classes that are known
 
     def number(self, name: str, count: int = 1) -> int | None:
         """Count objects of a class.
 
-        Returns its type number, `types.TISSUE`, or None if nothing is to be drawn: the class is to
-        be left out, or nothing is known about it.
+        Returns its type number, `types.TISSUE`, `types.UNKNOWN`, or None if the class is to be left
+        out.
         """
         if name not in self.counts:
             try:
-                self._numbers[name] = self._names.number(name)
+                self._numbers[name] = self.names.number(name)
             except KeyError:
                 pass
         self.counts[name] += count
-        return self._numbers.get(name)
+        return self._numbers.get(name, UNKNOWN)
+
+    def leave_out(self, name: str, count: int, what: str) -> None:
+        """Count objects of a class that were found to be no nuclei, but ``what``."""
+        self.notes[what] += count
+        self.counts[name] -= min(count, self.counts[name])
+        if not self.counts[name]:
+            del self.counts[name]
+
+    def warn(self, text: str) -> None:
+        """Keep a warning; `check` logs them all, and `info` shows them."""
+        self._warnings.append(text)
+
+    @property
+    def warnings(self) -> list[str]:
+        """All that was found to be odd, a line each."""
+        lines = list(self._warnings)
+        if unused := self.names.unused:
+            lines.append(
+                f"no object has the class {_listed(unused)} that `class_map` or `ignore_classes` "
+                f"names: the classes are {_listed(name for name, _ in self.counts.most_common())}"
+            )
+        return lines
 
     @property
     def unknown(self) -> Counter[str]:
@@ -56,13 +88,20 @@ class Findings:
         return ", ".join(f"{n} {what}" for what, n in sorted(notes.items()))
 
     def check(self, found: int) -> None:
-        """Refuse a file that cannot be rendered; ``found`` is the number of its nuclei.
+        """Refuse a file that cannot be rendered, and log the warnings about one that can.
+
+        ``found`` is the number of its nuclei.
 
         Raises:
-            AnnotationError: there are classes about which nothing is known, or no nuclei.
+            AnnotationError: there are classes about which nothing is known, no nuclei, or nuclei of
+                absurd size.
         """
+        for warning in self.warnings:
+            log.warning("%s: %s", self.source, warning)
         if self.unknown:
-            raise AnnotationError(f"{self.source}: {_remedy(self.unknown)}")
+            raise AnnotationError(f"{self.source}: {self._remedy()}")
+        if self.problem:
+            raise AnnotationError(f"{self.source}: {self.problem}")
         if not found:
             raise AnnotationError(
                 f"{self.source}: no nuclei found ({self.summary() or 'nothing at all'}): "
@@ -75,14 +114,25 @@ class Findings:
             return "needs `class_map` or `ignore_classes`"
         return meaning(self._numbers[name])
 
+    def _remedy(self) -> str:
+        """The message about classes that are not known, the ten commonest by name."""
+        unknown = self.unknown
+        worst = unknown.most_common(MOST_NAMED)
+        names = ", ".join(f"{name!r} ({n} nuclei)" for name, n in worst)
+        if len(unknown) > len(worst):
+            names += f" and {len(unknown) - len(worst)} more"
+        text = (
+            f"no nucleus type is known for class {names}: choose {', '.join(TYPES[1:-1])} or "
+            f"{TYPES[-1]} with `class_map` NAME=TYPE, or leave it out with `ignore_classes` NAME"
+        )
+        if UNCLASSIFIED in unknown and self.properties:
+            found = _listed(name for name, _ in self.properties.most_common())
+            text += f", or say with `class_property` which property names the class: {found}"
+        return text
 
-def _remedy(unknown: Counter[str]) -> str:
-    """The message about classes that are not known, the ten commonest by name."""
-    worst = unknown.most_common(10)
-    names = ", ".join(f"{name!r} ({n} nuclei)" for name, n in worst)
-    if len(unknown) > len(worst):
-        names += f" and {len(unknown) - len(worst)} more"
-    return (
-        f"no nucleus type is known for class {names}: choose {', '.join(TYPES[1:-1])} or "
-        f"{TYPES[-1]} with `class_map` NAME=TYPE, or leave it out with `ignore_classes` NAME"
-    )
+
+def _listed(names: Iterable[str]) -> str:
+    """Names, quoted; of many the first ten."""
+    names = list(names)
+    some = ", ".join(f"{name!r}" for name in names[:MOST_NAMED]) or "none"
+    return some if len(names) <= MOST_NAMED else f"{some} and {len(names) - MOST_NAMED} more"

@@ -32,6 +32,7 @@ from .findings import Findings
 from .jsonstream import readable
 from .nuclei import check_mpp
 from .parsers import MAX_PIXELS
+from .plausible import weigh_scale
 from .types import TISSUE_CLASSES, ClassNames
 from .unread import refuse
 
@@ -74,8 +75,10 @@ def read_contents(
     class_map: Mapping[str, str] | None = None,
     ignore_classes: Iterable[str] = (),
     tissue_classes: Iterable[str] = TISSUE_CLASSES,
+    class_property: str | None = None,
     contours: str = "auto",
     max_pixels: int = MAX_PIXELS,
+    assumed_mpp: float | None = None,
 ) -> Contents:
     """What an annotation file holds, whether or not it can be rendered.
 
@@ -88,20 +91,28 @@ def read_contents(
         class_map: class name to nucleus type; has priority over the known names.
         ignore_classes: classes to leave out, with the same priority.
         tissue_classes: patterns of the classes that outline tissue.
+        class_property: the property of an object that names its class, in place of QuPath's and
+            TIAToolbox's.
         contours: "cv2" if vertices are centres of boundary pixels, counted from 0, as OpenCV gives
             them; "corner" if they are points between pixels; "auto" to find out, which is "cv2"
             for HoVer-Net and HoVerNeXt.
         max_pixels: the most of a label image; the other limits of `parsers` follow from it.
+        assumed_mpp: what to take if nobody tells the pixel size; sizes are then not weighed.
 
     Raises:
         AnnotationError: a file that is damaged or holds no annotations; ``mpp`` missing or absurd.
     """
     path = Path(path)
-    findings = Findings(path, ClassNames(class_map, ignore_classes, tissue_classes))
+    names = ClassNames(class_map, ignore_classes, tissue_classes, class_property)
+    findings = Findings(path, names)
     with readable(path):
         source = _source(path, max_pixels)
         form = _format_of(source) or _no_format(source)
-        mpp = check_mpp(mpp or form.pixel_size(source, slide_mpp), path)
+        told = form.pixel_size(source, slide_mpp) if mpp is None else mpp
+        findings.mpp_is_known = told is not None
+        mpp = check_mpp(assumed_mpp if told is None else told, path)
+        if form.states_scale:
+            weigh_scale(findings, mpp, form.pixel_size(source, None))
         contents = form.read(source, Reading(mpp, findings, contours))
     return replace(contents, whole=form.whole)
 

@@ -70,6 +70,7 @@ HOVERNET = Format(
     _nuclei,
     member="nuc",
     whole=True,
+    states_scale=True,
     pixel_size=_magnified,
 )
 CELLVIT = Format(

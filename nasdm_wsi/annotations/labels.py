@@ -132,7 +132,9 @@ def contents_of(array: np.ndarray, path: Path, reading: Reading) -> Contents:
 
 def named(instances: np.ndarray, names: Sequence[str], reading: Reading) -> Nuclei:
     """The nuclei of instances (h, w), 0 = none, from the class names of instances 1, 2, ..."""
-    numbers = np.array([0, *(max(reading.findings.number(name) or 0, 0) for name in names)])
+    kinds = [reading.findings.number(name) for name in names]
+    drawn = range(1, len(TYPES))
+    numbers = np.array([0, *(kind if kind in drawn else 0 for kind in kinds)])
     return from_labels(instances, numbers, mpp=reading.mpp)
 
 

@@ -21,10 +21,11 @@ from PIL import Image, ImageDraw
 
 from ..errors import AnnotationError, disk_errors
 from ..notebook import SIDE, png
-from .columns import Columns, Packer, members, offsets, pack
+from .columns import Columns, Packer, pack
 from .features import add_feature, canonical_uuid, class_name, feature_lines, features_in
 from .findings import Findings
 from .outlines import Outlines
+from .plausible import sort_out
 from .types import PALETTE, TYPES, ClassNames
 
 LEAST_MPP, MOST_MPP = 0.01, 100.0
@@ -97,7 +98,9 @@ class Nuclei(Columns):
     @classmethod
     def from_outlines(cls, outlines: Outlines, *, mpp: float) -> Nuclei:
         """The nuclei among the outlines of a file, with its tissue."""
-        return cls(**vars(outlines.columns()), mpp=mpp, tissue=outlines.tissue)
+        columns, classes = outlines.columns()
+        nuclei = sort_out(columns, classes, outlines.names, outlines.findings, mpp)
+        return cls(**vars(nuclei), mpp=mpp, tissue=outlines.tissue)
 
     @classmethod
     def from_geojson(
@@ -205,13 +208,6 @@ class Nuclei(Columns):
             pen.polygon(points[first:last].ravel().tolist(), fill=colours[kind])
         return png(np.asarray(image))
 
-    def boxes(self) -> np.ndarray:
-        """Bounding boxes, float (n, 4) as (y0, x0, y1, x1)."""
-        if not len(self):
-            return np.empty((0, 4))
-        yx, first = self.coords[:, ::-1], self.ring_offsets[self.polygon_offsets[:-1]]
-        return np.hstack([np.minimum.reduceat(yx, first), np.maximum.reduceat(yx, first)])
-
     def extent(self) -> tuple[float, float, float, float]:
         """The bounding box (y0, x0, y1, x1) of all nuclei and tissue; there must be some."""
         boxes = self.boxes()
@@ -229,19 +225,6 @@ class Nuclei(Columns):
     def shifted(self, dy: float, dx: float) -> Nuclei:
         """The same nuclei, moved by so many pixels."""
         return self._moved(lambda xy: xy + (dx, dy)) if dx or dy else self
-
-    def take(self, index: np.ndarray) -> Nuclei:
-        """The nuclei of an integer index, in its order."""
-        rings, counts = members(self.polygon_offsets, index)
-        vertices, lengths = members(self.ring_offsets, rings)
-        return replace(
-            self,
-            coords=self.coords[vertices],
-            ring_offsets=offsets(lengths),
-            polygon_offsets=offsets(counts),
-            types=self.types[index],
-            ids=None if self.ids is None else tuple(self.ids[k] for k in index),
-        )
 
     def within(self, box: tuple[float, float, float, float]) -> Nuclei:
         """Those that touch the box (y0, x0, y1, x1); they are not cut, nor is the tissue."""

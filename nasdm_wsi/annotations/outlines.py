@@ -21,7 +21,10 @@ from .findings import Findings
 from .types import TISSUE
 
 BATCH = 4096  # outlines packed at a time
+SEGMENTS = 64  # of an outline, looked at together
 CONTOURS = ("auto", "corner", "cv2")
+FARTHEST = 1_000_000_000  # pixels from the origin
+MOST_CROSSINGS = 2000  # of one outline with itself; repair takes seconds from here on
 
 Ring = array  # of float64: x, y, x, y, ...; closed
 
@@ -41,8 +44,14 @@ class Outlines:
             raise ValueError(f"contours must be one of {', '.join(CONTOURS)}, not {contours!r}")
         self.findings = findings
         self.contours = contours
-        self._batch: list[tuple[list[Ring], int, str]] = []  # rings, type number, id
+        self.names: list[str] = []  # of the classes, by their index
+        self.nuclei_of_cells = 0  # cells that have a nucleus besides their own outline
+        self._numbers: list[int] = []  # type numbers of the classes
+        self._index: dict[tuple[str, bool], int] = {}  # of a class, and whether of bare cells
+        # Rings, index of the class, id, place in the file
+        self._batch: list[tuple[list[Ring], int, str, str]] = []
         self._packer = Packer()
+        self._classes = array("i")  # index of each packed polygon's class
         self._tissue: list[shapely.Geometry] = []
         self._pixel: float | None = None  # as `traced_pixel`; None until there are nuclei
 
@@ -56,20 +65,29 @@ class Outlines:
         """The union of the tissue outlines; None if there are none. Known after `columns`."""
         return shapely.union_all(self._tissue) if self._tissue else None
 
-    def add(self, name: str, polygons: Sequence, where: str, identity: str = "") -> None:
+    def add(
+        self,
+        name: str,
+        polygons: Sequence,
+        where: str,
+        identity: str = "",
+        *,
+        bare_cell: bool = False,
+    ) -> None:
         """Take the polygons of one object of class ``name``, each as a list of rings of points.
 
-        ``where`` names the object in errors; the first polygon gets the id.
+        ``where`` names the object in errors; the first polygon gets the id. A bare cell has an
+        outline and no nucleus; it is taken for a nucleus if no cell of the file has one.
 
         Raises:
             AnnotationError: coordinates that are not finite numbers.
         """
-        number = self.findings.number(name, len(polygons))
-        if number is None:
+        kind = self._kind(name, len(polygons), bare_cell)
+        if kind is None:
             return
         try:
             for rings in polygons:
-                self._batch.append((_closed(rings), number, identity))
+                self._batch.append((_closed(rings), kind, identity, where))
                 identity = ""
         except (ValueError, TypeError) as error:
             raise AnnotationError(
@@ -91,17 +109,51 @@ class Outlines:
             some = slice(first, first + BATCH)
             self._add_geometries(geometries[some], names[some], ids[some])
 
-    def columns(self) -> Columns:
-        """The nuclei among all outlines."""
+    def _kind(self, name: str, count: int, bare_cell: bool = False) -> int | None:
+        """Count objects of a class. Returns the index of the class, None if it is left out."""
+        number = self.findings.number(name, count)
+        if number is None:
+            return None
+        key = name, bare_cell
+        if key not in self._index:
+            self._index[key] = len(self.names)
+            self.names.append(name)
+            self._numbers.append(number)
+        return self._index[key]
+
+    def columns(self) -> tuple[Columns, np.ndarray]:
+        """All outlines but those of tissue, and the index of each one's class in ``names``.
+
+        Those of unknown classes have the type `types.UNKNOWN`.
+        """
         self._flush()
-        columns = self._packer.columns()
+        columns, classes = self._without_bare_cells()
         if self.contours == "auto" and not self._pixel:
             if looks_traced(columns.coords, columns.ring_offsets):
                 log.warning(
                     "%s: all coordinates are integers: if OpenCV traced them, give `contours` cv2",
                     self.findings.source,
                 )
-        return columns
+        return columns, classes
+
+    def _without_bare_cells(self) -> tuple[Columns, np.ndarray]:
+        columns, classes = self._packer.columns(), np.frombuffer(self._classes, np.int32)
+        bare = [kind for (_, is_bare), kind in self._index.items() if is_bare]
+        index = np.flatnonzero(~np.isin(classes, bare))
+        left_out = len(classes) - len(index)
+        if not left_out:
+            return columns, classes
+        if not self.nuclei_of_cells:
+            self.findings.notes["cells read by their only outline"] += left_out
+            return columns, classes
+        for kind in bare:
+            count = int((classes == kind).sum())
+            self.findings.leave_out(self.names[kind], count, "cells without nucleus")
+        self.findings.warn(
+            f"{left_out} of {left_out + self.nuclei_of_cells} cells have no nucleus and are left "
+            "out: detect nuclei in all cells, or remove those without"
+        )
+        return columns.take(index), classes[index]
 
     def _flush(self) -> None:
         """Pack the batch of outlines that came as lists."""
@@ -109,51 +161,72 @@ class Outlines:
         self.findings.notes["without area"] += len(self._batch) - len(full)
         self._batch = []
         self._pack(
-            _polygons([rings for rings, _, _ in full]),
-            np.array([number for _, number, _ in full], int),
-            [identity for _, _, identity in full],
+            _polygons([rings for rings, _, _, _ in full]),
+            np.array([kind for _, kind, _, _ in full], int),
+            [identity for _, _, identity, _ in full],
+            [where for _, _, _, where in full],
         )
 
     def _add_geometries(
         self, geometries: np.ndarray, names: Sequence[str], ids: Sequence[str]
     ) -> None:
         parts, source = _polygon_parts(geometries)
-        numbers = self._numbers(geometries, names, np.bincount(source, minlength=len(geometries)))
+        kinds = self._kinds(geometries, names, np.bincount(source, minlength=len(geometries)))
         is_first = np.diff(source, prepend=-1) != 0
-        drawn = [k for k, row in enumerate(source) if numbers[row] is not None]
+        drawn = [k for k, row in enumerate(source) if kinds[row] is not None]
         self._pack(
             parts[drawn],
-            np.array([numbers[source[k]] for k in drawn], int),
+            np.array([kinds[source[k]] for k in drawn], int),
             [ids[source[k]] if is_first[k] else "" for k in drawn],
+            [f"{self.findings.source}: an object of class {names[source[k]]!r}" for k in drawn],
         )
 
-    def _numbers(
+    def _kinds(
         self, geometries: np.ndarray, names: Sequence[str], counts: np.ndarray
     ) -> list[int | None]:
-        """The type number of each geometry, of ``counts`` polygons; None if it is not drawn."""
-        numbers: list[int | None] = []
+        """The class index of each geometry, of ``counts`` polygons; None if it is not drawn."""
+        kinds: list[int | None] = []
         for geometry, name, count in zip(geometries, names, counts.tolist(), strict=True):
             if not count:
                 self.findings.notes[_kind(geometry)] += 1
-            numbers.append(self.findings.number(name, count) if count else None)
-        return numbers
+            kinds.append(self._kind(name, count) if count else None)
+        return kinds
 
-    def _pack(self, polygons: np.ndarray, numbers: np.ndarray, ids: Sequence[str]) -> None:
-        """Check, repair and pack (n,) polygons with their type numbers and ids."""
-        # Text has no infinity; other sources may.
-        if not np.isfinite(shapely.get_coordinates(polygons)).all():
-            raise AnnotationError(
-                f"{self.findings.source}: coordinates that are not finite numbers: "
-                "correct or remove them"
-            )
+    def _pack(
+        self,
+        polygons: np.ndarray,
+        kinds: np.ndarray,
+        ids: Sequence[str],
+        places: Sequence[str],
+    ) -> None:
+        """Check, repair and pack (n,) polygons with the indices of their classes and ids.
+
+        ``places`` names each polygon in errors.
+        """
+        self._check_coordinates(polygons, places)
+        numbers = np.array([*self._numbers, 0], int)[kinds]
         is_tissue = numbers == TISSUE
         if self._pixel is None and not is_tissue.all():
             self._pixel = self._traced_pixel(polygons[~is_tissue])
-        whole = self._repaired(polygons)
+        whole = self._repaired(polygons, places)
         self.findings.notes["without area"] += int(shapely.is_empty(whole).sum())
         self._tissue += list(whole[is_tissue])
         names = [identity for identity, no in zip(ids, is_tissue, strict=True) if not no]
-        self._packer.add(pack(whole[~is_tissue], numbers[~is_tissue], names))
+        others, kinds = whole[~is_tissue], kinds[~is_tissue]
+        self._packer.add(pack(others, numbers[~is_tissue], names))
+        # `pack` splits what repair has made of several parts, and leaves out what is empty.
+        parts = np.where(shapely.is_empty(others), 0, shapely.get_num_geometries(others))
+        self._classes.frombytes(np.repeat(kinds, parts).astype(np.int32).tobytes())
+
+    def _check_coordinates(self, polygons: np.ndarray, places: Sequence[str]) -> None:
+        """Refuse coordinates that no slide has. Text has no infinity; other sources may."""
+        coords, index = shapely.get_coordinates(polygons, return_index=True)
+        if (far := ~(np.abs(coords) <= FARTHEST).all(1)).any():
+            place = places[int(index[far.argmax()])]
+            raise AnnotationError(
+                f"{place} has coordinates that are not finite numbers or beyond {FARTHEST:,} "
+                "pixels: correct or remove it"
+            )
 
     def _traced_pixel(self, polygons: np.ndarray) -> float:
         if self.contours == "corner":
@@ -162,10 +235,16 @@ class Outlines:
         steps = np.diff(coords, axis=0)[ring[1:] == ring[:-1]]
         return traced_pixel(steps, known=self.contours == "cv2")
 
-    def _repaired(self, polygons: np.ndarray) -> np.ndarray:
+    def _repaired(self, polygons: np.ndarray, places: Sequence[str]) -> np.ndarray:
         """Valid polygons (n,), of contours those between pixels; empty ones have no area."""
         bad = ~shapely.is_valid(polygons)
         self.findings.notes["repaired"] += int(bad.sum())
+        for k in np.flatnonzero(bad).tolist():
+            if _is_tangled(polygons[k]):
+                raise AnnotationError(
+                    f"{places[k]} crosses itself more than {MOST_CROSSINGS} times: "
+                    "correct or remove it"
+                )
         whole = polygons.copy()
         whole[bad] = shapely.make_valid(polygons[bad])
         if self._pixel:
@@ -215,6 +294,22 @@ def _polygon_parts(geometries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     index = np.flatnonzero(polygonal)
     parts, source = shapely.get_parts(shapely.force_2d(geometries[index]), return_index=True)
     return parts, index[source]
+
+
+def _is_tangled(polygon: shapely.Polygon) -> bool:
+    """Whether an outline crosses itself too often to be repaired in a moment."""
+    xy, ring = shapely.get_coordinates(shapely.get_rings(polygon), return_index=True)
+    if len(xy) ** 2 < 2 * MOST_CROSSINGS:  # fewer pairs of segments
+        return False
+    segments = shapely.linestrings(np.stack([xy[:-1], xy[1:]], axis=1)[ring[1:] == ring[:-1]])
+    tree = shapely.STRtree(segments)
+    crossings = 0
+    for first in range(0, len(segments), SEGMENTS):
+        pairs = tree.query(segments[first : first + SEGMENTS], predicate="crosses")
+        crossings += pairs.shape[1] // 2  # each pair is found from both sides
+        if crossings > MOST_CROSSINGS:
+            return True
+    return False
 
 
 _KINDS = {

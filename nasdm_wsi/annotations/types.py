@@ -43,6 +43,7 @@ NUCLEI_KNOWN = "nuclei known"  # 1 where the types and edges are known
 PLANES = (*TYPES[1:], EDGE, NUCLEI_KNOWN)
 
 TISSUE = -1  # stands for the type number of tissue outlines
+UNKNOWN = 255  # stands for the type number of classes about which nothing is known
 TISSUE_CLASSES = ("Tissue", "Region*")
 UNCLASSIFIED = "unclassified"  # the class of objects that have none
 UNTYPED = "nuclei"  # the class of instances in files that know no classes
@@ -94,6 +95,7 @@ class ClassNames:
         class_map: class name to nucleus type; it has priority over the known names.
         ignore_classes: class names to leave out, with the same priority.
         tissue_classes: patterns of the classes that outline tissue.
+        class_property: the property of an object that names its class, if not the usual one.
 
     Raises:
         AnnotationError: ``class_map`` names a type that does not exist.
@@ -104,11 +106,15 @@ class ClassNames:
         class_map: Mapping[str, str] | None = None,
         ignore_classes: Iterable[str] = (),
         tissue_classes: Iterable[str] = TISSUE_CLASSES,
+        class_property: str | None = None,
     ):
+        class_map, ignore_classes = class_map or {}, list(ignore_classes)
+        self.class_property = class_property
         self._own: dict[str, int | None] = {}
-        for name, kind in (class_map or {}).items():
+        for name, kind in class_map.items():
             self._own[plain_name(name)] = _type_number(name, kind)
         self._own.update(dict.fromkeys(map(plain_name, ignore_classes)))
+        self._given = {plain_name(name): name for name in (*class_map, *ignore_classes)}
         self._tissue = [pattern.casefold() for pattern in tissue_classes]
 
     def number(self, name: str) -> int | None:
@@ -123,6 +129,8 @@ class ClassNames:
         """
         parts = (name, *name.split(":"))
         plain = [plain_name(part) for part in parts]
+        for part in plain:
+            self._given.pop(part, None)
         own = self._own
         if any(self._is_tissue(part) for part in parts):
             own = {plain[0]: TISSUE, **own}
@@ -137,6 +145,11 @@ class ClassNames:
                 log.warning("class %r is read as %s; `class_map` can change it", name, kind)
                 return _KNOWN_VAGUE[part]
         raise KeyError(name)
+
+    @property
+    def unused(self) -> list[str]:
+        """The names of ``class_map`` and ``ignore_classes`` that no class had so far."""
+        return list(self._given.values())
 
     def _is_tissue(self, part: str) -> bool:
         plain = part.strip().casefold()

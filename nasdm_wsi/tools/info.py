@@ -45,8 +45,8 @@ def examine(path: str | Path, **reading: Any) -> Facts:
     if path.suffix == ".safetensors":
         return _checkpoint(path)
     if is_annotation(path):
-        # A GeoJSON has no pixel size, and nothing that is told depends on it.
-        return _annotations(read_contents(path, mpp=0.5, **reading))
+        # A GeoJSON has no pixel size; without it, sizes in micrometres are not weighed.
+        return _annotations(read_contents(path, assumed_mpp=0.5, **reading))
     return _slide(path)
 
 
@@ -109,6 +109,8 @@ def _annotations(contents: Contents) -> Facts:
         "extent": extent,
         "tissue": nuclei.tissue is not None,
         "also_found": contents.findings.summary() or None,
+        "warnings": contents.findings.warnings,
+        "error": contents.findings.problem or None,
         "classes": classes,
     }
 
@@ -122,6 +124,9 @@ def _annotation_rows(facts: Facts) -> Rows:
     rows.append(("tissue outline", "yes" if facts["tissue"] else "no"))
     if facts["also_found"]:
         rows.append(("also found", facts["also_found"]))
+    rows += [("warning", warning) for warning in facts["warnings"]]
+    if facts["error"]:
+        rows.append(("error", facts["error"]))
     return [*rows, ("", ""), *_class_rows(facts["classes"])]
 
 

@@ -1,0 +1,238 @@
+"""What in a file or on a slide can be right: the one place where what was read is weighed.
+
+`sort_out` tells nuclei from regions and weighs the size of the nuclei; `on_canvas` weighs where
+they lie. `docs/checks.md` lists the checks and their limits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import shapely
+
+from ..errors import PlanError
+from .columns import Columns
+from .findings import Findings
+from .types import UNKNOWN
+
+# An object is a region if it has this many times the median area, and more square micrometres than
+# a nucleus has. Megakaryocytes have up to some 1000.
+TIMES_MEDIAN, MOST_AREA = 20, 1000.0
+# It is also one if it has this many times the median area and holds another object, which is more
+# than a fragment of a nucleus and has at most a third of its own area.
+HOLDER, FRAGMENT, SHARE = 3, 1 / 4, 1 / 3
+# Diameters of the median nucleus in micrometres, outside of which the pixel size is doubtful, and
+# outside of which it is wrong.
+LEAST_WIDTH, MOST_WIDTH = 2.0, 40.0
+LEAST_POSSIBLE, MOST_POSSIBLE = 0.5, 200.0
+MOST_OFF = 1.5  # times; a pixel size may differ that much from the one that the file states
+# A nucleus lies apart if it is this many times as far from the median as 90 % of them spread.
+APART, LEAST_SPREAD = 10, 1000  # pixels
+MOST_CANVAS = 20_000_000_000  # of a canvas: 70 mm x 70 mm at 0.5 micrometres per pixel
+
+
+# Files
+
+
+def sort_out(
+    columns: Columns, classes: np.ndarray, names: Sequence[str], findings: Findings, mpp: float
+) -> Columns:
+    """The nuclei among the outlines of a file; what is odd becomes a warning of ``findings``.
+
+    Left out are regions, and outlines of which the class is not known (`types.UNKNOWN`).
+
+    Args:
+        columns: the outlines.
+        classes: int (n,), the place of each one's class in ``names``.
+        mpp: micrometres per pixel of the coordinates.
+    """
+    if not len(columns):
+        return columns
+    boxes, areas = columns.boxes(), columns.areas()
+    is_region = _regions(columns, boxes, areas, _square_micrometres(findings, mpp))
+    for kind in np.unique(classes[is_region]):
+        _leave_out_regions(findings, names[kind], areas[is_region & (classes == kind)], mpp)
+    is_nucleus = ~is_region & (columns.types != UNKNOWN)
+    if is_nucleus.any():
+        _weigh_size(findings, _lower_median(areas[is_nucleus]), mpp)
+        _weigh_places(findings, boxes[is_nucleus])
+    return columns if is_nucleus.all() else columns.take(np.flatnonzero(is_nucleus))
+
+
+def weigh_scale(findings: Findings, mpp: float, stated: float | None) -> None:
+    """Warn of a pixel size that contradicts the one which the file itself states."""
+    if stated and not 1 / MOST_OFF <= mpp / stated <= MOST_OFF:
+        findings.warn(
+            f"the file states {stated:g} micrometres per pixel, but `mpp` is {mpp:g}: "
+            "leave it out to take the file's"
+        )
+
+
+def _square_micrometres(findings: Findings, mpp: float) -> float:
+    """Square micrometres of a pixel; infinite if unknown, so that no area is small enough."""
+    return mpp**2 if findings.mpp_is_known else math.inf
+
+
+def _regions(columns: Columns, boxes: np.ndarray, areas: np.ndarray, pixel: float) -> np.ndarray:
+    """Bool (n,): which outlines are too large for nuclei, or hold others."""
+    median = _lower_median(areas)
+    is_region = (areas > TIMES_MEDIAN * median) & (areas * pixel > MOST_AREA)
+    candidates = np.flatnonzero((areas >= HOLDER * median) & ~is_region)
+    if len(candidates):
+        whole = np.flatnonzero(areas >= FRAGMENT * median)
+        is_region[candidates[_hold_others(columns, boxes, areas, candidates, whole)]] = True
+    return is_region
+
+
+def _hold_others(
+    columns: Columns,
+    boxes: np.ndarray,
+    areas: np.ndarray,
+    candidates: np.ndarray,
+    others: np.ndarray,
+) -> np.ndarray:
+    """Which of the candidates, as places among them, hold one of the others."""
+    y, x = ((boxes[others, k] + boxes[others, k + 2]) / 2 for k in (0, 1))
+    tree = shapely.STRtree(shapely.points(x, y))
+    polygons = columns.take(candidates).polygons()
+    holder, held = tree.query(polygons, predicate="contains")
+    around, inner = candidates[holder], others[held]
+    fits = (boxes[around, :2] <= boxes[inner, :2]).all(1)
+    fits &= (boxes[around, 2:] >= boxes[inner, 2:]).all(1)
+    return np.unique(holder[fits & (areas[inner] <= SHARE * areas[around])])
+
+
+def _leave_out_regions(findings: Findings, name: str, areas: np.ndarray, mpp: float) -> None:
+    n, largest = len(areas), areas.max()
+    findings.leave_out(name, n, "regions")
+    size = f"{largest:,.0f} square pixels"
+    if findings.mpp_is_known:
+        size = f"{largest * mpp**2:,.0f} square micrometres"
+    findings.warn(
+        f"{_objects(n)} of class {name!r} left out, for regions are not rendered yet: larger than "
+        f"a nucleus or around other objects, up to {size}"
+    )
+
+
+def _weigh_size(findings: Findings, median_area: float, mpp: float) -> None:
+    width = 2 * math.sqrt(median_area / math.pi) * mpp
+    if not findings.mpp_is_known or LEAST_WIDTH <= width <= MOST_WIDTH:
+        return
+    text = (
+        f"the median nucleus is {width:.3g} micrometres wide at {mpp:g} micrometres per pixel: "
+        "check `mpp`, and that the file holds nuclei and not regions"
+    )
+    if LEAST_POSSIBLE <= width <= MOST_POSSIBLE:
+        findings.warn(text)
+    else:
+        findings.problem = text
+
+
+def _weigh_places(findings: Findings, boxes: np.ndarray) -> None:
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    low, middle, high = np.quantile(centres, [0.05, 0.5, 0.95], axis=0, method="lower")
+    spread = np.maximum(high - low, LEAST_SPREAD)
+    apart = (np.abs(centres - middle) / spread).max(1)
+    if n := int((apart > APART).sum()):
+        y, x = centres[apart.argmax()]
+        findings.warn(
+            f"{_nuclei_lie(n)} far from all others, the farthest at x {x:.0f}, y {y:.0f} pixels: "
+            "if it is a mistake, remove it"
+        )
+
+
+# Slides
+
+
+def check_canvas(size: tuple[int, int], most: int, nuclei: Columns | None = None) -> None:
+    """Refuse a canvas ``size`` (h, w) of more than ``most`` pixels.
+
+    If it was made to hold ``nuclei``, in pixels of their own, the message names the one that lies
+    farthest off.
+
+    Raises:
+        PlanError: the size and the limit.
+    """
+    height, width = size
+    if height * width <= most:
+        return
+    text = f"a canvas of {width} x {height} pixels is larger than {most:,} pixels: "
+    if nuclei is not None and len(nuclei):
+        boxes = nuclei.boxes()
+        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+        away = centres - np.quantile(centres, 0.5, axis=0, method="lower")
+        y, x = centres[np.abs(away).max(1).argmax()]
+        text += (
+            f"the nucleus at x {x:.0f}, y {y:.0f} in pixels of the annotations lies farthest from "
+            "the others; remove it if it is a mistake, or "
+        )
+    raise PlanError(f"{text}give a smaller `size`, or a larger `max_canvas`")
+
+
+def on_canvas(
+    nuclei: Columns,
+    size: tuple[int, int],
+    region: tuple[int, int, int, int],
+    *,
+    mpp: float,
+    own_mpp: float,
+) -> list[str]:
+    """Warnings about where nuclei lie on a canvas of ``size`` (h, w), and in the box to show.
+
+    nuclei: in canvas pixels of ``mpp``. own_mpp: the pixel size at which they were given.
+
+    Raises:
+        PlanError: none of them lies on the canvas.
+    """
+    if not len(nuclei):
+        return []
+    height, width = size
+    boxes = nuclei.boxes()
+    on_slide = _touch(boxes, (0, 0, height, width))
+    if not on_slide.any():
+        (y0, x0), (y1, x1) = boxes[:, :2].min(0), boxes[:, 2:].max(0)
+        raise PlanError(
+            f"none of {len(nuclei):,} nuclei lies on the slide of {width} x {height} pixels: they "
+            f"lie at x {x0:.0f} to {x1:.0f}, y {y0:.0f} to {y1:.0f} in its pixels of "
+            f"{mpp:g} mpp; check `mpp`, `size` and where the coordinates begin"
+        )
+    warnings = []
+    if outside := int((~on_slide).sum()):
+        warnings.append(
+            f"{_nuclei_lie(outside)} outside the slide of {width} x {height} "
+            f"pixels, of {len(nuclei):,}: check `mpp`, `size` and where the coordinates begin"
+        )
+    if not _touch(boxes, region).any():
+        warnings.append("no nucleus lies in the `region`: check its numbers")
+    # Sizes are in pixels of the slide. In those of finer annotations all nuclei would fit as well.
+    reach = boxes[:, 2:].max(0) / size
+    factor = mpp / own_mpp
+    if factor >= MOST_OFF and (reach * factor <= 1.02).all() and (reach * factor).max() > 0.8:
+        warnings.append(
+            f"the slide has {mpp:g} micrometres per pixel, as the weights ask, and the "
+            f"annotations {own_mpp:g}: they fill only {reach[1]:.0%} of its width and "
+            f"{reach[0]:.0%} of its height; `size` counts pixels of the slide"
+        )
+    return warnings
+
+
+def _touch(boxes: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+    """Bool (n,): which boxes have an inner part in common with one."""
+    y0, x0, y1, x1 = box
+    a, b, c, d = boxes.T
+    return (a < y1) & (b < x1) & (c > y0) & (d > x0)
+
+
+def _lower_median(values: np.ndarray) -> float:
+    """The median; of an even number the lower one, so that one nucleus outweighs one region."""
+    return float(np.quantile(values, 0.5, method="lower"))
+
+
+def _objects(n: int) -> str:
+    return "1 object" if n == 1 else f"{n:,} objects"
+
+
+def _nuclei_lie(n: int) -> str:
+    return "1 nucleus lies" if n == 1 else f"{n:,} nuclei lie"

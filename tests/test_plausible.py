@@ -1,0 +1,284 @@
+"""What is odd in a file or on a slide is said, or refused: never drawn in silence."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from toy import ToyPainter
+
+from nasdm_wsi import plan_render, read_annotations
+from nasdm_wsi.annotations.formats import read_contents
+from nasdm_wsi.annotations.nuclei import Nuclei
+from nasdm_wsi.annotations.plausible import MOST_CANVAS
+from nasdm_wsi.cli.main import main
+from nasdm_wsi.errors import AnnotationError, PlanError
+
+TYPES = ("Epithelial", "Lymphocyte", "Plasma")
+
+
+def ring(x, y, radius=8.0):
+    angle = np.arange(0, 2 * np.pi, 0.4)
+    points = np.stack([x + radius * np.cos(angle), y + radius * np.sin(angle)], axis=1)
+    return points.round(2).tolist()
+
+
+def rectangle(x0, y0, x1, y1):
+    return [[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]
+
+
+def feature(points, name=None, kind="detection", **members):
+    properties = {"objectType": kind} | ({"classification": name} if name else {})
+    geometry = {"type": "Polygon", "coordinates": [points]}
+    return {"type": "Feature", "geometry": geometry, "properties": properties, **members}
+
+
+def nuclei(n=20, dx=0.0, **kind):
+    return [
+        feature(ring(20 + 25 * (k % 5) + dx, 20 + 25 * (k // 5)), TYPES[k % 3], **kind)
+        for k in range(n)
+    ]
+
+
+REGION = rectangle(2, 2, 140, 120)
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(features):
+        path = tmp_path / "a.geojson"
+        path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+        return path
+
+    return write
+
+
+def told(path, *options):
+    result = CliRunner().invoke(main, ["info", str(path), *map(str, options)])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+# Regions
+
+
+@pytest.mark.parametrize("name", [None, "Tumor", "Mucosa"])
+@pytest.mark.parametrize("last", [False, True])
+def test_an_annotation_around_others_is_a_region(written, caplog, name, last):
+    region = feature(REGION, name, "annotation")
+    features = [*nuclei(), region] if last else [region, *nuclei()]
+    path = written(features)
+    for mapping in ({}, {"class_map": {"unclassified": "epithelial"}} if name is None else {}):
+        assert len(read_annotations(path, mpp=0.5, **mapping)) == 20
+    shown = f"1 object of class {name or 'unclassified'!r} left out"
+    assert shown in caplog.text and shown in told(path)
+    assert "regions" not in told(written(nuclei()))
+
+
+def test_a_small_annotation_around_two_nuclei_is_a_region(written):
+    path = written([*nuclei(), feature(rectangle(10, 10, 56, 31), "Tumor", "annotation")])
+    assert len(read_annotations(path, mpp=0.5)) == 20
+
+
+def test_a_region_that_holds_nothing_is_one_by_its_size(written):
+    far = feature(rectangle(500, 500, 700, 700), "Stroma", "annotation")
+    assert len(read_annotations(written([*nuclei(), far]), mpp=0.5)) == 20
+    # Of 80 micrometres across at 0.5, it could be a nucleus of another magnification at 0.1.
+    assert len(read_annotations(written([*nuclei(), far]), mpp=0.1)) == 21
+
+
+def test_a_large_nucleus_and_fragments_in_one_stay(written, caplog):
+    fragment = feature(ring(20, 20, 2), "Plasma")
+    large = feature(ring(200, 200, 30), "Epithelial")
+    assert len(read_annotations(written([*nuclei(), fragment, large]), mpp=0.25)) == 22
+    assert not caplog.records
+
+
+def test_regions_of_unmapped_classes_do_not_ask_for_a_type(written):
+    path = written([feature(REGION, "Mucosa", "annotation"), *nuclei()])
+    assert not read_contents(path, mpp=0.5).findings.unknown
+
+
+def test_nothing_but_regions_is_refused(written):
+    regions = [feature(rectangle(0, k * 1000, 900, k * 1000 + 900), "Tumor") for k in range(3)]
+    with pytest.raises(AnnotationError, match=r"a.geojson: the median nucleus is .* `mpp`"):
+        read_annotations(written(regions), mpp=0.5)
+
+
+# Cells
+
+
+def test_cells_without_any_nucleus_are_read_by_their_outline(written, caplog):
+    assert len(read_annotations(written(nuclei(kind="cell")), mpp=0.5)) == 20
+    assert not caplog.records
+    snippet = [{**f, "id": "PathCellObject"} for f in nuclei(kind="cell")]
+    for one in snippet:
+        del one["properties"]["objectType"]
+    assert len(read_annotations(written(snippet), mpp=0.5)) == 20
+
+
+def test_some_cells_without_nucleus_are_counted(written, caplog):
+    cells = nuclei(kind="cell")
+    for cell in cells[:13]:
+        cell["nucleusGeometry"] = cell["geometry"]
+    path = written(cells)
+    assert len(read_annotations(path, mpp=0.5)) == 13
+    assert "7 of 20 cells have no nucleus" in caplog.text
+    assert "7 of 20 cells have no nucleus" in told(path)
+
+
+# Pixel size
+
+
+@pytest.mark.parametrize("mpp", [0.02, 0.1, 0.25, 1, 4, 50])
+def test_the_size_of_the_nuclei_is_weighed(written, caplog, mpp):
+    path = written(nuclei())
+    diameter = 16 * mpp
+    if 0.5 <= diameter <= 200:
+        read_annotations(path, mpp=mpp)
+        assert ("check `mpp`" in caplog.text) == (not 2 <= diameter <= 40)
+    else:
+        with pytest.raises(AnnotationError, match="micrometres wide.*check `mpp`"):
+            read_annotations(path, mpp=mpp)
+    assert ("check --mpp" in told(path, "--mpp", mpp)) == (not 2 <= diameter <= 40)
+    assert "micrometres wide" not in told(path)
+
+
+def test_a_scale_that_the_file_states(tmp_path, caplog):
+    found = {str(k): {"contour": ring(20 + 25 * k, 20), "type": 1} for k in range(5)}
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"mag": 40, "nuc": found}))
+    options = {"class_map": {"1": "plasma"}}
+    read_annotations(path, mpp=0.25, **options)
+    assert not caplog.records
+    read_annotations(path, mpp=0.5, **options)
+    assert "states 0.25 micrometres per pixel, but `mpp` is 0.5" in caplog.text
+    assert "states 0.25" in told(path, "--mpp", 0.5)
+
+
+# Names
+
+
+def test_names_that_match_nothing(written, caplog):
+    path = written(nuclei())
+    options = {"class_map": {"tumour": "epithelial"}, "ignore_classes": ["Plasma cells", "Dead"]}
+    assert len(read_annotations(path, mpp=0.5, **options)) == 14
+    assert "no object has the class 'tumour', 'Dead'" in caplog.text
+    assert "the classes are 'Epithelial', 'Lymphocyte', 'Plasma'" in caplog.text
+    assert "has the class 'Dead'" in told(path, "--ignore-class", "Dead")
+
+
+# Places
+
+
+def plan(path, size=None, **options):
+    return plan_render(read_annotations(path, mpp=0.5), ToyPainter(), size=size, **options)
+
+
+def test_nuclei_outside_the_slide(written, caplog):
+    path = written([*nuclei(), *nuclei(3, dx=1000)])
+    plan(path, (130, 150))
+    assert "3 nuclei lie outside the slide of 150 x 130 pixels, of 23" in caplog.text
+    caplog.clear()
+    plan(path, (130, 150), region=(0, 0, 8, 8))
+    assert "no nucleus lies in the `region`" in caplog.text
+    caplog.clear()
+    plan(path)
+    assert not caplog.records
+
+
+def test_no_nucleus_on_the_slide_is_refused(written):
+    with pytest.raises(PlanError, match=r"none of 20 nuclei lies on the slide.*x 1012 to 1128"):
+        plan(written(nuclei(dx=1000)), (100, 100))
+
+
+def test_a_dry_run_warns_as_a_render_does(written, weights, tmp_path, caplog):
+    path = written([*nuclei(), *nuclei(3, dx=1000), feature(REGION, "Tumor", "annotation")])
+    command = ["render", path, "-o", tmp_path / "slide.ome.tif", "--mpp", 0.5]
+    command += ["--size", 150, 130, "--region", 0, 0, 64, 64, "--steps", 1, "--weights", weights]
+    said = []
+    for options in (["--dry-run"], []):
+        caplog.clear()
+        result = CliRunner().invoke(main, [str(word) for word in (*command, *options)])
+        assert result.exit_code == 0, result.output
+        said.append(caplog.messages)
+    assert said[0] == said[1] and len(said[0]) == 2
+
+
+def test_one_far_nucleus_is_named(written, caplog):
+    path = written([*nuclei(), feature(ring(4e6, 3e6), "Plasma")])
+    assert "1 nucleus lies far from all others, the farthest at x 4000000" in told(path)
+    with pytest.raises(PlanError, match=r"the nucleus at x 4000000, y 3000000.*`max_canvas`"):
+        plan(path)
+
+
+def test_canvases_are_weighed_before_anything_is_made(written):
+    path = written(nuclei())
+    with pytest.raises(PlanError, match="canvas of 20000000 x 20000000 pixels is larger than"):
+        plan(path, (20_000_000, 20_000_000))
+    with pytest.raises(PlanError, match="larger than 19,499 pixels"):
+        plan(path, (130, 150), max_canvas=19_499)
+    assert plan(path, (130, 150), max_canvas=19_500)
+    command = ["render", str(path), "-o", str(path.with_name("slide.ome.tif")), "--mpp", "0.5"]
+    result = CliRunner().invoke(main, [*command, "--max-canvas", "900", "--dry-run"])
+    assert result.exit_code == 1 and "or a larger --max-canvas" in result.output
+    (option,) = (p for p in main.commands["render"].params if p.name == "max_canvas")
+    assert option.default == MOST_CANVAS
+
+
+def test_sizes_in_pixels_of_the_annotations_are_told(written, caplog):
+    nuclei = read_annotations(
+        written([feature(ring(60 * k, 50 * k)) for k in range(1, 9)]),
+        mpp=0.25,
+        class_map={"unclassified": "plasma"},
+    )
+    plan_render(nuclei, ToyPainter(), size=(420, 500))
+    assert "fill only 49% of its width" in caplog.text
+    caplog.clear()
+    plan_render(nuclei, ToyPainter(), size=(210, 250))
+    assert not caplog.records
+
+
+def test_coordinates_that_no_slide_has(written):
+    path = written([feature(rectangle(-1e308, -1e308, 1e308, 1e308), "Tissue"), *nuclei()])
+    with pytest.raises(AnnotationError, match="a.geojson: feature 0 has coordinates .* beyond"):
+        read_annotations(path, mpp=0.5)
+
+
+def test_an_outline_that_crosses_itself_all_over_is_named(written):
+    points = np.random.default_rng(0).uniform(0, 900, (400, 2)).tolist()
+    with pytest.raises(AnnotationError, match="feature 20 crosses itself more than 2000 times"):
+        read_annotations(written([*nuclei(), feature(points, "Plasma")]), mpp=0.5)
+    star = [[100 + 50 * np.cos(2.5 * k), 400 + 50 * np.sin(2.5 * k)] for k in range(60)]
+    assert len(read_annotations(written([*nuclei(), feature(star, "Plasma")]), mpp=0.5)) > 20
+
+
+# Properties
+
+
+def test_the_class_in_another_property(written):
+    features = nuclei()
+    for one in features:
+        one["properties"] = {"id": 3, "cell_type": one["properties"]["classification"]}
+    path = written(features)
+    with pytest.raises(AnnotationError, match="`class_property` which.*: 'id', 'cell_type'|'cell_"):
+        read_annotations(path, mpp=0.5)
+    found = read_annotations(path, mpp=0.5, class_property="cell_type")
+    assert found.counts()["plasma"] == 6
+    assert "Plasma" in told(path, "--class-property", "cell_type")
+    for one in features:
+        one["properties"] = {"type": one["properties"]["cell_type"], "prob": 0.9}
+    assert read_annotations(written(features), mpp=0.5).counts() == found.counts()
+
+
+def test_a_classification_after_geopandas(written):
+    features = nuclei()
+    for one in features:
+        name = one["properties"]["classification"]
+        one["properties"]["classification"] = json.dumps({"name": name, "color": [1, 2, 3]})
+    assert read_annotations(written(features), mpp=0.5).counts()["plasma"] == 6
+
+
+def test_nuclei_made_by_hand_need_not_be_plausible():
+    table = Nuclei.from_polygons([], [], mpp=0.5)
+    assert plan_render(table, ToyPainter(), size=(64, 64)).blocks
