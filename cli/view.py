@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Thread
 
 import click
 
@@ -33,22 +38,32 @@ def view(
     """Show SLIDES with their nuclei in the browser, side by side.
 
     The slides move and zoom together. Nuclei are read from NAME.geojson beside each slide. Only
-    this machine can open the page. Press Ctrl-C to stop.
+    this machine can open the page, and only with the token in the address. Press Ctrl-C to stop.
     """
-    import webbrowser
-    from threading import Thread
-
     from ..viewer.app import Viewer, serve
 
     def message(error: NasdmError) -> str:
         return in_options(str(error), context.command)
 
     with Viewer(slides, message=message, **given) as viewer, serve(viewer, port=port) as server:
-        address = f"http://{server.host}:{server.port}/"
+        address = f"http://{server.host}:{server.port}/?token={viewer.token}"
         click.echo(
             f"{address} shows {', '.join(path.name for path in slides)}; press Ctrl-C to stop"
         )
-        if not no_browser:
-            # A browser in the terminal returns only when the user closes it.
-            Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-        server.serve_forever()
+        with nullcontext() if no_browser else _opened(address):
+            server.serve_forever()
+
+
+@contextmanager
+def _opened(address: str) -> Iterator[None]:
+    """Open the address in a browser, by way of a file that no other user may read.
+
+    The words with which a browser was started can be read by all users, and the token is a secret.
+    """
+    page = f'<meta http-equiv="refresh" content="0; url={address}">'
+    with TemporaryDirectory(prefix="nasdm-wsi-", ignore_cleanup_errors=True) as folder:
+        file = Path(folder, "view.html")
+        file.write_text(page, encoding="utf-8")
+        # A browser in the terminal returns only when the user closes it.
+        Thread(target=webbrowser.open, args=(file.as_uri(),), daemon=True).start()
+        yield

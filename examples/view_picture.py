@@ -52,7 +52,7 @@ def main() -> None:
         thread = Thread(target=server.serve_forever)
         thread.start()
         try:
-            address = f"http://127.0.0.1:{server.port}/#{arguments.at}"
+            address = f"http://127.0.0.1:{server.port}/?token={viewer.token}#{arguments.at}"
             save_picture(address, arguments.out, size=arguments.size)
         finally:
             server.shutdown()

@@ -272,7 +272,7 @@ def test_view_reads_as_the_options_say(unusual, tmp_path, monkeypatch):
 
     @contextmanager
     def listen(viewer, *, port):
-        heard.append(Client(viewer).get("/0/nuclei").json)
+        heard.append(Client(viewer).get(f"/0/nuclei?token={viewer.token}").json)
         heard.append(viewer._slides[0].overlay.nuclei)
         yield Listening()
 

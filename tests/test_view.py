@@ -2,14 +2,20 @@
 
 import io
 import json
+import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from queue import Queue
 from threading import Thread
+from urllib.parse import quote, unquote, urlparse
 
 import numpy as np
 import pytest
@@ -24,7 +30,8 @@ from nasdm_wsi.annotations.nuclei import Nuclei
 from nasdm_wsi.annotations.types import PALETTE, TYPES
 from nasdm_wsi.cli.main import main
 from nasdm_wsi.provenance import WARNING
-from nasdm_wsi.slides import ome_tiff
+from nasdm_wsi.slides import ome_tiff, ome_zarr
+from nasdm_wsi.viewer import app
 from nasdm_wsi.viewer.app import Viewer, serve
 from nasdm_wsi.viewer.overlay import Overlay
 
@@ -85,7 +92,7 @@ def viewer(folder):
 
 @pytest.fixture(scope="module")
 def client(viewer):
-    return Client(viewer)
+    return invited(viewer)
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +104,13 @@ def server(viewer):
         yield server
         server.shutdown()
         thread.join()
+
+
+def invited(viewer):
+    """A client with the cookie of the page."""
+    client = Client(viewer)
+    assert client.get(f"/?token={viewer.token}").status_code == 200
+    return client
 
 
 def picture(client, path):
@@ -125,8 +139,11 @@ def rings(data, corner):
     return list(zip(np.split(xy, np.cumsum(lengths)[:-1]), types, strict=True))
 
 
-def raw(port, request):
+def raw(port, request, token=""):
     """What a socket answers to bytes that no well-behaved client would send."""
+    if token:
+        cookie = f"\r\nCookie: nasdm-wsi-{port}={token}\r\n\r\n"
+        request = request.replace(b"\r\n\r\n", cookie.encode())
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.sendall(request)
         return b"".join(iter(lambda: connection.recv(65536), b""))
@@ -159,7 +176,7 @@ def test_threads_may_ask_at_once_where_only_tiffslide_sees_the_levels(tmp_path, 
         tiff.write(pixels[::2, ::2], subfiletype=1, **options)
     places = [(x, y) for x in range(3) for y in range(3)] * 3
     with Viewer([tmp_path / "a.ome.tif"]) as viewer, ThreadPoolExecutor(8) as threads:
-        client = Client(viewer)
+        client = invited(viewer)
         tiles = threads.map(
             lambda place: picture(client, "/0/tile/11/{}/{}".format(*place)), places
         )
@@ -198,7 +215,7 @@ def test_labels_that_are_given_are_those_of_the_first_slide_alone(folder, tmp_pa
     labels.write_bytes((folder / "slide.geojson").read_bytes())
     slides = [folder / "picture.png", folder / "slide.ome.tif", folder / "picture.png"]
     with Viewer(slides, labels=labels) as viewer:
-        shown = Client(viewer).get("/about").json["slides"]
+        shown = invited(viewer).get("/about").json["slides"]
     assert [slide["labels"] for slide in shown] == ["other.geojson", "slide.geojson", None]
 
 
@@ -206,7 +223,7 @@ def test_nuclei_count_from_where_the_scanned_part_begins(folder, nuclei):
     with Viewer([folder / "slide.ome.tif"]) as viewer:
         viewer._slides[0].slide.bounds = (30, 50)
         shown = Overlay(nuclei.shifted(30, 50))
-        data = Client(viewer).get(f"/0/counts/{TOP}/0/0").data
+        data = invited(viewer).get(f"/0/counts/{TOP}/0/0").data
     assert data == shown.counts((0, 0, 512, 512), cell=2).tobytes()
 
 
@@ -241,14 +258,14 @@ def test_annotations_that_cannot_be_read_are_told_and_the_slide_is_shown(folder,
     labels = tmp_path / "other.geojson"
     labels.write_text((folder / "slide.geojson").read_text().replace("Plasma", "Necrosis"))
     with Viewer([folder / "slide.ome.tif"], labels=labels) as viewer:
-        answer = Client(viewer).get("/0/nuclei")
+        answer = invited(viewer).get("/0/nuclei")
         assert answer.status_code == 422 and re.search("Necrosis.*`class_map`", answer.text)
-        assert Client(viewer).get(f"/0/tile/{TOP}/0/0").status_code == 200
+        assert invited(viewer).get(f"/0/tile/{TOP}/0/0").status_code == 200
     with Viewer([folder / "slide.ome.tif"], labels=labels, message=lambda e: "no!") as viewer:
-        assert Client(viewer).get("/0/nuclei").text == "no!"
+        assert invited(viewer).get("/0/nuclei").text == "no!"
     chosen = {"class_map": {"Necrosis": "plasma"}, "labels": labels}
     with Viewer([folder / "picture.png"], **chosen) as viewer:
-        assert Client(viewer).get("/0/nuclei").json["plasma"] == 150
+        assert invited(viewer).get("/0/nuclei").json["plasma"] == 150
 
 
 def test_provenance(client):
@@ -288,10 +305,11 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("path", HOSTILE)
-def test_nothing_but_the_named_files_whatever_is_asked_for(server, folder, path):
+def test_nothing_but_the_named_files_whatever_is_asked_for(server, viewer, folder, path):
     line = f"GET {path.format(folder=folder)} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-    head, _, body = raw(server.port, line.encode()).partition(b"\r\n\r\n")
+    head, _, body = raw(server.port, line.encode(), viewer.token).partition(b"\r\n\r\n")
     assert head.split()[1] == b"404" and body == b"404 Not Found"
+    assert raw(server.port, line.encode()).split()[1] == b"403"
 
 
 def test_other_methods_are_refused(client):
@@ -311,14 +329,89 @@ def test_other_methods_are_refused(client):
         ("", 403),
     ],
 )
-def test_only_the_names_of_this_machine_are_served(server, host, status):
+def test_only_the_names_of_this_machine_are_served(server, viewer, host, status):
     for path in ("/", "/about", f"/0/tile/{TOP}/0/0"):
-        answer = raw(server.port, f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+        answer = raw(server.port, request, viewer.token)
         assert int(answer.split()[1]) == status
 
 
-def test_a_request_without_host_is_refused(server):
-    assert raw(server.port, b"GET / HTTP/1.0\r\n\r\n").split()[1] == b"403"
+def test_a_request_without_host_is_refused(server, viewer):
+    request = b"GET / HTTP/1.0\r\n\r\n"
+    assert raw(server.port, request, viewer.token).split()[1] == b"403"
+
+
+EVERYTHING = ["/", "/view.js", "/view.css", "/about", "/0/nuclei", f"/0/tile/{TOP}/0/0"]
+EVERYTHING += [f"/0/outlines/{TOP}/0/0", f"/0/counts/{TOP}/0/0", "/nowhere", "/5/nuclei"]
+
+
+@pytest.mark.parametrize("path", EVERYTHING)
+def test_nothing_is_told_without_the_token(viewer, path):
+    stranger, token = Client(viewer), viewer.token
+    wrong = ["", token[:-1], token + "x", token.swapcase(), "é", "\ud800"]
+    for query in ("", *(f"?token={quote(text, errors='replace')}" for text in wrong)):
+        answer = stranger.get(path + query)
+        assert answer.status_code == 403 and "address that" in answer.text, query
+        assert "Set-Cookie" not in answer.headers and token not in answer.text
+    stranger.set_cookie("nasdm-wsi-80", token[:-1])
+    stranger.set_cookie("nasdm-wsi-81", token)  # of a viewer at another port
+    assert stranger.get(path).status_code == 403
+    assert stranger.get(f"{path}?token={token}").status_code in (200, 404)
+
+
+def test_the_page_passes_the_token_on_in_a_cookie_that_scripts_cannot_read(viewer):
+    client = Client(viewer)
+    cookie = client.get(f"/?token={viewer.token}").headers["Set-Cookie"]
+    assert "HttpOnly" in cookie and "SameSite=Strict" in cookie
+    assert client.get("/about").status_code == 200
+    assert len(viewer.token) >= 32
+
+
+def test_each_viewer_has_a_token_of_its_own(folder, viewer):
+    with Viewer([folder / "picture.png"]) as other:
+        assert other.token != viewer.token
+        assert Client(other).get(f"/?token={viewer.token}").status_code == 403
+
+
+def test_idle_connections_are_closed_and_others_are_served(viewer, monkeypatch, capfd):
+    monkeypatch.setattr(app._Handler, "timeout", 0.5)
+    with serve(viewer) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        idle = [socket.create_connection(("127.0.0.1", server.port), 10) for _ in range(30)]
+        idle[0].sendall(b"GET / HTTP/1.1\r\nHost:")  # and never the rest
+        request = b"GET /about HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        assert raw(server.port, request, viewer.token).split()[1] == b"200"
+        for connection in idle:
+            with connection, suppress(ConnectionResetError):
+                assert connection.recv(1) == b""
+        server.shutdown()
+        thread.join()
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["slide.ome.tif", "slide.ome.zarr", "picture.png"])
+def test_a_slide_that_is_deleted_is_told_in_a_sentence(folder, tmp_path, pixels, name):
+    slide, labels = tmp_path / name, tmp_path / "slide.geojson"
+    if name.endswith("zarr"):
+        ome_zarr.write(slide, pixels, mpp=0.5, description="")
+    else:
+        shutil.copy(folder / name, slide)
+    shutil.copy(folder / "slide.geojson", labels)
+    with Viewer([slide], labels=labels) as viewer:
+        client = invited(viewer)
+        assert client.get("/about").status_code == 200
+        labels.unlink()
+        assert client.get("/about").status_code == 200  # the slide is still there
+        answer = client.get("/0/nuclei")
+        assert answer.status_code == 422 and "slide.geojson" in answer.text
+        slide.rename(tmp_path / "moved")
+        for path in ("/about", "/0/nuclei", f"/0/tile/{TOP}/0/0", f"/0/counts/{TOP}/0/0"):
+            answer = client.get(path)
+            assert answer.status_code == 410 and f"{name} was deleted or moved" in answer.text
+        assert client.get("/").status_code == 200
+        (tmp_path / "moved").rename(slide)
+        assert client.get(f"/0/tile/{TOP}/0/0").status_code == 200
 
 
 def test_it_listens_on_one_address_of_loopback_only(server):
@@ -367,8 +460,35 @@ def test_the_command_prints_the_address_and_ends_quietly(folder):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         address = process.stdout.readline().split()[0]
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=[\w-]{32}", address)
         with urllib.request.urlopen(address, timeout=30) as answer:
             assert b"<title>nasdm-wsi view</title>" in answer.read()
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
     assert process.returncode == 0 and (out, err) == ("", "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="has no modes of files")
+def test_the_token_reaches_the_browser_by_a_private_file(folder, monkeypatch):
+    """All users of a machine can read the words with which a program was started."""
+    opened, seen = Queue(), []
+
+    @contextmanager
+    def listen(viewer, *, port):
+        class Listening:
+            host, port = "127.0.0.1", 9
+
+            def serve_forever(self):
+                path = Path(unquote(urlparse(opened.get(timeout=30)).path))
+                seen.append((path, path.read_text(), path.parent.stat().st_mode & 0o077))
+                seen.append(viewer.token)
+
+        yield Listening()
+
+    monkeypatch.setattr(app, "serve", listen)
+    monkeypatch.setattr("webbrowser.open", opened.put)
+    result = CliRunner().invoke(main, ["view", str(folder / "picture.png")])
+    assert result.exit_code == 0, result.output
+    (path, page, others), token = seen
+    assert f"http://127.0.0.1:9/?token={token}" in page and token not in str(path)
+    assert others == 0 and not path.exists()

@@ -65,7 +65,7 @@ def address(slides):
     with Viewer(slides) as viewer, serve(viewer) as server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield f"http://127.0.0.1:{server.port}/"
+        yield f"http://127.0.0.1:{server.port}/?token={viewer.token}"
         server.shutdown()
         thread.join()
 

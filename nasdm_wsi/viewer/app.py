@@ -1,29 +1,33 @@
 """The page that shows slides, their nuclei and their provenance in a browser on this machine.
 
-It is a WSGI application and a server that listens only on the loopback interface. A request names a
-slide by its number and a file of the page by one of the names below: no part of a request ever
-becomes a path on disk. Tiles form a Deep Zoom pyramid: each level is half the size of the next, and
-the last, ``top``, shows the slide's own pixels.
+It is a WSGI application and a server that listens only on the loopback interface. All users of the
+machine can reach it there, so each request must show a token: first in the address, then in the
+cookie that the page sets. A request names a slide by its number and a file of the page by one of
+the names below: no part of a request ever becomes a path on disk. Tiles form a Deep Zoom pyramid:
+each level is half the size of the next, and the last, ``top``, shows the slide's own pixels.
 """
 
 from __future__ import annotations
 
+import hmac
 import io
 import json
 import math
+import secrets
 import socket
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from threading import Lock, Semaphore
 from typing import Any
 
 from PIL import Image
-from werkzeug.exceptions import Forbidden, HTTPException, NotFound
+from werkzeug.exceptions import Forbidden, Gone, HTTPException, NotFound
 from werkzeug.routing import Map, Rule
 from werkzeug.sansio.utils import host_is_trusted
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
-from werkzeug.wrappers import Response
+from werkzeug.wrappers import Request, Response
 
 from ..annotations.types import PALETTE, TYPES
 from ..errors import NasdmError, PortError
@@ -40,6 +44,7 @@ CELL = 2  # side of a cell in which nuclei are counted, in pixels of its level
 OUTLINED = 2  # levels below the top with outlines; on those further down, nuclei are counted
 REDUCED = 3  # levels made from the slide's smallest at most, which bounds the memory of a tile
 READERS = 8  # threads that may read a slide at the same time
+SECONDS_IDLE = 10  # after which a connection that asks for nothing is closed
 LOOPBACK = "127.0.0.1"
 HOSTS = (LOOPBACK, "localhost")
 PAGE = {
@@ -59,7 +64,10 @@ HEADERS = {
 
 
 class Viewer:
-    """The WSGI application, and a context manager that closes the slides."""
+    """The WSGI application, and a context manager that closes the slides.
+
+    token: what a request must show, as the query parameter ``token`` or in the cookie.
+    """
 
     def __init__(
         self,
@@ -78,6 +86,7 @@ class Viewer:
             SlideError: a file is not a slide.
         """
         self._message = message
+        self.token = secrets.token_urlsafe(24)
         chosen = [labels, *[None] * (len(slides) - 1)]
         self._slides: list[_Shown] = []
         try:
@@ -113,7 +122,9 @@ class Viewer:
         try:
             response = self._respond(environ)
         except HTTPException as error:
-            response = Response(f"{error.code} {error.name}", status=error.code)
+            own = error.description if error.description != type(error).description else ""
+            text = f"{error.code} {error.name}{own and ': '}{own}"
+            response = Response(text, status=error.code)
         except NasdmError as error:
             response = Response(self._message(error), status=422)
         response.headers.extend(HEADERS)
@@ -123,8 +134,20 @@ class Viewer:
         # A page of another site can reach this machine by a host name of its own (DNS rebinding).
         if not host_is_trusted(environ.get("HTTP_HOST"), HOSTS):
             raise Forbidden
+        request = Request(environ)
+        cookie = f"nasdm-wsi-{environ['SERVER_PORT']}"  # ports of a host share their cookies
+        invited = self._is_token(request.args.get("token", ""))
+        if not (invited or self._is_token(request.cookies.get(cookie, ""))):
+            raise Forbidden("open the address that `nasdm-wsi view` has printed, with its token")
         answer, arguments = self._routes.bind_to_environ(environ).match()
-        return answer(**arguments)
+        response = answer(**arguments)
+        if invited:
+            response.set_cookie(cookie, self.token, httponly=True, samesite="Strict")
+        return response
+
+    def _is_token(self, text: str) -> bool:
+        """In a time that does not depend on where the text differs."""
+        return hmac.compare_digest(text.encode("utf-8", "replace"), self.token.encode())
 
     def _page(self, name: str = "") -> Response:
         content = files(__package__).joinpath("static", name or "index.html").read_bytes()
@@ -152,6 +175,7 @@ class Viewer:
     def _shown(self, slide: int) -> _Shown:
         if slide >= len(self._slides):
             raise NotFound
+        self._slides[slide].check_there()
         return self._slides[slide]
 
 
@@ -178,8 +202,14 @@ class _Shown:
             self._turn.acquire()
         self.slide.__exit__()
 
+    def check_there(self) -> None:
+        """Answer a request for a slide that was deleted meanwhile, and never with blank tiles."""
+        if not self.slide.path.exists():
+            raise Gone(f"{self.slide.path.name} was deleted or moved: put it back, or view others")
+
     def about(self) -> dict[str, Any]:
         """The facts that the page loads first."""
+        self.check_there()
         height, width = self.slide.size
         description = self.slide.description
         facts = legible_facts(description) or [("description", description)] * bool(description)
@@ -196,7 +226,7 @@ class _Shown:
             "labels": self.labels and self.labels.name,
             "synthetic": is_synthetic(description),
             "facts": [*self._size(), *facts],
-            "changed": [p.stat().st_mtime_ns for p in (self.slide.path, self.labels) if p],
+            "changed": [_changed(path) for path in (self.slide.path, self.labels) if path],
         }
 
     def tile(self, level: int, x: int, y: int) -> bytes:
@@ -278,9 +308,20 @@ def serve(viewer: Viewer, *, port: int = 0) -> BaseWSGIServer:
 
 class _Handler(WSGIRequestHandler):
     disable_nagle_algorithm = True  # otherwise the body waits until the header is acknowledged
+    timeout = SECONDS_IDLE
 
     def log_request(self, *_: Any) -> None:
         """Log nothing: a page makes hundreds of requests."""
+
+    def log_error(self, *_: Any) -> None:
+        """Log no bad requests nor idle connections: others on this machine can make any number."""
+
+
+def _changed(path: Path) -> int:
+    """When a file was changed last; 0 if it was deleted."""
+    with suppress(OSError):
+        return path.stat().st_mtime_ns
+    return 0
 
 
 def _labels_beside(slide: Path) -> Path | None:

@@ -359,7 +359,9 @@ function listen() {
 }
 
 async function start() {
-  const about = await (await fetch("about")).json();
+  const answer = await fetch("about");
+  if (!answer.ok) return $("panes").append(element("p", { textContent: await answer.text() }));
+  const about = await answer.json();
   document.title = `${about.slides.map((slide) => slide.name).join(" · ")} – nasdm-wsi`;
   for (const type of about.types) {
     const rgb = [1, 3, 5].map((at) => parseInt(type.color.slice(at, at + 2), 16));
