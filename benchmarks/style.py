@@ -130,7 +130,7 @@ def follow(
             cells.append(cell(tiles[0] if source in shown else None, before, painted[0]))
             ground = before.ground.mean()
             yield (
-                f"{source.parent.name}/{source.stem}",
+                "/".join((*source.parts[-3:-1], source.stem)),
                 moved(asked, styled.style),
                 f"{100 * found['dark']:.2f} %",
                 f"{ground:.0f} to {ground + found['lighter']:.0f}",
