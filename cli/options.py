@@ -62,24 +62,38 @@ def say(summary: str) -> None:
         click.echo(summary)
 
 
+def _class_map(_ctx: click.Context, _option: click.Parameter, pairs: tuple[str, ...]) -> dict:
+    mapping = {}
+    for pair in pairs:
+        name, sign, nucleus_type = pair.rpartition("=")
+        if not sign or not name or not nucleus_type:
+            raise click.BadParameter(f"{pair!r} is not NAME=TYPE")
+        mapping[name] = nucleus_type
+    return mapping
+
+
+class_map = click.option(
+    "--class-map",
+    metavar="NAME=TYPE",
+    multiple=True,
+    callback=_class_map,
+    help="Treat class NAME as nucleus type TYPE; repeatable.",
+)
+ignore_classes = click.option(
+    "--ignore-class",
+    "ignore_classes",
+    metavar="NAME",
+    multiple=True,
+    help="Ignore nuclei of class NAME; repeatable.",
+)
+
+
 def reading(command: Callable) -> Callable:
     """Add the options that say how to read an annotation file."""
     for option in reversed(
         [
-            click.option(
-                "--class-map",
-                metavar="NAME=TYPE",
-                multiple=True,
-                callback=_class_map,
-                help="Treat class NAME as nucleus type TYPE; repeatable.",
-            ),
-            click.option(
-                "--ignore-class",
-                "ignore_classes",
-                metavar="NAME",
-                multiple=True,
-                help="Ignore nuclei of class NAME; repeatable.",
-            ),
+            class_map,
+            ignore_classes,
             click.option(
                 "--tissue-class",
                 "tissue_classes",
@@ -105,16 +119,6 @@ def reading(command: Callable) -> Callable:
     ):
         command = option(command)
     return command
-
-
-def _class_map(_ctx: click.Context, _option: click.Parameter, pairs: tuple[str, ...]) -> dict:
-    mapping = {}
-    for pair in pairs:
-        name, sign, nucleus_type = pair.rpartition("=")
-        if not sign or not name or not nucleus_type:
-            raise click.BadParameter(f"{pair!r} is not NAME=TYPE")
-        mapping[name] = nucleus_type
-    return mapping
 
 
 @contextmanager

@@ -30,6 +30,15 @@ from . import options
     "--exclude", metavar="NAME", multiple=True, help="Leave picture NAME out; repeatable."
 )
 @click.option(
+    "--fold",
+    "folds",
+    type=int,
+    multiple=True,
+    help="Take the pictures of this fold of Lizard's info.csv alone; repeatable.",
+)
+@options.class_map
+@options.ignore_classes
+@click.option(
     "--normalise-to",
     type=options.EXISTING,
     help="Repaint all pictures with the stains of this slide or image (Vahadane, 2016).",
@@ -46,8 +55,9 @@ from . import options
 def prepare(sources: tuple[Path, ...], out: Path, **settings) -> None:
     """Turn SOURCES into one dataset for training.
 
-    A source is a folder in Lizard's layout (images/NAME.png, labels/NAME.mat) or of NAME.png with
-    NAME_classes.png (0 background, 1..6 types, 255 unpublished).
+    A source is a folder in Lizard's layout (images/NAME.png, labels/NAME.mat, also of HoVer-Net and
+    CoNSeP), Lizard as it is downloaded (Lizard_Images1, Lizard_Images2, Lizard_Labels), or a folder
+    of NAME.png with NAME_classes.png (0 background, 1..6 types, 255 unpublished).
     """
     from ..tools.dataset import prepare as prepare_dataset
 

@@ -126,7 +126,7 @@ def test_rare_types_are_met_more_often_than_by_area(tmp_path):
     "spoil, message",
     [
         (lambda f: shutil.rmtree(f / "labels"), "neither images"),
-        (lambda f: (f / "labels" / "a.mat").unlink(), "a.mat is missing"),
+        (lambda f: (f / "labels" / "a.mat").unlink(), "a.png: its labels a.mat are missing"),
         (lambda f: (f / "images" / "a.png").write_bytes(b"no"), "cannot be read"),
         (lambda f: imsave(f / "images" / "a.png", np.zeros((9, 9, 3), np.uint8),
                           check_contrast=False), "do not fit"),

@@ -42,6 +42,13 @@ SEEN: dict[tuple[str, str], str] = {  # by a test of another file
     ),
     ("info", "--mpp"): "test_plausible.py::test_the_size_of_the_nuclei_is_weighed",
     ("seams", "--stride"): "test_seams.py::test_what_cannot_be_measured_is_one_line",
+    ("prepare", "--fold"): "test_sources.py::test_fold_takes_the_pictures_of_a_fold",
+    ("prepare", "--class-map"): (
+        "test_sources.py::test_numbers_of_hovernet_and_consep_are_named_by_the_user"
+    ),
+    ("prepare", "--ignore-class"): (
+        "test_sources.py::test_numbers_of_hovernet_and_consep_are_named_by_the_user"
+    ),
     ("convert", "--out"): "test_cli.py::test_convert_and_its_mistakes",
     ("view", "--port"): "test_view.py::test_mistakes_end_in_one_line",
     ("evaluate", "--inception"): (

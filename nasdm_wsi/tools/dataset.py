@@ -15,21 +15,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
 from PIL import Image
 
-from ..annotations.labels import split_touching
-from ..annotations.lizard import read_mat_labels
 from ..annotations.types import TYPES
 from ..errors import DatasetError, OutputError, SlideError
 from ..geometry import Box
 from ..output import check_writable, keep_inputs, whole_or_nothing
 from ..slides.reading import tissue_sample
 from ..slides.stain import BACKENDS, StainStatistics, fit_stains, normalise
+from .sources import UNPUBLISHED, Labelled, find, read_labels, read_picture
 
-UNPUBLISHED = 255
 HELD_OUT = 0.075  # share of each image's area (Shrivastava and Fletcher, 2023)
 MPP = 0.5
 COARSEST = 100.0  # micrometres per pixel
@@ -68,20 +67,23 @@ def prepare(
     held_out: float = HELD_OUT,
     mpp: float = MPP,
     exclude: tuple[str, ...] = (),
+    folds: tuple[int, ...] = (),
     normalise_to: Path | None = None,
     stain_backend: str = "vahadane",
     progress: Callable[[str, int, int], None] | None = None,
+    **classes: Any,
 ) -> list[dict]:
     """Turn folders of labelled pictures into one prepared dataset and return its manifest's rows.
 
-    A source is either Lizard's layout (``images/NAME.png`` and ``labels/NAME.mat``) or a folder of
-    ``NAME.png`` with ``NAME_classes.png``, where 255 marks unpublished pixels. Touching nuclei of
-    one type are split where only types are given. A share ``held_out`` of each picture's area is
-    set aside as a rectangle whose place depends on ``seed`` and the name alone. The pictures have
-    ``mpp`` micrometres per pixel, all of them the same. Those named in ``exclude`` are left out.
-    With ``normalise_to``, a picture or slide, the stains of each source are found once, from all
-    its pictures, and repainted with those of the target; ``stain_backend`` is one of
-    `stain.BACKENDS`.
+    A source has one of the layouts of `sources`: Lizard's, as one folder or as downloaded, or a
+    folder of ``NAME.png`` with ``NAME_classes.png``, where 255 marks unpublished pixels. Touching
+    nuclei of one type are split where only types are given. ``classes`` (``class_map``,
+    ``ignore_classes``) say what the numbers of HoVer-Net and CoNSeP mean. A share ``held_out`` of
+    each picture's area is set aside as a rectangle whose place depends on ``seed`` and the name
+    alone. The pictures have ``mpp`` micrometres per pixel, all of them the same. Those named in
+    ``exclude`` are left out; ``folds`` picks those of some folds of Lizard as downloaded. With
+    ``normalise_to``, a picture or slide, the stains of each source are found once, from all its
+    pictures, and repainted with those of the target; ``stain_backend`` is one of `stain.BACKENDS`.
 
     Raises:
         DatasetError: a source has neither layout, a picture and its labels do not fit, or no pixel
@@ -92,11 +94,15 @@ def prepare(
     keep_inputs([out], [*sources, normalise_to])
     if not 0 < mpp <= COARSEST:
         raise DatasetError(f"pixels of {mpp} micrometres: give `mpp` from 0 to {COARSEST}")
-    found = [(*row, k) for k, source in enumerate(sources) for row in _find(Path(source))]
-    names = [name for name, *_ in found]
+    found = [(row, k) for k, source in enumerate(sources) for row in find(Path(source))]
+    names = [row.name for row, _ in found]
     if unknown := set(exclude) - set(names):
         raise DatasetError(f"there is no picture {sorted(unknown)[0]!r} to exclude")
-    found = [row for row in found if row[0] not in exclude]
+    if absent := set(folds) - {row.fold for row, _ in found}:
+        raise DatasetError(f"there is no fold {min(absent)}: `folds` are those of info.csv")
+    found = [
+        (row, k) for row, k in found if row.name not in exclude and (not folds or row.fold in folds)
+    ]
     if twice := {n for n in names if names.count(n) > 1}:
         raise DatasetError(f"two pictures are called {sorted(twice)[0]!r}: rename one of them")
     if out.exists():
@@ -105,9 +111,10 @@ def prepare(
     repaint = _repainters(found, normalise_to, mpp, BACKENDS[stain_backend], progress)
     rows = []
     with whole_or_nothing(out) as part:
-        for done, (name, picture, labels, k) in enumerate(found):
-            row = _prepare_region(name, picture, labels, part / name, seed, held_out, repaint[k])
-            rows.append({**row, "mpp": mpp})
+        for done, (labelled, k) in enumerate(found):
+            folder = part / labelled.name
+            row = _prepare_region(labelled, folder, seed, held_out, repaint[k], classes)
+            rows.append({**row, "mpp": mpp, "fold": labelled.fold})
             if progress:
                 progress("preparing", done + 1, len(found))
         manifest = {"format": FORMAT, "mpp": mpp, "seed": seed, "regions": rows}
@@ -206,8 +213,8 @@ def _read_region(path: Path, row: dict) -> Region:
     region = Region(
         name=row["name"],
         mpp=row["mpp"],
-        image=_read_picture(folder / "image.png"),
-        types=_read_picture(folder / "types.png"),
+        image=read_picture(folder / "image.png"),
+        types=read_picture(folder / "types.png"),
         instances=tifffile.imread(folder / "instances.tif"),
         held_out=tuple((int(a), int(b), int(c), int(d)) for a, b, c, d in row["held_out"]),
         stain=StainStatistics(
@@ -241,20 +248,20 @@ Repaint = Callable[[np.ndarray], np.ndarray]
 
 
 def _repainters(
-    found: list[tuple[str, Path, Path, int]],
+    found: list[tuple[Labelled, int]],
     target: Path | None,
     mpp: float,
     extract: Callable[[np.ndarray], np.ndarray],
     progress: Callable[[str, int, int], None] | None,
 ) -> dict[int, Repaint]:
     """For each source what to do with its pictures: normalise them, or nothing."""
-    sources = sorted({k for *_, k in found})
+    sources = sorted({k for _, k in found})
     if target is None:
         return {k: lambda picture: picture for k in sources}
     wanted = fit_stains(tissue_sample(target, mpp=mpp), extract=extract)
     repaint: dict[int, Repaint] = {}
     for done, source in enumerate(sources):
-        pooled = [_pixels_of(p, labels) for _, p, labels, k in found if k == source]
+        pooled = [_pixels_of(row.picture, row.labels) for row, k in found if k == source]
         own = fit_stains(np.concatenate(pooled), extract=extract)
         repaint[source] = partial(normalise, source=own, target=wanted)
         if progress:
@@ -264,53 +271,24 @@ def _repainters(
 
 def _pixels_of(picture: Path, labels: Path, count: int = 20_000) -> np.ndarray:
     """Some published pixels of a picture, uint8 (n, 3)."""
-    image = _read_picture(picture)[..., :3].reshape(-1, 3)
-    if labels.suffix != ".mat":
-        image = image[_read_picture(labels).ravel() != UNPUBLISHED]
+    image = read_picture(picture)[..., :3].reshape(-1, 3)
+    if labels.suffix.casefold() != ".mat":
+        image = image[read_picture(labels).ravel() != UNPUBLISHED]
     return np.random.default_rng(0).permutation(image)[:count]
 
 
-def _find(source: Path) -> Iterator[tuple[str, Path, Path]]:
-    if (source / "images").is_dir() and (source / "labels").is_dir():
-        pairs = [
-            (p, source / "labels" / f"{p.stem}.mat") for p in (source / "images").glob("*.png")
-        ]
-    else:
-        pairs = [
-            (p.with_name(p.name.replace("_classes.png", ".png")), p)
-            for p in source.glob("*_classes.png")
-        ]
-    if not pairs:
-        raise DatasetError(
-            f"{source}: neither images/*.png with labels/*.mat nor NAME.png with NAME_classes.png"
-        )
-    for picture, labels in sorted(pairs):
-        if missing := next((p for p in (picture, labels) if not p.exists()), None):
-            raise DatasetError(f"{missing} is missing: each picture needs its labels")
-        yield picture.stem, picture, labels
-
-
-def _read_picture(path: Path) -> np.ndarray:
-    with Image.open(path) as file:
-        return np.array(file)
-
-
 def _prepare_region(
-    name: str,
-    picture: Path,
-    labels: Path,
+    row: Labelled,
     folder: Path,
     seed: int,
     held_out: float,
     repaint: Repaint,
+    classes: dict[str, Any],
 ) -> dict:
+    name, picture, labels = row.name, row.picture, row.labels
     try:
-        image = _read_picture(picture)[..., :3]
-        if labels.suffix == ".mat":
-            instances, types = read_mat_labels(labels)
-        else:
-            types = _read_picture(labels)
-            instances = split_touching(types)
+        image = read_picture(picture)[..., :3]
+        instances, types = read_labels(labels, **classes)
     except (OSError, SyntaxError) as error:
         raise DatasetError(f"{picture} or its labels cannot be read: {error}") from error
     if image.ndim != 3 or image.dtype != np.uint8 or image.shape[:2] != types.shape:
