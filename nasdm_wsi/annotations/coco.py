@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ijson
@@ -37,8 +36,8 @@ class _Tables:
 
 def _read(source: Source, reading: Reading) -> Contents:
     outlines = Outlines(reading.findings, reading.contours)
-    tables = _tables(source.path)
-    for number, annotation in enumerate(_items(source.path, "annotations")):
+    tables = _tables(source)
+    for number, annotation in enumerate(_items(source, "annotations")):
         try:
             _add(outlines, annotation, tables, f"{source.path}: annotation {number}")
         except _FLAWS as error:
@@ -48,18 +47,18 @@ def _read(source: Source, reading: Reading) -> Contents:
     return packed(outlines, FORMAT.name, reading)
 
 
-def _items(path: Path, name: str) -> Iterator[Any]:
-    for _, text in texts(path):
+def _items(source: Source, name: str) -> Iterator[Any]:
+    for _, text in texts(source.path, source.max_pixels):
         yield from ijson.items(text, f"{name}.item", use_float=True)
 
 
-def _tables(path: Path) -> _Tables:
+def _tables(source: Source) -> _Tables:
     try:
-        names = {row["id"]: f"{row['name']}" for row in _items(path, "categories")}
-        return _Tables(names, _corners(list(_items(path, "images"))))
+        names = {row["id"]: f"{row['name']}" for row in _items(source, "categories")}
+        return _Tables(names, _corners(list(_items(source, "images"))))
     except _FLAWS as error:
         raise AnnotationError(
-            f"{path}: its images or categories are damaged ({error!r}): export it again"
+            f"{source.path}: its images or categories are damaged ({error!r}): export it again"
         ) from error
 
 

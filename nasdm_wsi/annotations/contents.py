@@ -97,7 +97,7 @@ class Source:
         """
         if not self.magic:
             return b""
-        text = next((text.read(START) for _, text in texts(self.path)), b"")
+        text = next((text.read(START) for _, text in texts(self.path, self.max_pixels)), b"")
         return text.lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")
 
     @property
@@ -121,7 +121,7 @@ class Source:
 
     @cached_property
     def _head(self) -> tuple[str, dict[str, Any]]:
-        return head(self.path, self._members)
+        return head(self.path, self._members, self.max_pixels)
 
 
 def read_only(path: Path) -> str:

@@ -48,7 +48,7 @@ def _is_xenium(source: Source) -> bool:
 
 def _rows(source: Source) -> Iterator[dict[str, str]]:
     """The rows, whose columns are in lower case; comments before the header are left out."""
-    for _, text in texts(source.path):
+    for _, text in texts(source.path, source.max_pixels):
         lines = io.TextIOWrapper(text, encoding="utf-8", errors="replace", newline="")
         reader = csv.DictReader(lines)
         reader.fieldnames = [name.strip().casefold() for name in reader.fieldnames or ()]

@@ -39,20 +39,27 @@ def distinct(labels: np.ndarray) -> np.ndarray:
 
 def _positive(strip: np.ndarray) -> np.ndarray:
     if strip.dtype.kind == "f":
-        strip = np.nan_to_num(strip, nan=0.0)
+        strip = np.nan_to_num(strip, nan=0.0, posinf=np.inf)
     return np.maximum(strip, 0) if strip.dtype.kind != "b" else strip.astype(np.uint8)
 
 
 def commonest(instances: np.ndarray, types: np.ndarray) -> np.ndarray:
     """The type that most pixels of each instance have, for instances 1, 2, ... in order.
 
-    instances: int (h, w), dense. types: whole numbers from 0 (h, w).
+    instances: int (h, w), dense. types: whole numbers (h, w); negative ones and NaN count as 0.
+
+    Raises:
+        ValueError: a type is no int32.
     """
-    base = int(types.max(initial=0)) + 1
+    base = max((int(_positive(types[rows]).max()) for rows in strips(types.shape)), default=0) + 1
+    if base > 1 << 31:
+        raise ValueError(f"{base - 1} is no number of a type")
     pairs, counts = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for rows in strips(instances.shape):
         inside = instances[rows] > 0
-        pair = instances[rows][inside] * np.int64(base) + types[rows][inside].astype(np.int64)
+        pair = instances[rows][inside] * np.int64(base) + _positive(types[rows][inside]).astype(
+            np.int64
+        )
         some, number = np.unique(pair, return_counts=True)
         pairs.append(some)
         counts.append(number)

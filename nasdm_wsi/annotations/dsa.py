@@ -16,7 +16,7 @@ _NAME = "Digital Slide Archive JSON"
 
 def _read(source: Source, reading: Reading) -> Contents:
     outlines = Outlines(reading.findings, reading.contours)
-    for name, text in texts(source.path):
+    for name, text in texts(source.path, source.max_pixels):
         elements = ijson.items(text, f"{source.member}.item", use_float=True)
         for number, element in enumerate(elements):
             _add(outlines, element if isinstance(element, dict) else {}, f"{name}: {number}")

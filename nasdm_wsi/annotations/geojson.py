@@ -65,7 +65,7 @@ def write_features(file: BinaryIO, nuclei: Nuclei) -> None:
 
 def _read(source: Source, reading: Reading) -> Contents:
     outlines = Outlines(reading.findings, reading.contours)
-    for name, text in texts(source.path):
+    for name, text in texts(source.path, source.max_pixels):
         for number, member in enumerate(members(text, LIST)):
             for feature in features_in(member, name):
                 add_feature(outlines, feature, f"{name}: feature {number}")

@@ -18,7 +18,7 @@ def _nuclei(source: Source, reading: Reading) -> Contents:
     """HoVer-Net's: what a type's number means depends on the weights; it serves as class name."""
     contours = "cv2" if reading.contours == "auto" else reading.contours
     outlines = Outlines(reading.findings, contours)
-    for _, text in texts(source.path):
+    for _, text in texts(source.path, source.max_pixels):
         for key, nucleus in ijson.kvitems(text, "nuc", use_float=True):
             _add(outlines, nucleus, {}, f"{source.path}: nucleus {key}")
     return packed(outlines, HOVERNET.name, reading)
@@ -28,7 +28,7 @@ def _cells(source: Source, reading: Reading) -> Contents:
     """CellViT's: a type map says what the numbers mean."""
     names = dict(_type_names(source.values))
     outlines = Outlines(reading.findings, reading.contours)
-    for _, text in texts(source.path):
+    for _, text in texts(source.path, source.max_pixels):
         for number, cell in enumerate(ijson.items(text, "cells.item", use_float=True)):
             _add(outlines, cell, names, f"{source.path}: cell {number}")
     return packed(outlines, CELLVIT.name, reading)

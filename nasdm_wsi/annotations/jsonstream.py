@@ -7,6 +7,7 @@ all of these are read. What is cut short is not.
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import math
 import re
@@ -22,6 +23,7 @@ import numpy as np
 import orjson
 
 from ..errors import AnnotationError
+from .parsers import MAX_PIXELS
 
 CHUNK = 1 << 18  # bytes read at a time
 
@@ -31,7 +33,9 @@ _STRING = re.compile(rb'("[^"\\]*+(?:\\.[^"\\]*+)*+"?)', re.DOTALL)
 _NO_NUMBERS = (b"-NaN", b"NaN", b"-Infinity", b"Infinity")
 _NO_MEMBER = re.compile(rb",(?=\s*[\]}])")
 _BAD_JSON = (json.JSONDecodeError, ijson.JSONError, UnicodeDecodeError, RecursionError)
-_BAD_FILE = (OSError, EOFError, zlib.error, zipfile.BadZipFile)
+# RuntimeError is what a zip with a password or of a newer kind raises.
+_BAD_FILE = (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile)
+MOST_INFLATED = 50  # times the packed size
 
 
 @contextmanager
@@ -47,32 +51,73 @@ def readable(path: object) -> Iterator[None]:
         raise AnnotationError(f"{path}: cannot be read ({error}): export it again") from error
 
 
-def texts(path: Path) -> Iterator[tuple[str, Any]]:
+def texts(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[tuple[str, Any]]:
     """Name and open file of each JSON text in a file: all entries of a zip, else one.
 
-    Byte order marks are skipped.
+    Byte order marks are skipped. Packed text may be 50 times as large as the file, or as large as a
+    quarter of ``max_pixels`` in bytes.
+
+    Raises:
+        AnnotationError: it is larger than that; raised by reading it.
     """
-    for name, text in _unpacked(path):
+    for name, text in _unpacked(path, max_pixels):
         if text.read(len(_BOM)) != _BOM:
             text.seek(0)
         yield name, text
 
 
-def _unpacked(path: Path) -> Iterator[tuple[str, Any]]:
+def _unpacked(path: Path, max_pixels: int) -> Iterator[tuple[str, Any]]:
     with open(path, "rb") as file:
         magic = file.read(4)
+    most = max(path.stat().st_size * MOST_INFLATED, max_pixels // 4)
     if magic == _ZIP:
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
                 if not entry.is_dir() and not entry.filename.startswith("__MACOSX"):
                     with archive.open(entry) as text:
-                        yield f"{path}/{entry.filename}", text
+                        yield f"{path}/{entry.filename}", _Inflated(text, path, most)
+    elif magic.startswith(_GZIP):
+        with gzip.open(path) as text:
+            yield str(path), _Inflated(text, path, most)
     else:
-        with gzip.open(path) if magic.startswith(_GZIP) else open(path, "rb") as text:
+        with open(path, "rb") as text:
             yield str(path), text
 
 
-def head(path: Path, members: Iterable[str]) -> tuple[str, dict[str, Any]]:
+class _Inflated(io.BufferedIOBase):
+    """Unpacked text that ends in an error where it gets larger than ``most`` bytes."""
+
+    def __init__(self, text: Any, path: Path, most: int):
+        self._text, self._path, self._most = text, path, most
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = self._most + 1 - self._text.tell()
+        data = self._text.read(left if size is None or size < 0 else min(size, left))
+        if self._text.tell() > self._most:
+            raise AnnotationError(
+                f"{self._path}: unpacked it is larger than {self._most >> 20} MB: "
+                "unpack it yourself, or raise `max_pixels`"
+            )
+        return data
+
+    read1 = read
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._text.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._text.tell()
+
+
+def head(
+    path: Path, members: Iterable[str], max_pixels: int = MAX_PIXELS
+) -> tuple[str, dict[str, Any]]:
     """Which of these top-level members a JSON file has first, and the plain values before it.
 
     The values are texts and numbers by their path, like "type_map.1". The name is "" if the file is
@@ -81,7 +126,7 @@ def head(path: Path, members: Iterable[str]) -> tuple[str, dict[str, Any]]:
     wanted = set(members)
     values: dict[str, Any] = {}
     with suppress(*_BAD_JSON, *_BAD_FILE):
-        for _, text in texts(path):
+        for _, text in texts(path, max_pixels):
             for place, event, value in ijson.parse(text, use_float=True):
                 if place in wanted and event in ("start_map", "start_array"):
                     return place, values

@@ -26,11 +26,10 @@ from skimage.measure import find_contours
 from skimage.segmentation import watershed
 
 from ..errors import AnnotationError
-from ..isolated import IsolatedError
 from .contents import Contents, Format, Reading, Source
 from .dense import commonest, dense
 from .nuclei import Nuclei
-from .parsers import read_npz, read_picture
+from .parsers import check_pixels, read_npz, read_picture
 from .types import TYPES, UNTYPED
 
 PANNUKE = ("Neoplastic", "Inflammatory", "Connective", "Dead", "Epithelial")
@@ -159,7 +158,13 @@ def _sniff(source: Source) -> bool:
 
 
 def _read(source: Source, reading: Reading) -> Contents:
-    return contents_of(_array(source), source.path, reading)
+    array = _array(source)
+    sides = _as_stack(array, source.path)[1].shape[1:3]
+    try:
+        check_pixels(sides, source.max_pixels)
+    except ValueError as error:
+        raise AnnotationError(f"{source.path}: {error}") from error
+    return contents_of(array, source.path, reading)
 
 
 def _pixel_size(source: Source, slide_mpp: float | None) -> float | None:
@@ -179,7 +184,7 @@ def _array(source: Source) -> np.ndarray:
         if source.entries:
             return read_npz(path, _LABELS, source.max_pixels)
         return read_picture(path, source.max_pixels)
-    except (IsolatedError, OSError, ValueError, SyntaxError) as error:  # the last three of NumPy
+    except Exception as error:  # NumPy has many for damaged headers
         reason = " ".join(str(error).split())
         raise AnnotationError(
             f"{path}: cannot be read ({reason}): save the labels alone, as PNG, TIFF or .npy"
@@ -212,7 +217,11 @@ def _layers(tile: np.ndarray, kind: str) -> Iterator[tuple[np.ndarray, Any]]:
 def _nuclei(labels: np.ndarray, classes: Any, reading: Reading) -> Nuclei:
     """The nuclei of one layer; all its instances are counted by class."""
     instances, ids = dense(labels)
-    return named(instances, _names(instances, len(ids), classes), reading)
+    try:
+        names = _names(instances, len(ids), classes)
+    except ValueError as error:
+        raise AnnotationError(f"{reading.findings.source}: {error}: correct the labels") from error
+    return named(instances, names, reading)
 
 
 def _names(instances: np.ndarray, count: int, classes: Any) -> list[str]:
