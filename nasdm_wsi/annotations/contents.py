@@ -18,7 +18,7 @@ from .findings import Findings
 from .jsonstream import head, texts
 from .nuclei import Nuclei
 from .outlines import Outlines
-from .parsers import MAX_PIXELS
+from .parsers import MAX_PIXELS, read_only
 
 
 @dataclass(frozen=True)
@@ -122,11 +122,6 @@ class Source:
     @cached_property
     def _head(self) -> tuple[str, dict[str, Any]]:
         return head(self.path, self._members, self.max_pixels)
-
-
-def read_only(path: Path) -> str:
-    """The address by which SQLite opens a file to be read and never changes it."""
-    return f"{path.absolute().as_uri()}?mode=ro"
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from .jsonstream import texts
 from .outlines import Outlines
 from .types import UNCLASSIFIED, UNTYPED
 
+MOST_NESTED = 100  # collections in a text; GEOS reads them by recursion
 WKT = ("wkt", "geometry", "geom")
 CLASSES = (
     *("classification", "class", "class_name", "cell_type", "celltype", "type", "label"),
@@ -75,10 +76,14 @@ def _reader(add: Callable[[Outlines, Source], None], name: str) -> Any:
 
 def _add_wkt(outlines: Outlines, source: Source) -> None:
     rows = list(_rows(source))
-    column = next(name for name in WKT if name in rows[0])
-    label = class_column(list(rows[0]))
+    columns = list(rows[0])
+    column = [name for name in WKT if name in columns][0]
+    label = class_column(columns)
     names = [(row[label] if label else "") or UNCLASSIFIED for row in rows]
-    outlines.add_geometries(shapely.from_wkt(np.array([row[column] for row in rows])), names)
+    shapes = [row[column] for row in rows]
+    if any(shape.upper().count("COLLECTION") > MOST_NESTED for shape in shapes):
+        raise ValueError("a collection in many collections")
+    outlines.add_geometries(shapely.from_wkt(np.array(shapes)), names)
 
 
 def _add_xenium(outlines: Outlines, source: Source) -> None:

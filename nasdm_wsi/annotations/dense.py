@@ -51,24 +51,25 @@ def commonest(instances: np.ndarray, types: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: a type is no int32.
     """
-    base = max((int(_positive(types[rows]).max()) for rows in strips(types.shape)), default=0) + 1
-    if base > 1 << 31:
-        raise ValueError(f"{base - 1} is no number of a type")
+    highest = max((float(_positive(types[rows]).max()) for rows in strips(types.shape)), default=0)
+    if highest >= 1 << 31:
+        raise ValueError(f"{highest:g} is no number of a type")
+    base = int(highest) + 1
     pairs, counts = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for rows in strips(instances.shape):
         inside = instances[rows] > 0
-        pair = instances[rows][inside] * np.int64(base) + _positive(types[rows][inside]).astype(
-            np.int64
+        kinds = _positive(types[rows][inside]).astype(np.int64)
+        some, number = np.unique(
+            instances[rows][inside] * np.int64(base) + kinds, return_counts=True
         )
-        some, number = np.unique(pair, return_counts=True)
         pairs.append(some)
         counts.append(number)
     found, where = np.unique(np.concatenate(pairs), return_inverse=True)
     total = np.bincount(where, np.concatenate(counts), len(found))
     found = found[np.argsort(total, kind="stable")]
-    kinds = np.zeros(int(instances.max(initial=0)) + 1, np.int64)
-    kinds[found // base] = found % base  # the last one stays
-    return kinds[1:]
+    winners = np.zeros(int(instances.max(initial=0)) + 1, np.int64)
+    winners[found // base] = found % base  # the last one stays
+    return winners[1:]
 
 
 def strips(shape: tuple[int, ...]) -> Iterator[slice]:

@@ -91,6 +91,11 @@ def check_pixels(shape: Sequence[int], max_pixels: int) -> None:
         )
 
 
+def read_only(path: Path) -> str:
+    """The address by which SQLite opens a file to be read and never changes it."""
+    return f"{path.absolute().as_uri()}?mode=ro"
+
+
 def _memory(max_pixels: int) -> int:
     return MEMORY + BYTES * max_pixels
 
@@ -158,8 +163,7 @@ def _npz(path: Path, names: Sequence[str], max_pixels: int) -> Iterator[np.ndarr
 
 
 def _store(path: Path) -> Iterator[tuple]:
-    uri = f"{path.absolute().as_uri()}?mode=ro"
-    with closing(sqlite3.connect(uri, uri=True)) as store:
+    with closing(sqlite3.connect(read_only(path), uri=True)) as store:
         store.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
         store.execute("PRAGMA trusted_schema = off")
         _check_tables(store)
