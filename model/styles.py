@@ -9,7 +9,7 @@ from skimage.color import rgb_from_hed
 
 log = logging.getLogger(__name__)
 
-REACH = 2.75  # standard deviations of the training styles; all training pictures lie within
+REACH = 2.75  # standard deviations of the training styles; docs/styles.md says why
 FAINTEST = 0.33  # of the training mean: below, a slide has no stain, or no contrast
 
 STAINS = ("haematoxylin", "eosin", "residual colour")
