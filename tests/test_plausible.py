@@ -1,9 +1,11 @@
 """What is odd in a file or on a slide is said, or refused: never drawn in silence."""
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
+import tifffile
 from click.testing import CliRunner
 from toy import ToyPainter
 
@@ -11,6 +13,7 @@ from nasdm_wsi import plan_render, read_annotations
 from nasdm_wsi.annotations.formats import read_contents
 from nasdm_wsi.annotations.nuclei import Nuclei
 from nasdm_wsi.annotations.plausible import MOST_CANVAS
+from nasdm_wsi.annotations.raster import Conditioning
 from nasdm_wsi.cli.main import main
 from nasdm_wsi.errors import AnnotationError, PlanError
 
@@ -282,3 +285,137 @@ def test_a_classification_after_geopandas(written):
 def test_nuclei_made_by_hand_need_not_be_plausible():
     table = Nuclei.from_polygons([], [], mpp=0.5)
     assert plan_render(table, ToyPainter(), size=(64, 64)).blocks
+
+
+# Text
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig"])
+def test_encodings(written, encoding):
+    features = nuclei()
+    features[0]["properties"]["classification"] = "Zellkern, groß"
+    path = written(features)
+    text = json.dumps(json.loads(path.read_text()), ensure_ascii=False)
+    path.write_bytes(text.encode(encoding))
+    found = read_annotations(path, mpp=0.5, class_map={"Zellkern, groß": "eosinophil"})
+    assert found.counts()["eosinophil"] == 1 and len(found) == 20
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(AnnotationError, match="a.geojson: text that is not UTF-8, perhaps Latin"):
+        read_annotations(path, mpp=0.5)
+
+
+@pytest.mark.parametrize("start", ["", '{"features":', '{"nuc":{"1":', '{"cells":[{"a":'])
+def test_deep_brackets_are_one_line(tmp_path, start):
+    path = tmp_path / "a.json"
+    path.write_text(start + "[" * 40_000 + "]" * 40_000)
+    with pytest.raises(AnnotationError, match="a.json: brackets nested more than 200 deep"):
+        read_annotations(path, mpp=0.5)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"type": [1]}, "no GeoJSON features"),
+        ({"type": "Feature", "properties": {"children": 5}}, "no nuclei found"),
+        ({"type": "Feature", "properties": {"childObjects": {"a": 1}}}, "no nuclei found"),
+        (feature(REGION, {"names": 5}), "class 'unclassified'"),
+        (feature(REGION, {"names": {"a": 1}}), "class 'unclassified'"),
+        (feature(REGION, '{"name": '), "no nucleus type is known for class"),
+        ({"type": "Polygon", "coordinates": [5]}, "not finite numbers"),
+        ({"type": "Polygon", "coordinates": [[[1], [2], [3], [4]]]}, "not finite numbers"),
+        ({"type": "Polygon", "coordinates": [{"a": [1, 2]}]}, "not finite numbers"),
+        ({"type": "MultiPolygon", "coordinates": [7]}, "not finite numbers"),
+        ({"type": "GeometryCollection", "geometries": 7}, "no nuclei found"),
+        ({"type": "Polygon", "coordinates": [[["1", "2"], ["3", "4"], ["5", "6"]]]}, "not finite"),
+        ({"type": "FeatureCollection", "features": [5, None]}, "no GeoJSON features"),
+    ],
+)
+def test_members_of_another_kind_are_one_line(tmp_path, content, reason):
+    path = tmp_path / "a.geojson"
+    path.write_text(json.dumps(content))
+    with pytest.raises(AnnotationError, match=rf"^[^\n]*a.geojson: [^\n]*{reason}[^\n]*$"):
+        read_annotations(path, mpp=0.5)
+
+
+def test_packed_files_that_cannot_be_opened_are_one_line(written):
+    path = written(nuclei())
+    packed = path.with_suffix(".zip")
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.write(path, "a.geojson")
+    content = bytearray(packed.read_bytes())
+    for place in (6, content.rindex(b"PK\x01\x02") + 8):
+        content[place] |= 1  # encrypted
+    packed.write_bytes(content)
+    with pytest.raises(AnnotationError, match="a.zip: cannot be read .*encrypted"):
+        read_annotations(packed, mpp=0.5)
+
+
+def test_collections_of_geometries(tmp_path):
+    polygons = [one["geometry"] for one in nuclei()]
+    inner = {"type": "GeometryCollection", "geometries": polygons[5:]}
+    path = tmp_path / "a.json"
+    path.write_text(
+        json.dumps({"type": "GeometryCollection", "geometries": [*polygons[:5], inner]})
+    )
+    assert len(read_annotations(path, mpp=0.5, class_map={"unclassified": "plasma"})) == 20
+
+
+# Labels
+
+NUCLEI = {"class_map": {"nuclei": "plasma"}}
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".tif"])
+@pytest.mark.parametrize("shape", [(1, 40, 60), (40, 60, 1), (1, 1, 40, 60)])
+def test_axes_of_length_one(tmp_path, suffix, shape):
+    labels = np.zeros((40, 60), np.uint16)
+    labels[5:15, 10:20], labels[20:30, 40:50] = 1, 2
+    path = tmp_path / f"a{suffix}"
+    (np.save if suffix == ".npy" else tifffile.imwrite)(path, labels.reshape(shape))
+    found = read_annotations(path, mpp=0.5, **NUCLEI)
+    assert [tuple(box) for box in found.boxes().tolist()] == [(5, 10, 15, 20), (20, 40, 30, 50)]
+
+
+def test_floats_are_whole_numbers_or_refused(tmp_path):
+    labels = np.full((40, 60), np.nan)
+    labels[5:15, 10:20] = 7
+    path = tmp_path / "a.npy"
+    np.save(path, labels)
+    assert read_annotations(path, mpp=0.5, **NUCLEI).boxes().tolist() == [[5, 10, 15, 20]]
+    for odd in (0.37, np.inf, 1e30):
+        labels[20:30, 40:50] = odd
+        np.save(path, labels)
+        with pytest.raises(AnnotationError, match=r"a.npy: \S+ is no label: save whole numbers"):
+            read_annotations(path, mpp=0.5, **NUCLEI)
+
+
+def test_classes_below_zero_are_refused(tmp_path):
+    tile = np.zeros((40, 60, 2), np.int16)
+    tile[5:15, 10:20] = 1, -2
+    np.save(tmp_path / "a.npy", tile)
+    with pytest.raises(AnnotationError, match="a.npy: a nucleus has class -2"):
+        read_annotations(tmp_path / "a.npy", mpp=0.5)
+
+
+def test_a_labelled_background_is_no_nucleus(tmp_path, caplog):
+    labels = np.full((400, 400), 9, np.uint16)
+    for k in range(30):
+        y, x = 20 + 60 * (k // 6), 20 + 60 * (k % 6)
+        labels[y : y + 10, x : x + 10] = 10 + k
+    np.save(tmp_path / "a.npy", labels)
+    assert len(read_annotations(tmp_path / "a.npy", mpp=0.5, **NUCLEI)) == 30
+    assert "1 object of class 'plasma' left out" in caplog.text
+
+
+def test_a_binary_mask_of_thousands(tmp_path):
+    """The pieces of one label are looked at in their own boxes; one by one it takes minutes."""
+    mask = np.zeros((2040, 2040), bool)
+    tile = np.zeros((24, 24), bool)
+    tile[6:18, 6:18] = True
+    mask[:] = np.tile(tile, (85, 85))
+    mask[10, 10] = False  # a hole
+    np.save(tmp_path / "a.npy", mask)
+    found = read_annotations(tmp_path / "a.npy", mpp=0.5, **NUCLEI)
+    assert len(found) == 85 * 85
+    drawn, _ = Conditioning(found, mask.shape).labels((0, 0, *mask.shape))
+    np.testing.assert_array_equal(drawn > 0, mask)

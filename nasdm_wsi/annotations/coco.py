@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import AnnotationError
 from .contents import Contents, Format, Reading, Source, packed
-from .jsonstream import texts
+from .jsonstream import Shallow, texts
 from .labels import pieces
 from .outlines import Outlines
 
@@ -49,7 +49,7 @@ def _read(source: Source, reading: Reading) -> Contents:
 
 def _items(source: Source, name: str) -> Iterator[Any]:
     for _, text in texts(source.path, source.max_pixels):
-        yield from ijson.items(text, f"{name}.item", use_float=True)
+        yield from ijson.items(Shallow(text), f"{name}.item", use_float=True)
 
 
 def _tables(source: Source) -> _Tables:

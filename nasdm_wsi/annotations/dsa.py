@@ -7,7 +7,7 @@ from typing import Any
 import ijson
 
 from .contents import Contents, Format, Reading, Source, packed
-from .jsonstream import texts
+from .jsonstream import Shallow, texts
 from .outlines import Outlines
 from .types import UNCLASSIFIED
 
@@ -17,7 +17,7 @@ _NAME = "Digital Slide Archive JSON"
 def _read(source: Source, reading: Reading) -> Contents:
     outlines = Outlines(reading.findings, reading.contours)
     for name, text in texts(source.path, source.max_pixels):
-        elements = ijson.items(text, f"{source.member}.item", use_float=True)
+        elements = ijson.items(Shallow(text), f"{source.member}.item", use_float=True)
         for number, element in enumerate(elements):
             _add(outlines, element if isinstance(element, dict) else {}, f"{name}: {number}")
     return packed(outlines, _NAME, reading)

@@ -22,6 +22,7 @@ class Findings:
     notes: how many points, repaired outlines and so on there were.
     problem: why the file cannot be rendered, whatever its classes mean; "" if it can.
     mpp_is_known: whether the pixel size is more than an assumption.
+    is_weighed: whether `plausible.sort_out` has seen the nuclei.
     properties: the properties of unclassified objects, one of which may name the class.
     """
 
@@ -31,6 +32,7 @@ class Findings:
         self.notes: Counter[str] = Counter()
         self.problem = ""
         self.mpp_is_known = True
+        self.is_weighed = False
         self.properties: Counter[str] = Counter()
         self.names = names
         self._warnings: list[str] = []

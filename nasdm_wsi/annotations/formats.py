@@ -32,8 +32,8 @@ from .findings import Findings
 from .jsonstream import readable
 from .nuclei import check_mpp
 from .parsers import MAX_PIXELS
-from .plausible import weigh_scale
-from .types import TISSUE_CLASSES, ClassNames
+from .plausible import sort_out, weigh_scale
+from .types import TISSUE_CLASSES, TYPES, ClassNames
 from .unread import refuse
 
 FORMATS = (
@@ -114,7 +114,10 @@ def read_contents(
         if form.states_scale:
             weigh_scale(findings, mpp, form.pixel_size(source, None))
         contents = form.read(source, Reading(mpp, findings, contours))
-    return replace(contents, whole=form.whole)
+    nuclei = contents.nuclei
+    if not findings.is_weighed:  # labels have no outlines of their own
+        nuclei = sort_out(nuclei, nuclei.types, TYPES, findings, mpp)
+    return replace(contents, nuclei=nuclei, whole=form.whole)
 
 
 def _source(path: Path, max_pixels: int = MAX_PIXELS) -> Source:

@@ -9,7 +9,7 @@ from typing import Any
 import ijson
 
 from .contents import Contents, Format, Reading, Source, packed
-from .jsonstream import texts
+from .jsonstream import Shallow, texts
 from .outlines import Outlines
 from .types import UNCLASSIFIED
 
@@ -19,7 +19,7 @@ def _nuclei(source: Source, reading: Reading) -> Contents:
     contours = "cv2" if reading.contours == "auto" else reading.contours
     outlines = Outlines(reading.findings, contours)
     for _, text in texts(source.path, source.max_pixels):
-        for key, nucleus in ijson.kvitems(text, "nuc", use_float=True):
+        for key, nucleus in ijson.kvitems(Shallow(text), "nuc", use_float=True):
             _add(outlines, nucleus, {}, f"{source.path}: nucleus {key}")
     return packed(outlines, HOVERNET.name, reading)
 
@@ -29,7 +29,7 @@ def _cells(source: Source, reading: Reading) -> Contents:
     names = dict(_type_names(source.values))
     outlines = Outlines(reading.findings, reading.contours)
     for _, text in texts(source.path, source.max_pixels):
-        for number, cell in enumerate(ijson.items(text, "cells.item", use_float=True)):
+        for number, cell in enumerate(ijson.items(Shallow(text), "cells.item", use_float=True)):
             _add(outlines, cell, names, f"{source.path}: cell {number}")
     return packed(outlines, CELLVIT.name, reading)
 

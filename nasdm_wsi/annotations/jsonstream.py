@@ -6,6 +6,7 @@ all of these are read. What is cut short is not.
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import json
@@ -26,6 +27,7 @@ from ..errors import AnnotationError
 from .parsers import MAX_PIXELS
 
 CHUNK = 1 << 18  # bytes read at a time
+MOST_DEPTH = 200  # of brackets in brackets
 
 _GZIP, _ZIP, _BOM = b"\x1f\x8b", b"PK\x03\x04", b"\xef\xbb\xbf"
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
@@ -38,6 +40,10 @@ _BAD_FILE = (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile)
 MOST_INFLATED = 50  # times the packed size
 
 
+class TooDeepError(ValueError):
+    """Brackets nested deeper than any writer of annotations nests them."""
+
+
 @contextmanager
 def readable(path: object) -> Iterator[None]:
     """Turn what reading a file raises into an `AnnotationError` of one line."""
@@ -45,7 +51,15 @@ def readable(path: object) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise AnnotationError(f"{path}: no such file: check the path") from error
+    except TooDeepError as error:
+        raise AnnotationError(
+            f"{path}: brackets nested more than {MOST_DEPTH} deep: export it again"
+        ) from error
     except _BAD_JSON as error:
+        if isinstance(error, UnicodeDecodeError) or "UTF8" in str(error):
+            raise AnnotationError(
+                f"{path}: text that is not UTF-8, perhaps Latin-1 or Windows-1252: save it as UTF-8"
+            ) from error
         raise AnnotationError(f"{path}: not JSON, or cut short: export it again") from error
     except _BAD_FILE as error:
         raise AnnotationError(f"{path}: cannot be read ({error}): export it again") from error
@@ -54,16 +68,41 @@ def readable(path: object) -> Iterator[None]:
 def texts(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[tuple[str, Any]]:
     """Name and open file of each JSON text in a file: all entries of a zip, else one.
 
-    Byte order marks are skipped. Packed text may be 50 times as large as the file, or as large as a
-    quarter of ``max_pixels`` in bytes.
+    Byte order marks are skipped; UTF-16 and UTF-32 are turned into UTF-8. Packed text may be 50
+    times as large as the file, or as large as a quarter of ``max_pixels`` in bytes.
 
     Raises:
         AnnotationError: it is larger than that; raised by reading it.
     """
     for name, text in _unpacked(path, max_pixels):
-        if text.read(len(_BOM)) != _BOM:
-            text.seek(0)
-        yield name, text
+        start = text.read(4)
+        encoding = _encoding(start)
+        text.seek(len(_BOM) if start.startswith(_BOM) else 0)
+        yield name, codecs.EncodedFile(text, "utf-8", encoding) if encoding else text
+
+
+def _encoding(start: bytes) -> str | None:
+    """The encoding that the first four bytes of a text tell, if it is not UTF-8."""
+    if start in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
+        return "utf-32"
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    if len(start) == 4 and start[1::2] == b"\0\0" and start[0] and start[2]:
+        return "utf-16-le"
+    if len(start) == 4 and start[::2] == b"\0\0" and start[1] and start[3]:
+        return "utf-16-be"
+    return None
+
+
+class Shallow:
+    """A text, for parsers whose memory grows with its depth; raises `TooDeepError`."""
+
+    def __init__(self, raw: Any):
+        self._chunks = (chunk for chunk, _ in _brackets(raw) if chunk)
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes, however many; none at the end, or if none are asked for."""
+        return next(self._chunks, b"") if size else b""
 
 
 def _unpacked(path: Path, max_pixels: int) -> Iterator[tuple[str, Any]]:
@@ -125,9 +164,9 @@ def head(
     """
     wanted = set(members)
     values: dict[str, Any] = {}
-    with suppress(*_BAD_JSON, *_BAD_FILE):
+    with suppress(TooDeepError, *_BAD_JSON, *_BAD_FILE):
         for _, text in texts(path, max_pixels):
-            for place, event, value in ijson.parse(text, use_float=True):
+            for place, event, value in ijson.parse(Shallow(text), use_float=True):
                 if place in wanted and event in ("start_map", "start_array"):
                     return place, values
                 if place == "type" or (place, event) == ("", "start_array"):
@@ -187,6 +226,8 @@ def _brackets(raw: Any) -> Iterator[tuple[bytes, Iterable[tuple[int, int]]]]:
         after = np.cumsum(steps) + depth
         depth = after[-1] if len(steps) else depth
         inner = np.maximum(after, after - steps)
+        if inner.max(initial=0) > MOST_DEPTH:
+            raise TooDeepError
         outer = inner <= 3
         yield chunk, zip(at[real][outer].tolist(), inner[outer].tolist(), strict=True)
 

@@ -27,7 +27,7 @@ from skimage.segmentation import watershed
 
 from ..errors import AnnotationError
 from .contents import Contents, Format, Reading, Source
-from .dense import commonest, dense
+from .dense import commonest, dense, strips
 from .nuclei import Nuclei
 from .parsers import check_pixels, read_npz, read_picture
 from .types import TYPES, UNTYPED
@@ -39,6 +39,8 @@ _KINDS = {"instances": "label image", "Lizard": "Lizard labels", "PanNuke": "Pan
 _SHAPES = "choose one of (h, w), (h, w, 2) as of Lizard, (h, w, 6) as of PanNuke, or tiles of these"
 
 _LABELS = ("labels", "masks", "inst_map")  # how tools call the array among others in an .npz
+
+MOST_LABEL = 2.0**53  # from here on floats are not whole numbers one by one
 
 _PNG, _NUMPY = b"\x89PNG", b"\x93NUMPY"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -70,8 +72,12 @@ def from_labels(instances: np.ndarray, types: np.ndarray, *, mpp: float) -> Nucl
 
 def pieces(mask: np.ndarray, y0: int, x0: int) -> list[shapely.Polygon]:
     """The outline of each 4-connected piece of mask (h, w), whose corner is at y0, x0."""
-    numbered, n = ndimage.label(np.pad(mask, 1))
-    return [_outline(numbered == piece, y0 - 1, x0 - 1) for piece in range(1, n + 1)]
+    numbered, _ = ndimage.label(mask)
+    # Only the box of each piece is looked at: a binary mask has thousands of them.
+    return [
+        _outline(np.pad(numbered[box] == k, 1), y0 + box[0].start - 1, x0 + box[1].start - 1)
+        for k, box in enumerate(ndimage.find_objects(numbered), 1)
+    ]
 
 
 def _outline(mask: np.ndarray, y0: int, x0: int) -> shapely.Polygon:
@@ -113,7 +119,7 @@ def contents_of(array: np.ndarray, path: Path, reading: Reading) -> Contents:
     """The contents of an array of labels; each 4-connected piece of an instance is a nucleus.
 
     Raises:
-        AnnotationError: the array holds no labels.
+        AnnotationError: the array holds no labels, or numbers that are not whole.
     """
     kind, stack = _as_stack(array, path)
     columns = math.ceil(math.sqrt(len(stack)))
@@ -121,12 +127,35 @@ def contents_of(array: np.ndarray, path: Path, reading: Reading) -> Contents:
     parts = [Nuclei.from_polygons([], [], mpp=reading.mpp)]
     for k, tile in enumerate(stack):
         for instances, classes in _layers(np.asarray(tile), kind):
+            _check_numbers(instances, path)
+            if not isinstance(classes, str):
+                _check_numbers(classes, path, least=0)
             nuclei = _nuclei(instances, classes, reading)
             parts.append(nuclei.shifted(k // columns * height, k % columns * width))
     words = _KINDS[kind]
     if len(stack) > 1:
         words += f", {len(stack)} tiles in rows of {columns}"
     return Contents(words, Nuclei.concatenate(parts), reading.findings)
+
+
+def _check_numbers(labels: np.ndarray, path: Path, *, least: float = -math.inf) -> None:
+    """Refuse labels (h, w) that are not whole numbers, or classes below the ``least``.
+
+    NaN is background.
+    """
+    for rows in strips(labels.shape):
+        values = labels[rows]
+        if values.dtype.kind == "f":
+            values = values[~np.isnan(values)]
+            if (odd := (values != np.rint(values)) | ~(np.abs(values) < MOST_LABEL)).any():
+                raise AnnotationError(
+                    f"{path}: {values[odd][0]:g} is no label: save whole numbers, "
+                    "one for each nucleus, and no probabilities"
+                )
+        if values.size and values.min() < least:
+            raise AnnotationError(
+                f"{path}: a nucleus has class {values.min():g}: save classes from 0"
+            )
 
 
 def named(instances: np.ndarray, names: Sequence[str], reading: Reading) -> Nuclei:
@@ -152,7 +181,8 @@ def _sniff(source: Source) -> bool:
         return False
     try:
         with tifffile.TiffFile(source.path) as tiff:
-            return tiff.pages.first.samplesperpixel == 1 and len(tiff.series[0].shape) == 2
+            sides = [n for n in tiff.series[0].shape if n > 1]
+            return tiff.pages.first.samplesperpixel == 1 and len(sides) <= 2
     except Exception:  # damaged, or a slide of a kind that tifffile does not know
         return False
 
@@ -192,7 +222,12 @@ def _array(source: Source) -> np.ndarray:
 
 
 def _as_stack(array: np.ndarray, path: Path) -> tuple[str, np.ndarray]:
-    """What the array is, and as tiles (n, h, w) or (n, h, w, layers)."""
+    """What the array is, and as tiles (n, h, w) or (n, h, w, layers).
+
+    Of more than two axes, those of length 1 do not count.
+    """
+    while array.ndim > 2 and 1 in array.shape:
+        array = array.squeeze(array.shape.index(1))
     layers = {2: "Lizard", 6: "PanNuke"}.get(array.shape[-1] if array.ndim in (3, 4) else 0)
     kind = "instances" if array.ndim == 2 else layers
     if kind is None or not array.size:

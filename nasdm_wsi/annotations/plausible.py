@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import shapely
@@ -32,13 +33,15 @@ MOST_OFF = 1.5  # times; a pixel size may differ that much from the one that the
 APART, LEAST_SPREAD = 10, 1000  # pixels
 MOST_CANVAS = 20_000_000_000  # of a canvas: 70 mm x 70 mm at 0.5 micrometres per pixel
 
+Table = TypeVar("Table", bound=Columns)
+
 
 # Files
 
 
 def sort_out(
-    columns: Columns, classes: np.ndarray, names: Sequence[str], findings: Findings, mpp: float
-) -> Columns:
+    columns: Table, classes: np.ndarray, names: Sequence[str], findings: Findings, mpp: float
+) -> Table:
     """The nuclei among the outlines of a file; what is odd becomes a warning of ``findings``.
 
     Left out are regions, and outlines of which the class is not known (`types.UNKNOWN`).
@@ -48,6 +51,7 @@ def sort_out(
         classes: int (n,), the place of each one's class in ``names``.
         mpp: micrometres per pixel of the coordinates.
     """
+    findings.is_weighed = True
     if not len(columns):
         return columns
     boxes, areas = columns.boxes(), columns.areas()
