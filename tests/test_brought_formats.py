@@ -358,6 +358,22 @@ def test_csv_of_well_known_text_is_read(tmp_path):
         read(damaged)
 
 
+def test_the_column_of_the_classes_may_be_named(tmp_path, quiet):
+    table = frame().rename(columns={"cell_type": "mine"})
+    table.to_file(tmp_path / "a.gpkg")
+    path = wkt_csv(tmp_path / "a.csv")
+    path.write_text(path.read_text().replace("Term", "mine", 1))
+    for source in (tmp_path / "a.gpkg", path):
+        assert_exact(read(source, class_property="mine"))
+        with pytest.raises(AnnotationError, match="'unclassified'.*mine"):
+            read(source, class_map=None)
+
+
+def test_a_pixel_size_that_contradicts_the_file_is_said(tmp_path, caplog):
+    read(xenium_csv(tmp_path / "a.csv.gz"), mpp=0.25)
+    assert "the file states 1 micrometres per pixel, but `mpp` is 0.25" in caplog.text
+
+
 def test_vertices_of_xenium_are_micrometres(tmp_path):
     nuclei = read(xenium_csv(tmp_path / "a.csv.gz"), mpp=None)
     assert nuclei.mpp == 1
@@ -496,6 +512,21 @@ def test_info_and_render_agree_on_what_a_file_is(tmp_path):
     for path in (*readable(tmp_path), *(path for path, _ in unread(tmp_path))):
         told, kind = kind_of_info(path), kind_of_render(path)
         assert told == kind, path
+
+
+def test_what_is_a_slide_to_info_is_no_annotation_to_render(tmp_path):
+    picture, _, _ = labelled_tissue(SIZE, seed=3)
+    for name, words in (
+        ("a.jpg", "but a picture"),
+        ("a.bmp", "but a picture"),
+        ("a.png", "no label image of one channel"),
+        ("a.tif", "no label image of one channel"),
+    ):
+        Image.fromarray(picture).save(tmp_path / name)
+        assert kind_of_info(tmp_path / name).startswith("slide (")
+        assert words in kind_of_render(tmp_path / name)
+    with pytest.raises(AnnotationError, match="no annotations of a known format but a folder"):
+        read(tmp_path)
 
 
 def kind_of_info(path: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from typing import Any
 
@@ -13,6 +13,8 @@ import shapely
 
 from ..errors import AnnotationError
 from .contents import Contents, Format, Reading, Source, packed
+from .features import class_name
+from .findings import Findings
 from .jsonstream import texts
 from .outlines import Outlines
 from .types import UNCLASSIFIED, UNTYPED
@@ -21,16 +23,24 @@ MOST_NESTED = 100  # collections in a text; GEOS reads them by recursion
 WKT = ("wkt", "geometry", "geom")
 CLASSES = (
     *("classification", "class", "class_name", "cell_type", "celltype", "type", "label"),
-    *("term", "name"),
+    *("term", "name", "classifica"),  # shapefiles cut names
 )
 XENIUM = ("vertex_x", "vertex_y")
 _FLAWS = (AttributeError, LookupError, TypeError, ValueError, csv.Error, shapely.GEOSException)
 
 
-def class_column(columns: list[str]) -> str | None:
-    """Which of these columns has the classes; None if none is called so."""
+def class_column(columns: Iterable[str], findings: Findings) -> str | None:
+    """Which of these columns has the classes; None if none is called so.
+
+    It is the one that ``class_property`` asks for, or else one of the usual names.
+    """
     plain = {column.strip().casefold(): column for column in columns}
-    return next((plain[name] for name in CLASSES if name in plain), None)
+    asked = findings.names.class_property
+    wanted = CLASSES if asked is None else (asked.casefold(),)
+    found = next((plain[name] for name in wanted if name in plain), None)
+    if found is None:
+        findings.properties.update(plain.values())
+    return found
 
 
 def _columns(source: Source) -> list[str]:
@@ -78,8 +88,8 @@ def _add_wkt(outlines: Outlines, source: Source) -> None:
     rows = list(_rows(source))
     columns = list(rows[0])
     column = [name for name in WKT if name in columns][0]
-    label = class_column(columns)
-    names = [(row[label] if label else "") or UNCLASSIFIED for row in rows]
+    label = class_column([name for name in columns if name != column], outlines.findings)
+    names = [class_name(row[label]) if label else UNCLASSIFIED for row in rows]
     shapes = [row[column] for row in rows]
     if any(shape.upper().count("COLLECTION") > MOST_NESTED for shape in shapes):
         raise ValueError("a collection in many collections")
@@ -98,4 +108,5 @@ VERTICES = Format(
     _is_xenium,
     _reader(_add_xenium, "Xenium CSV"),
     pixel_size=lambda source, slide_mpp: 1.0,  # coordinates are micrometres
+    states_scale=True,
 )

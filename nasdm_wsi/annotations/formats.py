@@ -154,7 +154,11 @@ def _no_format(source: Source) -> Format:
     """
     if labels.is_picture(source):
         return labels.FORMAT
-    what = "a folder" if source.path.is_dir() else "a slide, a picture or unknown"
+    what = "a slide, a picture or unknown"
+    if source.path.is_dir():
+        what = "a folder"
+    elif source.magic.startswith((b"\xff\xd8\xff", b"GIF8", b"BM")):
+        what = "a picture"
     raise AnnotationError(
         f"{source.path}: no annotations of a known format but {what}: "
         "export the nuclei as GeoJSON, or as a label image in TIFF"

@@ -37,10 +37,16 @@ def _read(source: Source, reading: Reading) -> Contents:
 
 
 def _add(outlines: Outlines, frame: Any) -> None:
-    column = class_column([name for name in frame.columns if name != frame.geometry.name])
+    others = [name for name in frame.columns if name != frame.geometry.name]
+    column = class_column(others, outlines.findings)
     labels = [None] * len(frame) if column is None else frame[column].tolist()
-    names = [class_name(v if isinstance(v, str | dict | None) else f"{v:g}") for v in labels]
+    names = [class_name(_whole(label)) for label in labels]
     outlines.add_geometries(np.asarray(frame.geometry, object), names)
+
+
+def _whole(label: Any) -> Any:
+    """A whole number as such: tables hold numbers as float where one is missing."""
+    return int(label) if isinstance(label, float) and label.is_integer() else label
 
 
 def _add_vertices(outlines: Outlines, frame: Any, path: Path) -> None:
@@ -113,4 +119,4 @@ def _pixel_size(source: Source, slide_mpp: float | None) -> float | None:
     return 1.0 if set(XENIUM) <= set(names) else slide_mpp
 
 
-FORMAT = Format("table of GeoPandas", _sniff, _read, pixel_size=_pixel_size)
+FORMAT = Format("table of GeoPandas", _sniff, _read, pixel_size=_pixel_size, states_scale=True)

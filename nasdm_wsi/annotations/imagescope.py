@@ -80,4 +80,5 @@ FORMAT = Format(
     _read,
     whole=True,
     pixel_size=_pixel_size,
+    states_scale=True,
 )

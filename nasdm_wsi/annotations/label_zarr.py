@@ -54,4 +54,4 @@ def _pixel_size(source: Source, slide_mpp: float | None) -> float | None:
     return None
 
 
-FORMAT = Format("label OME-Zarr", _sniff, _read, pixel_size=_pixel_size)
+FORMAT = Format("label OME-Zarr", _sniff, _read, pixel_size=_pixel_size, states_scale=True)
