@@ -112,7 +112,7 @@ def _unpacked(path: Path, max_pixels: int) -> Iterator[tuple[str, Any]]:
     if magic == _ZIP:
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
-                if not entry.is_dir() and not entry.filename.startswith("__MACOSX"):
+                if not entry.filename.startswith("__MACOSX") and not entry.filename.endswith("/"):
                     with archive.open(entry) as text:
                         yield f"{path}/{entry.filename}", _Inflated(text, path, most)
     elif magic.startswith(_GZIP):
