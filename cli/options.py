@@ -115,6 +115,13 @@ def reading(command: Callable) -> Callable:
                 show_default=True,
                 help="cv2: contours run through pixel centres, as in OpenCV.",
             ),
+            click.option(
+                "--max-pixels",
+                type=click.IntRange(min=1),
+                default=1 << 28,
+                show_default=True,
+                help="Most pixels of a label image; other limits of files follow from it.",
+            ),
         ]
     ):
         command = option(command)

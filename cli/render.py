@@ -102,7 +102,8 @@ def render(
     if like and size:
         raise PlanError(f"{like} tells the size: give --like or --size, not both")
     reading = ("mpp", "like", "class_map", "ignore_classes", "tissue_classes", "class_property")
-    nuclei = read_annotations(annotations, **{k: given[k] for k in (*reading, "contours")})
+    told = {k: given[k] for k in (*reading, "contours", "max_pixels")}
+    nuclei = read_annotations(annotations, **told)
     painting = {k: given[k] for k in ("weights", "steps", "guidance") if given[k] is not None}
     painting |= {"device": device, "style": find_style(given["style"]) if given["style"] else None}
     with nullcontext() if dry_run else _cluster(scheduler, workers, device) as client:

@@ -265,6 +265,38 @@ def test_export_reads_as_the_options_say(unusual, tmp_path):
     assert set(np.unique(types)) == {0, 4, 5}
 
 
+@sees("render", "--max-pixels")
+@sees("info", "--max-pixels")
+@sees("export", "--max-pixels")
+@sees("view", "--max-pixels")
+def test_commands_limit_the_pixels_of_label_images(tmp_path, weights, monkeypatch):
+    labels, slide = tmp_path / "labels.png", tmp_path / "slide.tif"
+    imsave(labels, np.full((20, 20), 7, np.uint8), check_contrast=False)
+    ome_tiff.write(slide, np.full((80, 90, 3), 200, np.uint8), mpp=0.25, description="")
+    few, mpp = ("--max-pixels", 399), ("--mpp", 0.5)
+    out = ("-o", tmp_path / "out.tif")
+    render = ("render", labels, *out, *mpp, "--size", 90, 80, "--weights", weights)
+    export = ("export", slide, *out, "--format", "types", "--labels", labels, *mpp)
+    for command in (render, export, ("info", labels)):
+        assert "raise --max-pixels" in run(*command, *few, code=1)
+    heard = []
+
+    class Listening:
+        host, port = "127.0.0.1", 9
+
+        def serve_forever(self):
+            pass
+
+    @contextmanager
+    def listen(viewer, *, port):
+        heard.append(Client(viewer).get(f"/0/nuclei?token={viewer.token}").text)
+        yield Listening()
+
+    monkeypatch.setattr(app, "serve", listen)
+    run("view", slide, "--labels", labels, *few, "--no-browser")
+    assert "raise --max-pixels" in heard[0]
+
+
 @sees("view", "--labels", "--no-browser", *READING)
 def test_view_reads_as_the_options_say(unusual, tmp_path, monkeypatch):
     """The real page answers; only listening is left out."""
