@@ -87,7 +87,7 @@ def render(
     """
     from ..delivery import check_output, run_folder
     from ..errors import PlanError
-    from ..model.devices import place
+    from ..model.arithmetic import describe
     from ..model.painter import Painter
     from ..rendering import plan_render, read_annotations
     from ..rendering import render as render_slide
@@ -108,7 +108,7 @@ def render(
     painting |= {"device": device, "style": find_style(given["style"]) if given["style"] else None}
     with nullcontext() if dry_run else _cluster(scheduler, workers, device) as client:
         if client:
-            painting["device"], painting["precision"] = client.submit(place, device).result()
+            painting |= client.submit(describe, device).result()
         painter = Painter(**painting)
         job = plan_render(
             nuclei,

@@ -16,6 +16,7 @@ from ..errors import CheckpointError, NasdmError, PlanError
 from ..geometry import Plan
 from ..job import Window
 from ..slides.reading import find_style
+from .arithmetic import arithmetic as arithmetic_of
 from .checkpoint import SHIPPED, WEIGHTS, checksum, find_weights, load_weights
 from .devices import one_thread, place
 from .diffusion import Condition, Denoise
@@ -54,6 +55,8 @@ class Painter:
         device: ``auto`` is the first GPU if there is one, else the CPU.
         precision: of the arithmetic, like ``bfloat16``; by default what `place` says of the device.
             If it is given the device need not be here: another process will paint.
+        arithmetic: what `arithmetic.arithmetic` says of the process that will paint; by default
+            what it says here, if the device is here.
 
     A painter can be sent to another process: it carries its settings, and weights other than those
     in the package are read there from the same path.
@@ -74,6 +77,7 @@ class Painter:
         style: np.ndarray | str | Path | None = None,
         device: str = "auto",
         precision: str | None = None,
+        arithmetic: str | None = None,
     ):
         device, precision = (device, precision) if precision else place(device)
         self.weights = find_weights(weights)
@@ -87,6 +91,7 @@ class Painter:
         if style is not None and not family.styled:
             raise PlanError("networks of the semantic family have no style: leave it out")
         self.device, self.dtype = torch.device(device), getattr(torch, precision)
+        self._kind = device, precision
         self.family, self.styled = header.family, family.styled
         self.mpp, self.inputs = header.mpp, header.planes
         self.planes = tuple(name for name in self.inputs if name not in MAY_BE_UNKNOWN)
@@ -106,6 +111,7 @@ class Painter:
             "guidance": guidance,
             "device": self.device.type,
             "precision": precision,
+            "arithmetic": arithmetic or _arithmetic_here(device, precision),
             "torch": torch.__version__,
         }
         self._set_style(style)
@@ -143,6 +149,12 @@ class Painter:
     def _on_device(self) -> Denoise:
         if self.dtype != torch.float32 and place(str(self.device))[1] == "float32":
             raise PlanError("a worker has no bfloat16 arithmetic: use workers of one kind")
+        known, here = self.facts["arithmetic"], _arithmetic_here(*self._kind)
+        if known and here and known != here:
+            raise PlanError(
+                f"a worker computes other bytes than the first ({here} and not {known}): use "
+                "workers of one kind"
+            )
         denoiser = denoiser_of(self.network).to(self.device)
         return guided(denoiser, self.guidance, learnt=self.learnt)
 
@@ -265,6 +277,14 @@ class Painter:
     def _tensor(self, planes: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(planes)).to(self.device)
         return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def _arithmetic_here(device: str, precision: str) -> str | None:
+    """What computes in this process; None if the device is elsewhere."""
+    try:
+        return arithmetic_of(device, precision)
+    except PlanError:
+        return None
 
 
 def _check_settings(steps: int, solver: str, guidance: float, precision: str) -> None:

@@ -1,6 +1,9 @@
 """The painter: what its header asks for, its solvers, and what it leaves alone."""
 
+import os
 import pickle
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +15,7 @@ import shapely
 import torch
 
 from nasdm_wsi.annotations.types import PLANES
-from nasdm_wsi.errors import NasdmError, PlanError
+from nasdm_wsi.errors import NasdmError, OutputError, PlanError
 from nasdm_wsi.job import Window
 from nasdm_wsi.model import Painter
 from nasdm_wsi.model import painter as painter_module
@@ -20,6 +23,7 @@ from nasdm_wsi.model.checkpoint import load, load_weights, save, save_weights
 from nasdm_wsi.model.config import LocalConfig
 from nasdm_wsi.model.families import build, denoiser_of
 from nasdm_wsi.model.samplers import SOLVERS
+from nasdm_wsi.mosaic.store import open_run
 from nasdm_wsi.rendering import plan_render, read_annotations, render, render_region
 from nasdm_wsi.slides.reading import find_style, open_slide, size_like
 
@@ -174,6 +178,34 @@ def test_everything_that_changes_pixels_stands_in_the_facts(weights):
         options = {"precision": "float32", **base, **changed}
         facts.append(Painter(weights, device="cpu", **options).facts)
     assert len({str(f) for f in facts}) == len(facts)
+
+
+@pytest.mark.skipif(
+    not torch.cpu._is_avx512_bf16_supported(), reason="this CPU computes as one without AVX-512"
+)
+def test_arithmetic_of_another_kind_has_another_name_and_refuses_the_run_folder(weights, tmp_path):
+    script = (
+        "import sys; from nasdm_wsi.model.painter import Painter;"
+        "print(Painter(sys.argv[1], device='cpu', precision='bfloat16').facts['arithmetic'])"
+    )
+
+    def elsewhere(**variables):
+        command = [sys.executable, "-c", script, str(weights)]
+        environment = os.environ | variables
+        return subprocess.run(command, capture_output=True, text=True, env=environment).stdout
+
+    painter = Painter(weights, device="cpu", precision="bfloat16")
+    here = painter.facts["arithmetic"]
+    there = elsewhere(ONEDNN_MAX_CPU_ISA="AVX2").strip()
+    assert elsewhere().strip() == here != there and len(there) == 8
+    with open_run(tmp_path, {**painter.facts, "arithmetic": there}):
+        pass
+    with pytest.raises(OutputError, match="another arithmetic: go on where .* the same bytes"):
+        with open_run(tmp_path, painter.facts):
+            pass
+    theirs = Painter(weights, device="cpu", precision="bfloat16", arithmetic=there)
+    with pytest.raises(PlanError, match="workers of one kind"):
+        _ = theirs.denoise
 
 
 def test_a_style_may_be_a_name_or_a_picture(weights, tmp_path, dataset):
