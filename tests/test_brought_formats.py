@@ -97,6 +97,8 @@ def test_matlab_files_of_hovernet_and_consep_are_read_with_numbers_as_classes(tm
 
 def test_hovernet_without_types_knows_one_class(tmp_path):
     assert_covers(read(hovernet_mat(tmp_path / "h.mat", inst_type=None, inst_uid=None)))
+    savemat(tmp_path / "cpm.mat", {"inst_map": INSTANCES})
+    assert_covers(read(tmp_path / "cpm.mat"))
 
 
 def test_types_that_do_not_fit_a_matlab_file_are_refused(tmp_path):
@@ -351,7 +353,12 @@ def xenium_csv(path: Path) -> Path:
 
 
 def test_csv_of_well_known_text_is_read(tmp_path):
+    pandas = pytest.importorskip("pandas")
     assert_exact(read(wkt_csv(tmp_path / "a.csv")))
+    table = pandas.read_csv(tmp_path / "a.csv")
+    for separator in (";", "\t"):
+        table.to_csv(tmp_path / "c.csv", sep=separator, index=False)
+        assert_exact(read(tmp_path / "c.csv"))
     damaged = wkt_csv(tmp_path / "b.csv")
     damaged.write_text(damaged.read_text().replace("))", ")", 1))
     with pytest.raises(AnnotationError, match=f"^{damaged}: a row is damaged [^\n]*$"):

@@ -234,6 +234,23 @@ def test_the_pixel_size_in_ome_xml_is_read_in_any_unit(tmp_path, size, unit):
         assert slide.mpp == pytest.approx(0.25)
 
 
+def test_ome_xml_tells_the_pixel_size_where_the_tags_are_meant_for_printers(tmp_path):
+    """28 dots per centimetre, as programs write that know no better, are 357 micrometres."""
+    said = {"PhysicalSizeX": 0.25, "PhysicalSizeY": 0.25}
+    with open_slide(ome_tiff_of(tmp_path / "a.ome.tif", resolution=(28, 28), **said)) as slide:
+        assert slide.mpp == 0.25
+
+
+@pytest.mark.parametrize("unit, scale", [("nanometer", 250), ("millimeter", 0.00025)])
+def test_ome_zarr_tells_its_pixel_size_in_any_unit(tmp_path, unit, scale):
+    path = tmp_path / "a.ome.zarr"
+    ome_zarr.write(path, IMAGE, mpp=scale, description="")
+    metadata = path / "zarr.json"
+    metadata.write_text(metadata.read_text().replace('"micrometer"', f'"{unit}"'))
+    with open_slide(path) as slide:
+        assert slide.mpp == pytest.approx(0.25)
+
+
 def test_a_unit_that_is_no_length_leaves_the_pixel_size_unknown(tmp_path):
     units = {"PhysicalSizeXUnit": "pixel", "PhysicalSizeYUnit": "pixel"}
     path = ome_tiff_of(tmp_path / "a.ome.tif", PhysicalSizeX=1, PhysicalSizeY=1, **units)

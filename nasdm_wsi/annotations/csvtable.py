@@ -45,8 +45,17 @@ def class_column(columns: Iterable[str], findings: Findings) -> str | None:
 
 def _columns(source: Source) -> list[str]:
     """The names in the first line, in lower case."""
-    line = source.start.decode(errors="replace").split("\n")[0]
-    return [name.strip(' "\r').casefold() for name in line.split(",")]
+    names = _first_line(source).split(_separator(source))
+    return [name.strip(' "\r').casefold() for name in names]
+
+
+def _first_line(source: Source) -> str:
+    return source.start.decode(errors="replace").split("\n")[0]
+
+
+def _separator(source: Source) -> str:
+    """What stands between the columns: a comma, semicolon or tab."""
+    return max(",;\t", key=_first_line(source).count)
 
 
 def _is_wkt(source: Source) -> bool:
@@ -58,10 +67,10 @@ def _is_xenium(source: Source) -> bool:
 
 
 def _rows(source: Source) -> Iterator[dict[str, str]]:
-    """The rows, whose columns are in lower case; comments before the header are left out."""
+    """The rows, whose columns are in lower case."""
     for _, text in texts(source.path, source.max_pixels):
         lines = io.TextIOWrapper(text, encoding="utf-8", errors="replace", newline="")
-        reader = csv.DictReader(lines)
+        reader = csv.DictReader(lines, delimiter=_separator(source))
         reader.fieldnames = [name.strip().casefold() for name in reader.fieldnames or ()]
         yield from reader
 

@@ -13,6 +13,7 @@ from ..errors import AnnotationError
 from .contents import Contents, Format, Reading, Source
 from .labels import contents_of
 
+_UNITS = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4}
 _ATTRIBUTES = ("zarr.json", ".zattrs")  # Zarr formats 3 and 2
 
 
@@ -49,8 +50,8 @@ def _pixel_size(source: Source, slide_mpp: float | None) -> float | None:
     with suppress(LookupError, TypeError, ValueError):
         multiscale = _attributes(source)["multiscales"][0]
         scale = multiscale["datasets"][0]["coordinateTransformations"][0]["scale"]
-        if multiscale["axes"][-1]["unit"] == "micrometer" and scale[-1] == scale[-2]:
-            return float(scale[-1])
+        if scale[-1] == scale[-2]:
+            return float(scale[-1]) * _UNITS[multiscale["axes"][-1]["unit"]]
     return None
 
 

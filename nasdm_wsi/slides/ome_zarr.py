@@ -19,6 +19,7 @@ from ..output import whole_or_nothing
 from .pyramid import Progress, Pyramid, Shape, halved
 
 SHARD_TILES = 8
+UNITS = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4}
 CHANNELS = {"Red": "FF0000", "Green": "00FF00", "Blue": "0000FF"}
 
 
@@ -150,8 +151,8 @@ class Reader:
         self.level_downsamples = [scale[-1] / scales[0][-1] for scale in scales]
         comment = str(attributes.get("description", ""))
         self.properties = {"openslide.vendor": "ome-zarr", "openslide.comment": comment}
-        if axes[-1].get("unit") == "micrometer":
-            _, mpp_y, mpp_x = map(str, scales[0])
+        if unit := UNITS.get(axes[-1].get("unit")):
+            _, mpp_y, mpp_x = (f"{float(scale) * unit}" for scale in scales[0])
             self.properties |= {"openslide.mpp-y": mpp_y, "openslide.mpp-x": mpp_x}
 
     def read_region(

@@ -298,15 +298,19 @@ def _mpp(reader: Any, path: Path) -> float | None:
     Raises:
         SlideError: the pixels are not square.
     """
-    both = [float(_property(reader, f"mpp-{axis}") or 0) for axis in "xy"]
-    if not all(both):
-        both = _ome_mpp(str(reader.properties.get("tiff.ImageDescription") or ""))
-    if not all(0 < mpp <= COARSEST_MPP for mpp in both):
+    in_tags = [float(_property(reader, f"mpp-{axis}") or 0) for axis in "xy"]
+    in_xml = _ome_mpp(str(reader.properties.get("tiff.ImageDescription") or ""))
+    both = next((sizes for sizes in (in_tags, in_xml) if _is_plausible(sizes)), None)
+    if both is None:
         return None
     if max(both) > SQUARE * min(both):
         x, y = both
         raise SlideError(f"{path}: pixels of {x:g} x {y:g} micrometres: resample to square ones")
     return sum(both) / 2
+
+
+def _is_plausible(sizes: list[float]) -> bool:
+    return all(0 < mpp <= COARSEST_MPP for mpp in sizes)
 
 
 def _ome_mpp(text: str) -> list[float]:
