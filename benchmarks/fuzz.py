@@ -462,6 +462,8 @@ def fuzz(first: int, count: int, seconds: float = float("inf")) -> tuple[Counter
         if time.monotonic() > end:
             break
         found = reader.read(seed)
+        if seed % 10_000 == 9_999:
+            print(f"up to seed {seed}: {dict(counts)}", file=sys.stderr, flush=True)
         if found is None:
             reader.close()
             found, reader = as_users_read(seed), Child()

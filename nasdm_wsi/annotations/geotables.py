@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from ..errors import AnnotationError
+from ..isolated import IsolatedError
 from .contents import Contents, Format, Reading, Source, packed
 from .csvtable import XENIUM, class_column
 from .features import class_name
 from .outlines import Outlines
+from .parsers import read_frames
 from .types import UNTYPED
 
 _SHAPEFILE, _PARQUET, _FLATGEOBUF = b"\0\0\x27\x0a", b"PAR1", b"fgb\x03"
@@ -61,43 +62,15 @@ def _frames(source: Source) -> Iterator[Any]:
     Raises:
         AnnotationError: GeoPandas is not installed, or cannot read the file.
     """
-    geopandas = _geopandas(source.path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of coordinate systems, which pictures have none of
-            if source.magic.startswith(_PARQUET):
-                yield _parquet(geopandas, source.path)
-                return
-            for layer in geopandas.list_layers(source.path)["name"]:
-                yield geopandas.read_file(source.path, layer=layer)
-    except AnnotationError:
-        raise
-    except Exception as error:  # GDAL, Arrow and pandas have their own
-        reason = " ".join(str(error).split())
-        raise AnnotationError(f"{source.path}: {_remedy(source, reason)}") from error
-
-
-def _geopandas(path: Path) -> ModuleType:
-    try:
-        import geopandas
-    except ImportError as error:
+    if find_spec("geopandas") is None:
         raise AnnotationError(
-            f"{path}: needs the package geopandas: pip install 'nasdm-wsi[geopandas]', "
+            f"{source.path}: needs the package geopandas: pip install 'nasdm-wsi[geopandas]', "
             "or export the nuclei as GeoJSON"
-        ) from error
-    return geopandas
-
-
-def _parquet(geopandas: ModuleType, path: Path) -> Any:
-    import pandas
-
+        )
     try:
-        return geopandas.read_parquet(path)
-    except ValueError:  # without geometry: Xenium's
-        frame = pandas.read_parquet(path)
-        if set(XENIUM) <= set(frame.columns):
-            return frame
-        raise
+        yield from read_frames(source.path, parquet=source.magic.startswith(_PARQUET))
+    except IsolatedError as error:
+        raise AnnotationError(f"{source.path}: {_remedy(source, str(error))}") from error
 
 
 def _remedy(source: Source, reason: str) -> str:

@@ -6,12 +6,11 @@ import json
 from contextlib import suppress
 from typing import Any
 
-import numpy as np
-import zarr
-
 from ..errors import AnnotationError
+from ..isolated import IsolatedError
 from .contents import Contents, Format, Reading, Source
 from .labels import contents_of
+from .parsers import read_zarr
 
 _UNITS = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4}
 _ATTRIBUTES = ("zarr.json", ".zattrs")  # Zarr formats 3 and 2
@@ -33,9 +32,8 @@ def _sniff(source: Source) -> bool:
 def _read(source: Source, reading: Reading) -> Contents:
     try:
         level = _attributes(source)["multiscales"][0]["datasets"][0]["path"]
-        group: Any = zarr.open_group(source.path, mode="r")
-        array = np.asarray(group[level])
-    except Exception as error:  # each codec has its own
+        array = read_zarr(source.path, level, source.max_pixels)
+    except (IsolatedError, LookupError, TypeError, AttributeError) as error:
         raise AnnotationError(
             f"{source.path}: cannot be read ({' '.join(str(error).split())}): export it again"
         ) from error

@@ -61,6 +61,24 @@ def read_npz(path: Path, names: Sequence[str], max_pixels: int = MAX_PIXELS) -> 
     return next(isolated(_npz, path, names, max_pixels, memory=_memory(max_pixels)))
 
 
+def read_frames(path: Path, *, parquet: bool) -> Iterator[Any]:
+    """The layers of a file as data frames of GeoPandas, or of pandas if it has no geometry.
+
+    Raises:
+        IsolatedError: the file cannot be read.
+    """
+    yield from isolated(_frames, path, parquet, memory=_memory(MAX_PIXELS))
+
+
+def read_zarr(path: Path, level: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """The array of a level of a Zarr group.
+
+    Raises:
+        IsolatedError: it cannot be read, or is too large.
+    """
+    return next(isolated(_zarr, path, level, max_pixels, memory=_memory(max_pixels)))
+
+
 def read_store(path: Path) -> Iterator[tuple[np.ndarray, list[str], list[str]]]:
     """The rows of a TIAToolbox store by batches: geometries, their properties, types of the others.
 
@@ -160,6 +178,28 @@ def _npz(path: Path, names: Sequence[str], max_pixels: int) -> Iterator[np.ndarr
     if len(chosen) != 1:
         raise ValueError(f"which of the arrays {', '.join(flat)} holds the labels?")
     yield flat[chosen[0]]
+
+
+def _frames(path: Path, parquet: bool) -> Iterator[Any]:
+    import geopandas
+    import pandas
+
+    if not parquet:
+        for layer in geopandas.list_layers(path)["name"]:
+            yield geopandas.read_file(path, layer=layer)
+        return
+    try:
+        yield geopandas.read_parquet(path)
+    except ValueError:  # without geometry
+        yield pandas.read_parquet(path)
+
+
+def _zarr(path: Path, level: str, max_pixels: int) -> Iterator[np.ndarray]:
+    import zarr
+
+    group: Any = zarr.open_group(path, mode="r")
+    check_pixels(group[level].shape, max_pixels)
+    yield np.asarray(group[level])
 
 
 def _store(path: Path) -> Iterator[tuple]:
