@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Iterable
 from functools import partial
@@ -17,7 +18,7 @@ from .geometry import shape
 from .job import Job
 from .mosaic.engine import Mosaic
 from .mosaic.painting import run_facts
-from .mosaic.store import open_run
+from .mosaic.store import LABELS, open_run
 from .mosaic.watch import Progress
 from .output import check_writable, keep_inputs, replacing, sweep, whole_or_nothing
 from .provenance import facts_of, provenance
@@ -25,11 +26,19 @@ from .slides.formats import format_of, labels_path
 from .slides.pyramid import Pyramid
 from .slides.reading import open_slide
 
-DIGEST = "labels.sha256"  # in the run folder: of the NAME.geojson that the run has written
+LONGEST_NAME = 255 - len(".0123abcd..older")  # bytes, with what the name has while it is written
 
 
 def run_folder(out: Path) -> Path:
-    """Where the state of a render lies until its slide is whole."""
+    """Where the state of a render lies until its slide is whole.
+
+    Raises:
+        OutputError: the name of ``out`` is too long.
+    """
+    if (length := len(os.fsencode(out.name))) > LONGEST_NAME:
+        raise OutputError(
+            f"{out.name[:30]}... has a name of {length} bytes: choose one of at most {LONGEST_NAME}"
+        )
     return out.with_name(out.name + ".run")
 
 
@@ -56,7 +65,7 @@ def check_output(out: Path, *, overwrite: bool, inputs: Iterable[str | Path | No
 def _check_nuclei(out: Path, *, overwrite: bool) -> None:
     """Refuse nuclei beside the slide that no render wrote, or that belong to a finished one."""
     labels, digest = labels_path(out), nuclei_digest(out)
-    if digest == _digest_in_run_folder(out):
+    if digest in _digests_in(run_folder(out)):
         return
     if digest != _facts(out).get("labels"):
         raise OutputError(
@@ -76,11 +85,12 @@ def nuclei_digest(out: Path) -> str | None:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _digest_in_run_folder(out: Path) -> str:
+def _digests_in(folder: Path) -> list[str]:
+    """Of all nuclei that renders of a run folder have written, or were about to."""
     try:
-        return (run_folder(out) / DIGEST).read_text(encoding="ascii")
+        return (folder / LABELS).read_text(encoding="ascii").split()
     except (OSError, ValueError):
-        return ""
+        return []
 
 
 def _facts(out: Path) -> dict[str, Any]:
@@ -175,8 +185,9 @@ def _write_nuclei(mosaic: Mosaic, out: Path) -> str:
             write_features(file, shown)
         with part.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        with replacing(mosaic.store.folder / DIGEST) as note:
-            note.write_text(digest, encoding="ascii")
+        with replacing(mosaic.store.folder / LABELS) as note:
+            earlier = _digests_in(mosaic.store.folder)
+            note.write_text("\n".join([*earlier, digest]), encoding="ascii")
     return digest
 
 

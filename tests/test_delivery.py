@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +12,10 @@ import tifffile
 import toy
 from PIL import Image
 
-from nasdm_wsi.delivery import run_folder
+from nasdm_wsi.delivery import LONGEST_NAME, run_folder
 from nasdm_wsi.errors import OutputError
 from nasdm_wsi.geometry import Plan
+from nasdm_wsi.mosaic.store import RunStore
 from nasdm_wsi.mosaic.watch import Watch
 from nasdm_wsi.rendering import render, render_region
 
@@ -114,6 +117,61 @@ def test_nuclei_put_there_while_a_render_is_at_work_are_kept(tmp_path):
     assert labels.read_text() == "dear to me" and not out.exists()
     labels.unlink()
     render(job_of(), out)
+
+
+@pytest.mark.parametrize("suffix", [".ome.tif", ".tif", ".ome.zarr"])
+def test_the_longest_name_works_and_a_longer_one_is_refused_before_all(tmp_path, suffix):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for length in (LONGEST_NAME + 1, 300):
+        with pytest.raises(OutputError, match=f"a name of {length} bytes: choose one of at most"):
+            render(job_of(), folder / f"{'x' * (length - len(suffix))}{suffix}")
+        assert not list(folder.iterdir())
+    for seed in (1, 2):
+        out = folder / f"{'x' * (LONGEST_NAME - len(suffix))}{suffix}"
+        render(replace(job_of(), seed=seed), out, overwrite=True)
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_a_third_seed_goes_on_after_two_that_were_stopped(tmp_path):
+    def stop(what, done, total):
+        raise Stop
+
+    def stop_writing(what, done, total):
+        if what == "writing":
+            raise Stop
+
+    out = tmp_path / "slide.ome.tif"
+    with pytest.raises(Stop):
+        render(job_of(), out, progress=stop_writing)
+    assert (tmp_path / "slide.geojson").exists() and not out.exists()
+    with pytest.raises(Stop):
+        render(replace(job_of(), seed=1), out, overwrite=True, progress=stop)
+    render(replace(job_of(), seed=2), out, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["slide.geojson", "slide.ome.tif"]
+
+
+@pytest.mark.parametrize("left", ["render", "cleaning"])
+def test_the_same_call_finishes_what_was_killed_in_the_clean_up(tmp_path, left, monkeypatch):
+    out = tmp_path / "slide.ome.tif"
+
+    def stop(self):
+        raise Stop
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(RunStore, "clear", stop)
+        render(job_of(), out, lossless=True)
+    if left == "cleaning":
+        shutil.rmtree(run_folder(out) / "tiles-0")
+    (tmp_path / ".slide.ome.tif.0123abcd").write_text("of a killed write")
+    before = out.stat().st_mtime_ns
+    with pytest.raises(OutputError, match="exists"):
+        render(replace(job_of(), seed=9), out, lossless=True)
+    assert render(job_of(), out, lossless=True) == 0
+    assert out.stat().st_mtime_ns == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["slide.geojson", "slide.ome.tif"]
+    with pytest.raises(OutputError, match="exists"):
+        render(job_of(), out, lossless=True)
 
 
 @pytest.mark.parametrize("theirs", ["slide.ome.tif", "slide.geojson", "slide.ome.zarr"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nasdm_wsi.errors import OutputError
-from nasdm_wsi.output import replacing, whole_or_nothing
+from nasdm_wsi.output import replacing, sweep, whole_or_nothing
 
 ROOT = Path(__file__).parents[1]
 
@@ -101,3 +101,30 @@ def test_nobody_renames_elsewhere():
             if isinstance(node, ast.Attribute):
                 name = ast.unparse(node)
                 assert name not in ("os.replace", "os.rename", "shutil.move", "os.fsync"), path
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_killed_writes_left_is_swept_by_the_next(tmp_path, kind):
+    target, theirs = tmp_path / "a.tif", [".a.tif.markdown-notes", ".a.tif", ".b.tif.0123abcd"]
+    for name in [".a.tif.0123abcd", ".a.tif.x_y2z3w4", *theirs]:
+        make(tmp_path / name, kind, "left")
+    (tmp_path / ".a.tif.lock").touch()
+    with whole_or_nothing(target) as part:
+        make(part, kind, "new")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.tif", *theirs}
+
+
+def test_nothing_is_swept_while_somebody_else_writes_it(tmp_path):
+    with whole_or_nothing(tmp_path / "a") as first:
+        first.write_text("first")
+        with whole_or_nothing(tmp_path / "a") as second:
+            second.write_text("second")
+            assert first.read_text() == "first"
+    assert content(tmp_path / "a") == "first" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_whose_replacement_was_killed_gets_its_name_back(tmp_path):
+    make(tmp_path / ".a.0123abcd.older", "folder", "older")
+    make(tmp_path / ".a.0123abcd", "folder", "newer, and perhaps not complete")
+    sweep(tmp_path / "a")
+    assert content(tmp_path / "a") == "older" and len(list(tmp_path.iterdir())) == 1

@@ -68,24 +68,16 @@ def local(workers: int, *, gpus: bool = False) -> Iterator[Client]:
 
     Raises:
         PlanError: ``gpus`` without the package dask-cuda.
+        OutputError: a worker could not be started.
     """
-    if gpus:
-        try:
-            from dask_cuda import LocalCUDACluster
-        except ImportError as error:
-            raise PlanError(
-                "workers on several GPUs need dask-cuda: install it, or give `device` cpu"
-            ) from error
-        cluster = LocalCUDACluster(n_workers=workers, silence_logs=logging.ERROR)
-    else:
-        # No memory limit: what a task needs is known beforehand, and a paused worker does nothing.
-        cluster = LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            memory_limit=None,
-            dashboard_address="127.0.0.1:0",  # a free port
-            silence_logs=logging.ERROR,
-        )
+    try:
+        cluster = _gpu_cluster(workers) if gpus else _cpu_cluster(workers)
+    except (RuntimeError, OSError) as error:
+        raise OutputError(
+            f"the {workers} worker processes could not be started "
+            f"({' '.join(str(error).split()) or type(error).__name__}): look whether there is "
+            "enough memory, and room for temporary files"
+        ) from error
     client = Client(cluster, set_as_default=False)
     try:
         yield client
@@ -94,6 +86,27 @@ def local(workers: int, *, gpus: bool = False) -> Iterator[Client]:
         for one in (client, cluster):
             with suppress(Exception):
                 one.close()
+
+
+def _cpu_cluster(workers: int) -> LocalCluster:
+    # No memory limit: what a task needs is known beforehand, and a paused worker does nothing.
+    return LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        memory_limit=None,
+        dashboard_address="127.0.0.1:0",  # a free port
+        silence_logs=logging.ERROR,
+    )
+
+
+def _gpu_cluster(workers: int) -> LocalCluster:
+    try:
+        from dask_cuda import LocalCUDACluster
+    except ImportError as error:
+        raise PlanError(
+            "workers on several GPUs need dask-cuda: install it, or give `device` cpu"
+        ) from error
+    return LocalCUDACluster(n_workers=workers, silence_logs=logging.ERROR)
 
 
 @contextmanager

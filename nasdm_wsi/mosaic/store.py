@@ -2,6 +2,7 @@
 
     RUN/manifest.json     the configuration; another one is refused
     RUN/lock              held while a render works here
+    RUN/labels.sha256     digests of what renders have written as NAME.geojson beside the slide
     RUN/nuclei.npz        for workers in other processes
     RUN/KIND/ROW/COLUMN   parts: states after a phase, finished pixels, encoded tiles
 
@@ -37,10 +38,11 @@ from ..geometry import Block, Box
 from ..output import is_leftover, replacing
 
 MANIFEST = "manifest.json"
+LABELS = "labels.sha256"
 MOST_CHECKED = 100_000  # parts that a process remembers to have checked
 _CHECKSUM = struct.Struct("<I")
 _KINDS = re.compile(r"phase-\d+|pixels|halves-\d+|tiles-\d+")
-_FILES = ("nuclei.npz", "thumbnail.png", "labels.sha256")  # that are removed with the parts
+_FILES = ("nuclei.npz", "thumbnail.png")  # that are removed with the parts
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 log = logging.getLogger(__name__)
@@ -118,6 +120,11 @@ class RunStore:
 
     def clear(self) -> None:
         """Delete everything that a render put there but the lock, and the manifest last."""
+        (self.folder / LABELS).unlink(missing_ok=True)
+        self.start_anew()
+
+    def start_anew(self) -> None:
+        """As `clear`, but keep the note which nuclei beside the slide a render has written."""
         for path in self.folder.iterdir():
             if path.is_dir() and _KINDS.fullmatch(path.name):
                 shutil.rmtree(path)
@@ -213,7 +220,7 @@ def open_run(
             except OutputError:
                 if not overwrite:
                     raise
-                store.clear()
+                store.start_anew()
                 known = False
             if not known:
                 with replacing(folder / MANIFEST) as part:
