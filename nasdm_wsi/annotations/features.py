@@ -68,7 +68,8 @@ def add_feature(outlines: Outlines, feature: dict, where: str) -> None:
     Raises:
         AnnotationError: coordinates that are not finite numbers.
     """
-    what, polygons = _polygons(feature)
+    kind = _object_type(feature)
+    what, polygons = _polygons(feature, kind)
     if not polygons:
         outlines.findings.notes[what] += 1
         return
@@ -85,7 +86,7 @@ def add_feature(outlines: Outlines, feature: dict, where: str) -> None:
         polygons,
         where,
         canonical_uuid(feature.get("id")),
-        bare_cell=not has_nucleus and _object_type(feature) == "cell",
+        bare_cell=kind == "cell" and not has_nucleus,
     )
 
 
@@ -159,9 +160,9 @@ def _of_hovernext(feature: dict) -> bool:
     return named and _object_type(feature) == "tile"
 
 
-def _polygons(feature: dict) -> tuple[str, Sequence]:
+def _polygons(feature: dict, kind: str) -> tuple[str, Sequence]:
     """The polygons of a feature, as lists of rings; if it has none, what it is instead."""
-    kind, nucleus = _object_type(feature), feature.get("nucleusGeometry")
+    nucleus = feature.get("nucleusGeometry")
     if kind in _NO_NUCLEI and not _of_hovernext(feature):
         return _NO_NUCLEI[kind], []
     geometry = _dict(nucleus or feature.get("geometry"))
