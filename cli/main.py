@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import platform
 import re
@@ -17,6 +18,7 @@ from .convert import convert
 from .evaluate import evaluate
 from .export import export
 from .info import info
+from .interrupts import CODE, interrupts
 from .messages import OneLine, in_options
 from .prepare import prepare
 from .render import render
@@ -28,7 +30,7 @@ ACCELERATORS = ("dask-cuda", "triton")  # needed only on GPUs
 
 
 class Commands(click.Group):
-    """A group that reports a user's mistake in one line and exits with code 1."""
+    """A group that reports a mistake, or what the system refuses, in one line with code 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -36,6 +38,19 @@ class Commands(click.Group):
         except NasdmError as error:
             message = in_options(str(error), self.commands[ctx.invoked_subcommand or ""])
             raise click.ClickException(" ".join(message.split())) from error
+        except OSError as error:
+            if error.errno in (None, errno.EPIPE):  # of a pipe that was closed, click knows
+                raise
+            raise click.ClickException(_refusal(error)) from error
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(CODE) from None
+
+
+def _refusal(error: OSError) -> str:
+    """What the system refused, and of which file: no permission, no room, a folder that is gone."""
+    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    place = f"{' and '.join(names)}: " if names else ""
+    return " ".join(f"{place}{error.strerror or error}".split())
 
 
 def versions(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
@@ -69,6 +84,7 @@ def main(context: click.Context, verbose: bool) -> None:
 
     The images are synthetic: not for diagnosis.
     """
+    context.with_resource(interrupts(context.invoked_subcommand or ""))
     handler = logging.StreamHandler()
     handler.setFormatter(OneLine(main.commands[context.invoked_subcommand or ""]))
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from types import FrameType
 from typing import Any
 
 import torch
@@ -47,10 +48,13 @@ def no_sync(objective: nn.Module) -> Any:
 
 
 class Warned:
-    """Notes the signals that announce the end of a job, instead of dying of them."""
+    """Notes the signals that announce the end of a job, and Ctrl-C, instead of dying of them.
+
+    A second Ctrl-C does what it did before.
+    """
 
     # Slurm sends SIGUSR1, which Windows lacks; there it may be SIGBREAK.
-    NAMES = ("SIGTERM", "SIGUSR1", "SIGBREAK")
+    NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGBREAK")
     SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 
     def __enter__(self) -> Warned:
@@ -62,7 +66,10 @@ class Warned:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
-    def _note(self, *_: object) -> None:
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        before = self.before[signal.Signals(number)]
+        if self.seen and number == signal.SIGINT and callable(before):
+            before(number, frame)
         self.seen = True
 
     def anywhere(self, device: torch.device) -> bool:

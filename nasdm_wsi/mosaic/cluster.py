@@ -7,8 +7,12 @@ no harm, because a part appears whole or not at all.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
+import re
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
@@ -16,6 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +50,9 @@ def connect(scheduler: str) -> Iterator[Client]:
     """A client of the cluster at an address (``tcp://host:8786``) or in a scheduler file.
 
     Raises:
-        OutputError: nothing answers there, or no worker has joined after a minute.
+        OutputError: there is no such file, nothing answers, or no worker has joined after a minute.
     """
-    place = {"scheduler_file": scheduler} if Path(scheduler).is_file() else {"address": scheduler}
+    place = {"scheduler_file": scheduler} if _is_file(scheduler) else {"address": scheduler}
     try:
         client = Client(**place, timeout=SECONDS_TO_JOIN, set_as_default=False)
     except (OSError, ValueError) as error:
@@ -62,6 +67,28 @@ def connect(scheduler: str) -> Iterator[Client]:
         yield client
 
 
+def _is_file(scheduler: str) -> bool:
+    """Whether a scheduler file is meant, and not an address like ``tcp://host:8786``.
+
+    Raises:
+        OutputError: a file is meant, and it is missing or no scheduler file.
+    """
+    if "://" in scheduler or re.fullmatch(r"[\w.\[\]:-]+:\d+", scheduler):
+        return False
+    try:
+        told = json.loads(Path(scheduler).read_text(encoding="utf-8"))
+        if isinstance(told["address"], str):
+            return True
+    except FileNotFoundError as error:
+        raise OutputError(
+            f"{scheduler}: no such scheduler file: start the dask scheduler first, with "
+            "`scheduler` the file that it writes or its address, like tcp://host:8786"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise OutputError(f"{scheduler} is no scheduler file, which dask scheduler writes as JSON")
+
+
 @contextmanager
 def local(workers: int, *, gpus: bool = False) -> Iterator[Client]:
     """A client of as many worker processes on this machine, each with a GPU of its own if ``gpus``.
@@ -71,7 +98,8 @@ def local(workers: int, *, gpus: bool = False) -> Iterator[Client]:
         OutputError: a worker could not be started.
     """
     try:
-        cluster = _gpu_cluster(workers) if gpus else _cpu_cluster(workers)
+        with _deaf_to_ctrl_c():
+            cluster = _gpu_cluster(workers) if gpus else _cpu_cluster(workers)
     except (RuntimeError, OSError) as error:
         raise OutputError(
             f"the {workers} worker processes could not be started "
@@ -107,6 +135,26 @@ def _gpu_cluster(workers: int) -> LocalCluster:
             "workers on several GPUs need dask-cuda: install it, or give `device` cpu"
         ) from error
     return LocalCUDACluster(n_workers=workers, silence_logs=logging.ERROR)
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Start workers that leave Ctrl-C, which a terminal sends to all, to this process.
+
+    The thread that dask starts now, and will start workers from, inherits the mask and passes it
+    on to them. Here the signal waits until they are there.
+    """
+    # If this process ends at once, what helps its workers warns that it cleans up after them.
+    sys.warnoptions.append("ignore:resource_tracker:UserWarning")
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # when it starts, it sets the mask of its thread
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
