@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from ..errors import AnnotationError
 from .contents import Contents, Format, Reading, Source
 from .dense import commonest, dense, strips
 from .nuclei import Nuclei
-from .parsers import check_pixels, read_npz, read_picture
+from .parsers import BATCH, check_pixels, read_npz, read_picture
 from .types import TYPES, UNTYPED
 
 PANNUKE = ("Neoplastic", "Inflammatory", "Connective", "Dead", "Epithelial")
@@ -58,7 +59,14 @@ def from_labels(instances: np.ndarray, types: np.ndarray, *, mpp: float) -> Nucl
     instances: int (h, w), 0 = none. types: uint8 (h, w), the commonest in a nucleus counts, or by
     instance (largest instance + 1,), 0 = none. Each 4-connected piece becomes a nucleus of its own.
     """
-    polygons, kinds = [], []
+    empty = Nuclei.from_polygons([], [], mpp=mpp)
+    return Nuclei.concatenate(chain([empty], _traced(instances, types, mpp)))
+
+
+def _traced(instances: np.ndarray, types: np.ndarray, mpp: float) -> Iterator[Nuclei]:
+    """The nuclei of `from_labels`, a few thousand at a time."""
+    polygons: list[shapely.Polygon] = []
+    kinds: list[Any] = []
     for k, where in enumerate(ndimage.find_objects(instances), 1):
         if where is None or (types.ndim == 1 and not types[k]):
             continue
@@ -67,7 +75,10 @@ def from_labels(instances: np.ndarray, types: np.ndarray, *, mpp: float) -> Nucl
         found = pieces(mask, where[0].start, where[1].start)
         polygons += found
         kinds += [kind] * len(found)
-    return Nuclei.from_polygons(polygons, kinds, mpp=mpp)
+        if len(polygons) >= BATCH:
+            yield Nuclei.from_polygons(polygons, kinds, mpp=mpp)
+            polygons, kinds = [], []
+    yield Nuclei.from_polygons(polygons, kinds, mpp=mpp)
 
 
 def pieces(mask: np.ndarray, y0: int, x0: int) -> list[shapely.Polygon]:
