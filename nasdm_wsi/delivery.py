@@ -187,7 +187,7 @@ def _write_nuclei(mosaic: Mosaic, out: Path) -> str:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         with replacing(mosaic.store.folder / LABELS) as note:
             earlier = _digests_in(mosaic.store.folder)
-            note.write_text("\n".join([*earlier, digest]), encoding="ascii")
+            note.write_text("\n".join([*earlier, digest]), encoding="ascii", newline="\n")
     return digest
 
 
