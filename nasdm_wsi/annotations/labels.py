@@ -20,17 +20,17 @@ from typing import Any
 
 import numpy as np
 import shapely
-import tifffile
 from scipy import ndimage
 from skimage.feature import peak_local_max
 from skimage.measure import find_contours
 from skimage.segmentation import watershed
 
 from ..errors import AnnotationError
+from ..isolated import IsolatedError
 from .contents import Contents, Format, Reading, Source
 from .dense import commonest, dense, strips
 from .nuclei import Nuclei
-from .parsers import BATCH, check_pixels, read_npz, read_picture
+from .parsers import BATCH, check_pixels, read_npz, read_picture, tiff_shape
 from .types import TYPES, UNTYPED
 
 PANNUKE = ("Neoplastic", "Inflammatory", "Connective", "Dead", "Epithelial")
@@ -191,11 +191,10 @@ def _sniff(source: Source) -> bool:
     if not source.magic.startswith(_TIFF):
         return False
     try:
-        with tifffile.TiffFile(source.path) as tiff:
-            sides = [n for n in tiff.series[0].shape if n > 1]
-            return tiff.pages.first.samplesperpixel == 1 and len(sides) <= 2
-    except Exception:  # damaged, or a slide of a kind that tifffile does not know
+        samples, shape = tiff_shape(source.path)
+    except IsolatedError:  # damaged, or a slide of a kind that tifffile does not know
         return False
+    return samples == 1 and sum(side > 1 for side in shape) <= 2
 
 
 def _read(source: Source, reading: Reading) -> Contents:

@@ -50,6 +50,15 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     return next(isolated(_picture, path, max_pixels, memory=_memory(max_pixels)))
 
 
+def tiff_shape(path: Path) -> tuple[int, tuple[int, ...]]:
+    """Samples of a pixel, and the shape of the first series of a TIFF.
+
+    Raises:
+        IsolatedError: the file cannot be read; some damaged ones have no end.
+    """
+    return next(isolated(_tiff_shape, path, seconds=20))
+
+
 def read_npz(path: Path, names: Sequence[str], max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """The labels in an ``.npz``: a sparse matrix of SciPy, or the one array that can be labels.
 
@@ -158,6 +167,14 @@ def _tiff(path: Path, max_pixels: int) -> np.ndarray:
     with tifffile.TiffFile(path) as tiff:
         check_pixels(tiff.series[0].shape, max_pixels)
         return tiff.asarray(maxworkers=1)
+
+
+def _tiff_shape(path: Path) -> Iterator[tuple[int, tuple[int, ...]]]:
+    import tifffile
+
+    with tifffile.TiffFile(path) as tiff:
+        page: Any = tiff.pages.first
+        yield page.samplesperpixel, tiff.series[0].shape
 
 
 def _npz(path: Path, names: Sequence[str], max_pixels: int) -> Iterator[np.ndarray]:
