@@ -53,15 +53,14 @@ def isolated(
         env=environment,
     ) as process:
         try:
-            _send(process, task)
+            _send(process.stdin, task)
             yield from _results(process, seconds)
         finally:
             process.kill()
 
 
-def _send(process: subprocess.Popen, task: bytes) -> None:
-    assert process.stdin is not None
-    with suppress(BrokenPipeError), process.stdin as pipe:
+def _send(pipe: Any, task: bytes) -> None:
+    with suppress(BrokenPipeError), pipe:
         pipe.write(task)
 
 

@@ -194,7 +194,7 @@ def test_a_name_that_is_too_long_is_told_before_the_work(annotations, tmp_path):
     command = ["render", annotations, "-o", out, "--mpp", 0.25, "--size", 90, 90, "--dry-run"]
     result = CliRunner().invoke(main, [str(a) for a in command])
     (line,) = result.output.strip().splitlines()
-    assert result.exit_code == 1 and line.startswith("Error: ") and "too long" in line
+    assert result.exit_code == 1 and line.startswith("Error: ") and "at most 239" in line
 
 
 def test_what_cannot_be_read_is_one_line(annotations, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,7 +93,11 @@ def test_a_run_folder_is_refused_to_another_version(job_of, tmp_path, monkeypatc
 
 
 def size_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # another thread may remove it just now
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 @pytest.mark.parametrize("channels", [3, 7])

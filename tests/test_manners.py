@@ -51,7 +51,7 @@ def rendered(job, tmp_path_factory):
 
 @pytest.fixture
 def command(annotations, weights, tmp_path):
-    given = ("--mpp", 0.25, "--size", 96, 96, "--steps", 2, "--weights", weights)
+    given = ("--mpp", 0.25, "--size", 203, 150, "--steps", 2, "--weights", weights)
     return ("render", annotations, "-o", tmp_path / "a.tif", "--device", "cpu", *given)
 
 
@@ -208,7 +208,7 @@ def test_only_pixels_that_were_painted_count(job, tmp_path):
 
 def test_boxes_are_told_in_the_order_in_which_they_were_given(job, command):
     said = run(*command, "--region", 3, 5, 9999, 7, code=1)
-    assert "region 3 5 9999 7 (x, y, width, height)" in said and "96 x 96 pixels" in said
+    assert "region 3 5 9999 7 (x, y, width, height)" in said and "203 x 150 pixels" in said
     with pytest.raises(PlanError, match=r"region -1 2 10 20 \(x, y, width, height\)"):
         plan_render(job.nuclei, job.painter, size=(50, 60), region=(2, -1, 22, 9))
     text = provenance({"region": [1, 2, 31, 42], "canvas": [60, 50], "other": [1, 2]})

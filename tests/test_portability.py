@@ -92,12 +92,12 @@ def test_slides_are_the_same_there(line, options, reference, tmp_path):
 
 
 def test_a_slide_can_be_looked_at_and_exported_there(line, tmp_path):
-    slide, zarr = (tmp_path / "out" / f"slide.ome.{end}" for end in ("tif", "zarr"))
+    slide, zarr = (tmp_path / "out" / name for name in ("slide.ome.tif", "other.ome.zarr"))
     said = commands(
         line,
         ["info", slide],
         ["export", slide, "-o", tmp_path / "tiles", "--format", "coco", "--tile", 64],
-        ["render", line[1], "-o", zarr, *line[4:], "--overwrite"],
+        ["render", line[1], "-o", zarr, *line[4:]],
         ["info", zarr],
     )
     assert "0.5 mpp" in said and (zarr / "zarr.json").exists()
