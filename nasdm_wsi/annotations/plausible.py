@@ -24,6 +24,7 @@ TIMES_MEDIAN, MOST_AREA = 20, 1000.0
 # It is also one if it has this many times the median area and holds another object, which is more
 # than a fragment of a nucleus and has at most a third of its own area.
 HOLDER, FRAGMENT, SHARE = 3, 1 / 4, 1 / 3
+CELLS = 1024  # a side of the grid that finds points near them
 # Diameters of the median nucleus in micrometres, outside of which the pixel size is doubtful, and
 # outside of which it is wrong.
 LEAST_WIDTH, MOST_WIDTH = 2.0, 40.0
@@ -99,6 +100,8 @@ def _hold_others(
 ) -> np.ndarray:
     """Which of the candidates, as places among them, hold one of the others."""
     y, x = ((boxes[others, k] + boxes[others, k + 2]) / 2 for k in (0, 1))
+    near = _in_cells_of(boxes[candidates], y, x)
+    others, y, x = others[near], y[near], x[near]
     tree = shapely.STRtree(shapely.points(x, y))
     polygons = columns.take(candidates).polygons()
     holder, held = tree.query(polygons, predicate="contains")
@@ -106,6 +109,26 @@ def _hold_others(
     fits = (boxes[around, :2] <= boxes[inner, :2]).all(1)
     fits &= (boxes[around, 2:] >= boxes[inner, 2:]).all(1)
     return np.unique(holder[fits & (areas[inner] <= SHARE * areas[around])])
+
+
+def _in_cells_of(boxes: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Bool (n,): points that may lie in one of the boxes, by the cells of a coarse grid.
+
+    Most nuclei are far from the few that may be regions, and building a tree of all takes long.
+    """
+    y0, x0 = boxes[:, :2].min(0)
+    side = max(float((boxes[:, 2:].max(0) - (y0, x0)).max()) / CELLS, 1e-9)
+    first, last = ((boxes[:, k : k + 2] - (y0, x0)) // side for k in (0, 2))
+    edges = np.zeros((CELLS + 2, CELLS + 2), np.int64)
+    (top, left), (bottom, right) = first.astype(int).T, last.astype(int).T + 1
+    for rows, columns, step in ((top, left, 1), (bottom, left, -1), (top, right, -1)):
+        np.add.at(edges, (rows, columns), step)
+    np.add.at(edges, (bottom, right), 1)
+    covered = edges.cumsum(0).cumsum(1) > 0
+    row, column = ((at - start) // side for at, start in ((y, y0), (x, x0)))
+    inside = (row >= 0) & (row <= CELLS) & (column >= 0) & (column <= CELLS)
+    inside[inside] = covered[row[inside].astype(int), column[inside].astype(int)]
+    return inside
 
 
 def _leave_out_regions(findings: Findings, name: str, areas: np.ndarray, mpp: float) -> None:
