@@ -419,3 +419,12 @@ def test_a_binary_mask_of_thousands(tmp_path):
     assert len(found) == 85 * 85
     drawn, _ = Conditioning(found, mask.shape).labels((0, 0, *mask.shape))
     np.testing.assert_array_equal(drawn > 0, mask)
+
+
+def test_negative_labels_are_background_and_said_to_be(tmp_path):
+    labels = np.zeros((40, 40), np.int32)
+    labels[5:15, 5:15], labels[20:25, 20:30] = 1, -1
+    np.save(tmp_path / "a.npy", labels)
+    contents = read_contents(tmp_path / "a.npy", mpp=0.5, class_map={"nuclei": "epithelial"})
+    assert len(contents.nuclei) == 1
+    assert "50 pixels have negative labels" in " ".join(contents.findings.warnings)

@@ -34,7 +34,7 @@ from .nuclei import check_mpp
 from .parsers import MAX_PIXELS
 from .plausible import sort_out, weigh_scale
 from .types import TISSUE_CLASSES, TYPES, ClassNames
-from .unread import refuse
+from .unread import refuse, refuse_text
 
 FORMATS = (
     geotables.FORMAT,
@@ -142,6 +142,8 @@ def _format_of(source: Source) -> Format | None:
     """
     refuse(source)
     found = next((form for form in FORMATS if form.sniff(source)), None)
+    if found is None:
+        refuse_text(source)
     named_so = source.magic and source.path.name.lower().endswith(geojson.SUFFIXES)
     return found or (geojson.FORMAT if named_so else None)  # whose reader says what is wrong
 

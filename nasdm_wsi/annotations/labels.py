@@ -262,6 +262,8 @@ def _layers(tile: np.ndarray, kind: str) -> Iterator[tuple[np.ndarray, Any]]:
 def _nuclei(labels: np.ndarray, classes: Any, reading: Reading) -> Nuclei:
     """The nuclei of one layer; all its instances are counted by class."""
     instances, ids = dense(labels)
+    if negative := sum(int((labels[rows] < 0).sum()) for rows in strips(labels.shape)):
+        reading.findings.warn(f"{negative:,} pixels have negative labels and count as background")
     try:
         names = _names(instances, len(ids), classes)
     except ValueError as error:

@@ -28,6 +28,7 @@ _BEGINNINGS = (
     (b"\x28\xb5\x2f\xfd", "packed by Zstandard", _UNPACK),
     (b"version https://git-lfs", "a pointer of Git LFS and not the file", "run git lfs pull"),
 )
+_TABLE_HEAD = re.compile(rb"[\w \"'.()-]+(?:[,;\t][\w \"'.()-]*)+\r?\n")
 _RUNS_CODE = "opening it would run the code in it"
 _ENTRIES = (  # what the names in a zip tell
     ("xl/", "an Excel workbook", _TABLE),
@@ -43,6 +44,18 @@ def refuse(source: Source) -> None:
     """
     if found := _what(source):
         raise AnnotationError(f"{source.path}: {found[0]}, which is not read: {found[1]}")
+
+
+def refuse_text(source: Source) -> None:
+    """Refuse an empty file or a table in which no format was found; do nothing with all others.
+
+    Raises:
+        AnnotationError: it is one; the message says what to do instead.
+    """
+    if source.path.is_file() and not source.magic:
+        raise AnnotationError(f"{source.path}: an empty file: export it again")
+    if _TABLE_HEAD.match(source.start):
+        raise AnnotationError(f"{source.path}: a table without outlines: {_TO_GEOJSON}")
 
 
 def _what(source: Source) -> tuple[str, str] | None:
