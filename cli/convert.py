@@ -11,13 +11,16 @@ from . import options
 
 @click.command()
 @click.argument("checkpoint", type=options.EXISTING)
-@click.option("-o", "--out", type=options.NEW, required=True, help="NAME.safetensors.")
-@click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
+@click.option(
+    "-o", "--out", type=options.NEW, required=True, help="The file to write, NAME.safetensors."
+)
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @options.quiet
 def convert(checkpoint: Path, out: Path, overwrite: bool) -> None:
-    """Turn CHECKPOINT, a .pt of the published NASDM training code, into weights for render.
+    """Convert CHECKPOINT, a .pt file of the published NASDM training code, into weights for render.
 
-    Only tensors are loaded from it, never code. The network's shape is read off the tensors.
+    Only tensors are loaded from the file, never code. The shapes of the tensors determine the shape
+    of the network.
     """
     from ..model.convert import convert as convert_checkpoint
 

@@ -11,17 +11,21 @@ from . import options
 
 @click.command()
 @click.argument("dataset", type=options.EXISTING)
-@click.option("-o", "--out", type=options.NEW, help="A folder for table, pictures and plot.")
+@click.option(
+    "-o", "--out", type=options.NEW, help="Folder for the table, the pictures and the plot."
+)
 @options.weights
 @click.option(
     "--inception",
     type=options.EXISTING,
-    help="inception-2015-12-05.pt, for Inception distances; default: EfficientNet-Lite0.",
+    help="File inception-2015-12-05.pt for Inception distances; default: EfficientNet-Lite0.",
 )
 @click.option(
-    "--ablate", type=click.Choice(["guidance", "steps", "magnification"]), help="Vary this."
+    "--ablate",
+    type=click.Choice(["guidance", "steps", "magnification"]),
+    help="Setting to vary in an ablation.",
 )
-@click.option("--steps", type=click.IntRange(1, 1000), help="Solver steps.")
+@click.option("--steps", type=click.IntRange(1, 1000), help="Number of solver steps.")
 @click.option("--guidance", type=click.FloatRange(0, 20), help="Strength of guidance.")
 @options.seed
 @options.device
@@ -29,9 +33,10 @@ from . import options
 def evaluate(
     dataset: Path, out: Path | None, inception: Path | None, ablate: str | None, **given
 ) -> None:
-    """Compare what a model paints from the held-out masks of DATASET with the real pixels.
+    """Compare what a model renders from the held-out masks of DATASET with the real pixels.
 
-    Distances between real and painted patches, and how often dark spots and nuclei agree.
+    The command prints distances between real and rendered patches, and how often dark spots and
+    annotated nuclei agree.
     """
     from ..model.evaluation import evaluate as measures
 

@@ -15,7 +15,11 @@ FORMATS = ("lizard", "coco", "masks", "tiatoolbox", "types", "instances")
 @click.argument("slide", type=options.EXISTING)
 @click.option("-o", "--out", type=options.NEW, required=True, help="File or folder to write.")
 @click.option(
-    "--format", "form", type=click.Choice(FORMATS), required=True, help="What to write; see above."
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    required=True,
+    help="The format to write, as listed above.",
 )
 @click.option(
     "--labels", type=options.EXISTING, help="Annotations; default: NAME.geojson beside SLIDE."

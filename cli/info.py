@@ -14,16 +14,18 @@ from .messages import in_options
 @click.command()
 @click.argument("file", type=options.EXISTING)
 @click.option(
-    "--mpp", type=float, help="Pixel size of the annotations, to weigh the size of the nuclei."
+    "--mpp",
+    type=float,
+    help="Pixel size of the annotations in micrometres, to check the size of the nuclei.",
 )
 @options.reading
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print the facts as one JSON object.")
 @click.pass_context
 def info(context: click.Context, file: Path, as_json: bool, **reading) -> None:
     """Describe FILE: a slide, annotations, a dataset or a checkpoint.
 
-    For annotations, the table at the end shows which nucleus type each class is read as. For a
-    slide that was rendered here, seed, weights and settings are told.
+    For annotations, a table at the end shows which nucleus type each class is read as. For a slide
+    that nasdm-wsi rendered, the output includes its seed, weights and settings.
     """
     from ..tools.info import describe, examine
 

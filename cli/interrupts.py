@@ -1,4 +1,4 @@
-"""What Ctrl-C does: the first ends a command in order, the second at once."""
+"""The handling of Ctrl-C: the first one ends a command in order, the second one at once."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ QUIETLY = ("view",)  # that Ctrl-C ends as they should end
 
 @contextmanager
 def interrupts(command: str) -> Iterator[None]:
-    """Say on the first Ctrl-C that the command ends, and raise KeyboardInterrupt.
+    """Print on the first Ctrl-C that the command ends, and raise KeyboardInterrupt.
 
-    A task that is being done is finished first. The second Ctrl-C does not wait for it: all that a
-    command keeps is written whole or not at all, so that the process may end anywhere. Nothing is
-    changed where Ctrl-C is ignored, as in the background of a shell.
+    The running task is finished first. A second Ctrl-C does not wait for it: every file is written
+    completely or not at all, so the process may end at any point. If Ctrl-C is ignored, as in the
+    background of a shell, nothing is changed.
     """
     first = threading.current_thread() is threading.main_thread()
     if not first or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:

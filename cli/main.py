@@ -30,7 +30,7 @@ ACCELERATORS = ("dask-cuda", "triton")  # needed only on GPUs
 
 
 class Commands(click.Group):
-    """A group that reports a mistake, or what the system refuses, in one line with code 1."""
+    """A group that reports errors of the user or the system in one line, with exit code 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -47,7 +47,7 @@ class Commands(click.Group):
 
 
 def _refusal(error: OSError) -> str:
-    """What the system refused, and of which file: no permission, no room, a folder that is gone."""
+    """Describe an error of the operating system in one line, with the file that it concerns."""
     names = [str(name) for name in (error.filename, error.filename2) if name is not None]
     place = f"{' and '.join(names)}: " if names else ""
     return " ".join(f"{place}{error.strerror or error}".split())
@@ -82,7 +82,7 @@ def versions(context: click.Context, _option: click.Parameter, wanted: bool) -> 
 def main(context: click.Context, verbose: bool) -> None:
     """Render synthetic H&E whole-slide images from nuclei annotations.
 
-    The images are synthetic: not for diagnosis.
+    The images are synthetic and not for diagnosis.
     """
     context.with_resource(interrupts(context.invoked_subcommand or ""))
     handler = logging.StreamHandler()

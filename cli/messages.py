@@ -1,4 +1,4 @@
-"""Messages of the core and the model in the words of the command line."""
+"""Translation of messages of the core and the model into the terms of the command line."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import click
 
 
 def in_options(text: str, command: click.Command) -> str:
-    """``text`` with the parameters in it written as the options of ``command``.
+    """Replace the parameters named in ``text`` by the options of ``command``.
 
     The core and the model name a parameter in backquotes: "give `overwrite`" becomes "give
-    --overwrite". The options are those of the command itself, so none is named that it lacks.
+    --overwrite". Only options that the command has are named.
     """
     options = {p.name: max(p.opts, key=len) for p in command.params if isinstance(p, click.Option)}
     return re.sub(r"`(\w+)`", lambda found: options.get(found[1], found[1]), text)
 
 
 class OneLine(logging.Formatter):
-    """Log records of a command: one line each, with its options in place of parameters."""
+    """A formatter that writes each log record of a command as one line and names its options."""
 
     def __init__(self, command: click.Command):
         super().__init__("%(levelname)s: %(message)s")

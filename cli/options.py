@@ -1,4 +1,4 @@
-"""Parameter types and pieces that several commands share."""
+"""Parameter types, options and output functions that several commands share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ device = click.option(
     "--device",
     default="auto",
     show_default=True,
-    help="Where to compute: cpu, cuda, cuda:1, ... or auto.",
+    help="Device to compute on: cpu, cuda, cuda:1, ... or auto.",
 )
 weights = click.option(
     "--weights",
@@ -47,7 +47,7 @@ quiet = click.option(
     is_flag=True,
     expose_value=False,
     callback=_hush,
-    help="Print results, warnings and errors only: no progress, no summary.",
+    help="Print only results, warnings and errors, without progress and summary.",
 )
 
 
@@ -57,7 +57,7 @@ def _is_quiet() -> bool:
 
 
 def say(summary: str) -> None:
-    """Print what a command has done, unless with --quiet."""
+    """Print what a command has done, unless --quiet is given."""
     if not _is_quiet():
         click.echo(summary)
 
@@ -101,26 +101,26 @@ def reading(command: Callable) -> Callable:
                 multiple=True,
                 default=("Tissue", "Region*"),
                 show_default=True,
-                help="Class of the annotations that outline tissue; the rest is glass; repeatable.",
+                help="Class of annotations that outline tissue; outside it is glass; repeatable.",
             ),
             click.option(
                 "--class-property",
                 metavar="NAME",
-                help="Property of an object that names its class, in place of QuPath's.",
+                help="Property of an object that names its class, instead of QuPath's.",
             ),
             click.option(
                 "--contours",
                 type=click.Choice(["auto", "corner", "cv2"]),
                 default="auto",
                 show_default=True,
-                help="cv2: contours run through pixel centres, as in OpenCV.",
+                help="Whether outlines follow pixel corners or, as in OpenCV (cv2), pixel centres.",
             ),
             click.option(
                 "--max-pixels",
                 type=click.IntRange(min=1),
                 default=1 << 28,
                 show_default=True,
-                help="Most pixels of a label image; other limits of files follow from it.",
+                help="Most pixels of a label image; the other limits on files are derived from it.",
             ),
         ]
     ):
@@ -132,7 +132,7 @@ def reading(command: Callable) -> Callable:
 def bars(unit: str) -> Iterator[Callable[..., None]]:
     """A progress callback ``(what, done, total, **facts)`` that draws one bar for each ``what``.
 
-    Nothing is drawn where standard error is no terminal, nor with --quiet.
+    No bar is drawn if standard error is not a terminal, or with --quiet.
     """
     from tqdm import tqdm
 

@@ -17,7 +17,7 @@ from . import options
     type=click.FloatRange(0, 0.9),
     default=0.075,
     show_default=True,
-    help="Share of each image's area kept from training.",
+    help="Share of each picture's area that is held out from training.",
 )
 @click.option(
     "--mpp",
@@ -27,14 +27,14 @@ from . import options
     help="Micrometres per pixel of the pictures.",
 )
 @click.option(
-    "--exclude", metavar="NAME", multiple=True, help="Leave picture NAME out; repeatable."
+    "--exclude", metavar="NAME", multiple=True, help="Leave out the picture NAME; repeatable."
 )
 @click.option(
     "--fold",
     "folds",
     type=int,
     multiple=True,
-    help="Take the pictures of this fold of Lizard's info.csv alone; repeatable.",
+    help="Take only the pictures of this fold of Lizard's info.csv; repeatable.",
 )
 @options.class_map
 @options.ignore_classes
@@ -48,16 +48,17 @@ from . import options
     type=click.Choice(["vahadane", "staintools"]),
     default="vahadane",
     show_default=True,
-    help="What finds the stains; staintools needs the extra of that name.",
+    help="Method that estimates the stains; staintools needs the extra of that name.",
 )
 @options.seed
 @options.quiet
 def prepare(sources: tuple[Path, ...], out: Path, **settings) -> None:
     """Turn SOURCES into one dataset for training.
 
-    A source is a folder in Lizard's layout (images/NAME.png, labels/NAME.mat, also of HoVer-Net and
-    CoNSeP), Lizard as it is downloaded (Lizard_Images1, Lizard_Images2, Lizard_Labels), or a folder
-    of NAME.png with NAME_classes.png (0 background, 1..6 types, 255 unpublished).
+    A source is one of three kinds of folder: Lizard's layout, with images/NAME.png and
+    labels/NAME.mat (the .mat may be of HoVer-Net or CoNSeP); Lizard as it is downloaded
+    (Lizard_Images1, Lizard_Images2, Lizard_Labels); or NAME.png with NAME_classes.png (0
+    background, 1 to 6 types, 255 ignored).
     """
     from ..tools.dataset import prepare as prepare_dataset
 

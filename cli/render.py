@@ -28,7 +28,7 @@ from . import options
     "--size",
     type=(click.IntRange(1), click.IntRange(1)),
     metavar="WIDTH HEIGHT",
-    help="Size of the slide in its own pixels; default: just large enough for the annotations.",
+    help="Size of the slide in its own pixels; default: the bounding box of the annotations.",
 )
 @click.option(
     "--region",
@@ -41,18 +41,20 @@ from . import options
     type=click.IntRange(1),
     default=20_000_000_000,
     show_default=True,
-    help="Refuse a canvas of more pixels than this.",
+    help="Largest number of pixels that a canvas may have.",
 )
 @options.seed
 @click.option("--steps", type=click.IntRange(1, 1000), help="Number of solver steps.")
 @click.option("--guidance", type=click.FloatRange(0, 20), help="Strength of guidance.")
-@click.option("--style", help="Stain: a slide or image to copy it from, or the name of a style.")
+@click.option(
+    "--style", help="Stain: the name of a style, or a slide or image whose stain is copied."
+)
 @options.weights
 @options.device
 @click.option(
     "--workers",
     type=click.IntRange(1),
-    help="Number of processes, one for each GPU if there are any; default: one thread per core.",
+    help="Number of processes; default: one per GPU if there are several, else a thread per core.",
 )
 @click.option(
     "--scheduler",
@@ -66,7 +68,7 @@ from . import options
     show_default=True,
     help="Quality of the JPEG tiles.",
 )
-@click.option("--lossless", is_flag=True, help="Compress tiles without loss instead.")
+@click.option("--lossless", is_flag=True, help="Compress tiles without loss instead of as JPEG.")
 @click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
 @click.option("--dry-run", is_flag=True, help="Print the plan without rendering.")
 @options.quiet
@@ -141,19 +143,19 @@ def render(
 
 
 def _size(like: Path, slide_mpp: float | None, mpp: float) -> tuple[int, int]:
-    """Size (h, w) at ``mpp`` of a slide, of ``slide_mpp`` where it does not tell its own."""
+    """Size (h, w) of a slide at ``mpp``; ``slide_mpp`` is its pixel size if it states none."""
     from ..slides.reading import size_like
 
     return size_like(like, mpp, slide_mpp=slide_mpp)
 
 
 def _box(x: int, y: int, width: int, height: int) -> tuple[int, int, int, int]:
-    """A region as the core has it: (y0, x0, y1, x1)."""
+    """The box (y0, x0, y1, x1) of a region, as the core takes it."""
     return y, x, y + height, x + width
 
 
 def _cluster(scheduler: str | None, workers: int | None, device: str) -> AbstractContextManager:
-    """A client of the workers that the user asked for; None for threads of this process."""
+    """Return a client of the requested workers, or None for threads of this process."""
     from ..model.devices import gpus
 
     count = gpus(device)

@@ -16,7 +16,7 @@ FOUND = 3  # the exit code; 1 is a mistake and 2 wrong usage
 @click.option(
     "--stride",
     type=click.IntRange(1),
-    help="Pixels between the lines to look at; default: those that SLIDE records.",
+    help="Distance in pixels between the lines to test; default: the lines that SLIDE records.",
 )
 @options.seed
 @click.pass_context

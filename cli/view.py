@@ -28,7 +28,7 @@ from .messages import in_options
     "--port",
     type=click.IntRange(0, 65535),
     default=0,
-    help="Port of the page; default: a free one.",
+    help="Port of the server; default: a free one.",
 )
 @click.option("--no-browser", is_flag=True, help="Print the address without opening a browser.")
 @click.pass_context
@@ -56,9 +56,9 @@ def view(
 
 @contextmanager
 def _opened(address: str) -> Iterator[None]:
-    """Open the address in a browser, by way of a file that no other user may read.
+    """Open the address in a browser, through a file that no other user may read.
 
-    The words with which a browser was started can be read by all users, and the token is a secret.
+    All users can read the arguments with which a browser was started, and the token is a secret.
     """
     page = f'<meta http-equiv="refresh" content="0; url={address}">'
     with TemporaryDirectory(prefix="nasdm-wsi-", ignore_cleanup_errors=True) as folder:
