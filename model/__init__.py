@@ -1,4 +1,4 @@
-"""The torch side: networks, diffusion, training data, training, checkpoints."""
+"""The part that uses torch: networks, diffusion, training data, training and checkpoints."""
 
 from .checkpoint import load_network
 from .painter import Painter

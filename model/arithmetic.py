@@ -1,6 +1,6 @@
-"""What kind of arithmetic computes: the libraries choose it by what the CPU or GPU can do.
+"""Identify the kind of arithmetic, which the libraries choose by the features of the CPU or GPU.
 
-The choice decides the last bits of a convolution, and with them the bytes of a slide.
+The choice determines the last bits of a convolution, and with them the bytes of a slide.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ CHANNELS, SIDE = 64, 32
 
 @lru_cache
 def arithmetic(device: str, precision: str) -> str:
-    """A name of the arithmetic that this process has: 8 hexadecimal digits.
+    """Return a name of the arithmetic of this process: 8 hexadecimal digits.
 
-    They are a digest of what a few small convolutions give on the ``device`` in the ``precision``,
-    computed as a painter does. It takes some hundredths of a second.
+    The digits are a digest of the results of a few small convolutions, computed on ``device`` in
+    ``precision`` as a painter does. This takes some hundredths of a second.
 
     Raises:
         PlanError: no such device here.
@@ -40,7 +40,7 @@ def arithmetic(device: str, precision: str) -> str:
 
 
 def describe(device: str) -> dict[str, str]:
-    """The arguments of a painter that say where and how this process computes.
+    """Return the arguments of a painter that say where and how this process computes.
 
     Raises:
         PlanError: no such device here.

@@ -1,9 +1,8 @@
-"""Checkpoints: safetensors that appear whole or not at all, with a typed header inside.
+"""Checkpoints: safetensors files with a typed header, which are written completely or not at all.
 
 Two kinds share the format. Weights (``weights.safetensors``) hold the averaged network in float16
 and are what `render` loads. A training checkpoint (``last.safetensors``) holds everything that
-training needs to go on as if it had never stopped. What the header says is told in
-`nasdm_wsi.checkpoints`.
+training needs to resume as if it had never stopped. `nasdm_wsi.checkpoints` describes the header.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def save(path: Path, tensors: dict[str, Tensor], header: Header) -> None:
-    """Write tensors and a header, with the digest of the tensors in it.
+    """Write tensors and a header that contains the digest of the tensors.
 
     Raises:
         OutputError: the disk is full or the folder cannot be written.
@@ -47,7 +46,7 @@ def save(path: Path, tensors: dict[str, Tensor], header: Header) -> None:
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], Header]:
-    """Tensors and header of a checkpoint.
+    """Return the tensors and the header of a checkpoint.
 
     Raises:
         CheckpointError: missing, damaged, not one of ours, or with tensors that are not finite.
@@ -82,7 +81,7 @@ def digest(tensors: dict[str, Tensor]) -> str:
 
 
 def header_of(network: nn.Module, *, kind: str = "weights", **facts: Any) -> Header:
-    """The header of a network; ``facts`` are fields of `Header` that the network does not tell."""
+    """Return the header of a network; ``facts`` are fields that it does not determine."""
     family = family_of(network)
     facts.setdefault("sampler", family.sampler)
     return Header(kind=kind, family=family.name, network=asdict(network.config), **facts)  # type: ignore[call-overload]
@@ -99,7 +98,7 @@ def save_weights(path: Path, network: nn.Module, **facts: Any) -> None:
 
 
 def find_weights(weights: str | Path) -> Path:
-    """The file of weights: ``weights`` itself, or that of weights in the package by their name.
+    """Return the path of a weights file, given as a path or as a name of weights in the package.
 
     Raises:
         CheckpointError: neither a file nor the name of weights in the package.
@@ -116,7 +115,7 @@ def find_weights(weights: str | Path) -> Path:
 
 
 def load_network(path: str | Path = SHIPPED) -> nn.Module:
-    """The network of any weights file, of either family: float32, on the CPU, in eval mode.
+    """Load the network of a weights file of either family: float32, on the CPU, in eval mode.
 
     A `semantic` network is called as ``network(x, t, condition)`` with x (n, 3, h, w) in [-1, 1],
     t (n,) in steps of the 1000-step schedule and condition (n, c, h, w); a `local` one as
@@ -129,7 +128,7 @@ def load_network(path: str | Path = SHIPPED) -> nn.Module:
 
 
 def load_weights(path: Path) -> tuple[nn.Module, Header]:
-    """As `load_network`, with the file's header."""
+    """Load a network as `load_network` does, and return the header of the file too."""
     tensors, header = load(path)
     if header.kind != "weights":
         raise CheckpointError(f"{path} holds no weights for rendering: use the run's weights file")
@@ -140,10 +139,10 @@ def load_weights(path: Path) -> tuple[nn.Module, Header]:
 
 
 def network_of(header: Header, path: Path) -> nn.Module:
-    """A fresh network of the shape that the header of the file ``path`` describes.
+    """Build a new network of the shape that the header of the file ``path`` describes.
 
     Raises:
-        CheckpointError: an unknown family, or a configuration that is none of its.
+        CheckpointError: an unknown family, or a configuration that does not fit the family.
     """
     if header.family not in FAMILIES:
         raise CheckpointError(
@@ -163,12 +162,12 @@ def network_of(header: Header, path: Path) -> nn.Module:
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
-    """The shapes of tensors by name."""
+    """Return the shapes of tensors by name."""
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def check_shapes(path: Path, expected: Shapes, found: Shapes, what: str = "its header") -> None:
-    """Refuse tensors that are missing, not known or of another shape; the first ones are named.
+    """Refuse tensors that are missing, unknown or of another shape, and name the first of them.
 
     Raises:
         CheckpointError: ``found`` in the file ``path`` is not what is ``expected`` of ``what``.
@@ -188,6 +187,6 @@ def _difference(name: str, expected: tuple | None, found: tuple | None) -> str:
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file, the first 16 hexadecimal digits: names weights in provenance."""
+    """Return the first 16 hex digits of a file's SHA-256, which identify weights."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""What a network is and how it is trained: frozen dataclasses and the table of presets."""
+"""Configurations of networks and of their training: frozen dataclasses and the table of presets."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class LocalConfig:
     fine: channels before a last convolution at full resolution; 0 for none.
 
     Raises:
-        ValueError: what no network can have, such as a damaged header may say.
+        ValueError: values that no network can have, which a damaged header may contain.
     """
 
     widths: tuple[int, ...]
@@ -82,7 +82,7 @@ class TrainingConfig:
     rare_types: share of crops centred near a nucleus of a type drawn uniformly.
     guidance: scale of guidance distillation (`objectives.GuidanceDistillation`); 0 for none. The
     teacher is the network that training starts from.
-    critic_below: noise level below which a critic says what is learnt (`critic`); 0 for none.
+    critic_below: noise level below which a critic trains the network (`critic`); 0 for none.
     patches: read the paper's patches, at `magnification` 20 or 10, instead of random crops.
     muon: see `optimisers.network_optimisers`.
     checkpointing: recompute activations in the backward pass.

@@ -1,4 +1,4 @@
-"""Checkpoints of the published training code, converted to ours."""
+"""Conversion of checkpoints of the published training code to the checkpoints of this package."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from .semantic_unet import SemanticUNet, config_of
 
 
 def convert(source: Path, out: Path, *, overwrite: bool = False) -> SemanticConfig:
-    """Write the weights in ``source``, a state of the published network, as a checkpoint of ours.
+    """Convert ``source``, a state of the published network, into a checkpoint of this package.
 
-    ``source`` is what ``torch.save`` made of the state, plain or averaged (EMA). It is a pickle:
-    nothing but tensors is loaded from it. Returns the shape of the network, read off the tensors.
+    ``source`` is a file that ``torch.save`` wrote of the state, plain or averaged (EMA). It is a
+    pickle, and only tensors are loaded from it. The function returns the configuration of the
+    network, which follows from the shapes of the tensors.
 
     Raises:
         CheckpointError: no such file, a file with more than tensors, or of another architecture;
-            the first names that differ are told.
+            the message gives the first names that differ.
         OutputError: ``out`` exists and ``overwrite`` is not given, is ``source``, or cannot be
             written.
     """
@@ -64,6 +65,6 @@ def _read_state(source: Path) -> dict[str, Tensor]:
 
 
 def _skeleton(config: SemanticConfig) -> SemanticUNet:
-    """A network without values."""
+    """Build a network whose tensors have no values."""
     with torch.device("meta"):
         return SemanticUNet(config)

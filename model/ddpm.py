@@ -1,9 +1,9 @@
 """The paper's diffusion: a linear schedule, noise prediction and a learned variance.
 
 Shrivastava and Fletcher (2023), after Ho and others (2020,
-"DDPM") and Nichol and Dhariwal (2021, "IDDPM"), whose letters these are. A network maps
-``(x, t, condition)`` to outputs (n, 6, h, w): the noise, and the variance between its bounds.
-Pixels lie in [-1, 1]; schedules are float64 and indexed by k = 0 .. n - 1, the least noise first.
+"DDPM") and Nichol and Dhariwal (2021, "IDDPM"), whose notation is used here. A network maps ``(x,
+t, condition)`` to outputs (n, 6, h, w): the noise, and the variance between its bounds. Pixels lie
+in [-1, 1]; schedules are float64 and indexed by k = 0 .. n - 1, the least noise first.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ class Schedule:
 
     @property
     def sigmas(self) -> Tensor:
-        """Standard deviation of the noise where the signal is not shrunk, as in EDM."""
+        """The standard deviations of the noise when the signal is not scaled down, as in EDM."""
         return ((1 - self.alpha_bar) / self.alpha_bar).sqrt()
 
     def respaced(self, count: int) -> Schedule:
-        """``count`` of the steps, evenly spaced from the first to the last (IDDPM, Section 4)."""
+        """Return ``count`` of the steps, evenly spaced from first to last (IDDPM, Section 4)."""
         if not 1 <= count <= len(self):
             raise ValueError(f"{count} steps of {len(self)}")
         chosen = torch.linspace(0, len(self) - 1, count, dtype=torch.float64).round().long()
@@ -70,19 +70,19 @@ def linear_schedule(steps: int = 1000) -> Schedule:
 
 
 def noised(schedule: Schedule, x0: Tensor, k: Tensor, noise: Tensor) -> Tensor:
-    """A draw of q(x_k | x_0): DDPM, equation 4; k (n,)."""
+    """Draw from q(x_k | x_0) (DDPM, equation 4); k has the shape (n,)."""
     return _at(schedule.alpha_bar.sqrt(), k, x0) * x0 + (
         _at((1 - schedule.alpha_bar).sqrt(), k, x0) * noise
     )
 
 
 def clean(schedule: Schedule, x: Tensor, k: Tensor, eps: Tensor) -> Tensor:
-    """The x_0 that noise ``eps`` in x implies (DDPM, equation 15)."""
+    """Return the x_0 that the noise ``eps`` in x implies (DDPM, equation 15)."""
     return _at((1 / schedule.alpha_bar).sqrt(), k, x) * x - _at(schedule.sigmas, k, x) * eps
 
 
 def posterior_mean(schedule: Schedule, x0: Tensor, x: Tensor, k: Tensor) -> Tensor:
-    """Mean of q(x_{k-1} | x_k, x_0) (DDPM, equation 7)."""
+    """Return the mean of q(x_{k-1} | x_k, x_0) (DDPM, equation 7)."""
     before, here = schedule.alpha_bar_before, schedule.alpha_bar
     of_x0 = schedule.beta * before.sqrt() / (1 - here)
     of_x = (1 - before) * (1 - schedule.beta).sqrt() / (1 - here)
@@ -90,7 +90,7 @@ def posterior_mean(schedule: Schedule, x0: Tensor, x: Tensor, k: Tensor) -> Tens
 
 
 def log_variance(schedule: Schedule, v: Tensor, k: Tensor) -> Tensor:
-    """Log of the learned variance; v in [-1, 1] goes from its lower to its upper bound.
+    """Return the log of the learned variance; v in [-1, 1] goes from its lower to its upper bound.
 
     IDDPM, equation 15. At k = 0 the lower bound is that of the next step, for its own is zero.
     """
@@ -103,7 +103,7 @@ def log_variance(schedule: Schedule, v: Tensor, k: Tensor) -> Tensor:
 def variational_bound(
     schedule: Schedule, outputs: Tensor, x0: Tensor, x: Tensor, k: Tensor
 ) -> Tensor:
-    """The term of L_vlb at k, (n,), in bits per value.
+    """Return the term of L_vlb at k, with the shape (n,), in bits per value.
 
     KL(q(x_{k-1} | x_k, x_0) || p(x_{k-1} | x_k)), and at k = 0 the negative log likelihood of
     8-bit pixels (DDPM, equations 5 and 13). ``x`` is a draw of q(x_k | x_0).
@@ -124,8 +124,8 @@ def hybrid_loss(
 ) -> Tensor:
     """L_hybrid = L_simple + 0.001 L_vlb of each sample, (n,): IDDPM, equation 16.
 
-    L_vlb is a sum over all steps; its term at a uniformly drawn k stands for all of them. It
-    teaches the variance alone: the mean's gradient is stopped.
+    L_vlb is a sum over all steps; its term at a uniformly drawn k is an estimate of the sum. It
+    trains only the variance, because the gradient of the mean is stopped.
     """
     x = noised(schedule, x0, k, noise)
     outputs = network(x, schedule.steps.to(k.device)[k], condition).float()
@@ -136,7 +136,7 @@ def hybrid_loss(
 
 
 def ancestral_step(schedule: Schedule, x: Tensor, outputs: Tensor, noise: Tensor, k: int) -> Tensor:
-    """x_{k-1} from x_k: the paper's sampler, x_0 kept in [-1, 1], learned variance."""
+    """Draw x_{k-1} from x_k by the paper's sampler: clipped x_0 and learned variance."""
     eps, v = outputs.chunk(2, dim=1)
     at = torch.full((len(x),), k, device=x.device)
     mean = posterior_mean(schedule, clean(schedule, x, at, eps).clamp(-1, 1), x, at)
@@ -153,7 +153,7 @@ def sample_ancestral(
 ) -> Tensor:
     """Pixels (n, 3, h, w) by ancestral sampling; ``noise(k)`` (n, 3, h, w) is unit Gaussian.
 
-    ``noise(len(schedule))`` is where sampling starts.
+    Sampling starts from ``noise(len(schedule))``.
     """
     x = noise(len(schedule))
     for k in reversed(range(len(schedule))):
@@ -163,13 +163,13 @@ def sample_ancestral(
 
 
 def _at(values: Tensor, k: Tensor, like: Tensor) -> Tensor:
-    """values[k], in the type of ``like`` and to be multiplied with it."""
+    """Return values[k] with the dtype of ``like`` and a shape that broadcasts with it."""
     # The type first: Metal has no float64.
     return values.to(like.dtype).to(like.device)[k][:, None, None, None]
 
 
 def _log_likelihood(x: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
-    """Of pixels on 256 levels in [-1, 1] under a Gaussian (DDPM, equation 13)."""
+    """Return the log likelihood of 8-bit pixels in [-1, 1] under a Gaussian (DDPM, equation 13)."""
     normal = torch.distributions.Normal(mean, spread)
     above, below = normal.cdf(x + 1 / 255), normal.cdf(x - 1 / 255)
     share = torch.where(x < -0.999, above, torch.where(x > 0.999, 1 - below, above - below))

@@ -1,4 +1,4 @@
-"""Where to compute and how: devices by name, their precision, and the threads of a CPU."""
+"""Devices by name, the precision of their arithmetic, and the number of threads on a CPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..errors import PlanError
 
 
 def choose_device(name: str) -> torch.device:
-    """A device by name; ``auto`` is the first GPU if there is one, Apple's included, else the CPU.
+    """Return a device by name; ``auto`` is the first GPU (CUDA or Apple's), else the CPU.
 
     Raises:
         PlanError: no such device here.
@@ -28,14 +28,14 @@ def choose_device(name: str) -> torch.device:
 
 
 def gpus(device: str) -> int:
-    """How many GPUs ``device`` may mean: all of them, one that is numbered, or none."""
+    """Return how many GPUs ``device`` may mean: all of them, one that is numbered, or none."""
     if device == "cpu" or not torch.cuda.is_available():
         return 0
     return torch.cuda.device_count() if device in ("auto", "cuda") else 1
 
 
 def place(device: str) -> tuple[str, str]:
-    """A device by name and the precision to compute in: bfloat16 where it is native, else float32.
+    """Return a device and its precision: bfloat16 if the device computes it natively, else float32.
 
     Raises:
         PlanError: no such device here.
@@ -50,11 +50,11 @@ def place(device: str) -> tuple[str, str]:
 
 
 class _OneThread:
-    """A context in which torch computes with one thread in whichever threads are inside.
+    """A context in which torch computes with one thread, for every thread that has entered it.
 
-    How many threads compute a convolution decides its last bits. The number is a setting of the
-    process, and of each thread that has begun to compute: it is changed for those inside, and set
-    back when the last one leaves.
+    The number of threads that compute a convolution determines its last bits. It is a setting of
+    the process and of each thread that has begun to compute. The context changes it for the threads
+    inside, and restores it when the last one leaves.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
-"""Denoisers: what a network of either family makes of noisy pixels, and the loss that trains it.
+"""Denoisers, which wrap a network of either family, and the losses that train them.
 
 A denoiser is any callable ``(x, sigma, condition) -> x0``. Pixels lie in [-1, 1] and are not
-shrunk: x is x0 plus noise of standard deviation sigma, as in EDM (Karras and others, 2022).
+scaled: x is x0 plus noise of standard deviation sigma, as in EDM (Karras and others, 2022).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from .semantic_unet import SemanticUNet
 
 @dataclass(frozen=True)
 class Condition:
-    """What the picture must show.
+    """The conditions of a picture.
 
     planes: (n, len(names), h, w), the conditioning planes. All of them are zero where nothing is
-    known: each group of planes comes with one that is 1 where the group is known.
+    known; each group of planes includes one that is 1 where the group is known.
     style: (n, 6), the stain (`nasdm_wsi.slides.stain`).
     names: the names of the planes, in order.
     """
@@ -35,7 +35,7 @@ class Condition:
     names: tuple[str, ...] = PLANES
 
     def pick(self, *names: str) -> Tensor:
-        """The planes of these names, (n, len(names), h, w); a view where they stand together."""
+        """Return the planes of these names, (n, len(names), h, w), as a view if possible."""
         index = [self.names.index(name) for name in names]
         first, last = index[0], index[-1]
         if index == list(range(first, last + 1)):
@@ -43,7 +43,7 @@ class Condition:
         return self.planes[:, index]
 
     def widened(self, names: tuple[str, ...]) -> Condition:
-        """The same condition with the planes of these names; those it lacks are unknown."""
+        """Return the condition with exactly these planes; planes that it lacks are unknown."""
         if names == self.names:
             return self
         n, _, h, w = self.planes.shape
@@ -52,11 +52,11 @@ class Condition:
         return replace(self, planes=planes, names=names)
 
     def null(self) -> Condition:
-        """The condition that leaves the picture open: known pixels and the style stay alone."""
+        """Return the null condition, which keeps only the known pixels and the style."""
         return self.drop(torch.ones(len(self.planes), dtype=torch.bool, device=self.planes.device))
 
     def drop(self, which: Tensor) -> Condition:
-        """Forget what the samples show where ``which`` (n,) is true; known pixels stay."""
+        """Set the condition to null where ``which`` (n,) is true; known pixels are kept."""
         kept = torch.tensor([name in PIXELS for name in self.names], device=which.device)
         keep = kept | ~which[:, None]
         return replace(self, planes=self.planes * keep[:, :, None, None])
@@ -87,7 +87,7 @@ class Denoiser(nn.Module):
         return d**2 / total**2 * x + s * d / total * out.float()
 
     def sigma(self, level: Tensor) -> Tensor:
-        """Noise level of a quantile ``level`` in (0, 1)."""
+        """Return the noise level of a quantile ``level`` in (0, 1)."""
         return torch.exp(self.P_MEAN + self.P_STD * torch.special.ndtri(level))
 
     def loss(self, x0: Tensor, condition: Condition, level: Tensor, noise: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ class NoisePredictor(nn.Module):
         return hybrid_loss(self.network, self.schedule, x0, k, self._planes(condition), noise)
 
     def _planes(self, condition: Condition) -> Tensor:
-        """What the network sees: types and edges, of the published layout background before."""
+        """Return the planes of the network; the published layout begins with a background."""
         names = [name for name in condition.names if name != NUCLEI_KNOWN]
         nuclei = condition.pick(*names)
         if self.network.config.condition == len(names):

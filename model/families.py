@@ -1,9 +1,9 @@
-"""The families of networks: for each one record of all that differs between them.
+"""The families of networks, each with one record of everything that is specific to it.
 
 `local` is a U-Net with a finite receptive field: windows are blocks with a halo, every solver step
 is a phase of the mosaic, and the mosaic equals one evaluation on the whole canvas. `semantic` is
-the paper's U-Net, which looks at its whole window: windows of the size of training overlap by
-linear ramps and are fused after every third of the steps.
+the paper's U-Net, whose output depends on its whole window: windows have the size used in training,
+overlap by linear ramps, and are fused after every third of the steps.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class Cut:
 
 @dataclass(frozen=True)
 class Family:
-    """What is particular to a family of networks.
+    """The properties of a family of networks.
 
     denoiser: wraps a network as a denoiser (`diffusion`).
     planes_of: how many conditioning planes a network of a configuration takes.
-    sampler: what its networks are sampled with if their headers do not say otherwise.
+    sampler: the default sampler of its networks, if a header names no other.
     sigmas: noise levels for a number of steps, falling to zero.
     phases: which of a number of solver steps each phase of the mosaic takes.
     cut: how the canvas is cut for a network, with a halo of ``halo`` pixels if one was measured.
@@ -76,7 +76,7 @@ class Family:
 def _local_cut(network: LocalUNet, halo: int | None, device: torch.device) -> Cut:
     """Blocks with a halo as wide as the receptive field in use.
 
-    Blocks are larger on a GPU, which a small one does not fill.
+    Blocks are larger on a GPU, because small ones do not use all of it.
     """
     geometry = {
         "stride": 2048 if device.type == "cuda" else 512,
@@ -168,5 +168,5 @@ def family_of(network: nn.Module) -> Family:
 
 
 def denoiser_of(network: nn.Module) -> Denoiser | NoisePredictor:
-    """The denoiser that a network was, or is to be, trained as."""
+    """Wrap a network as the denoiser that it was, or will be, trained as."""
     return family_of(network).denoiser(network)

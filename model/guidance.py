@@ -1,4 +1,4 @@
-"""Classifier-free guidance as a wrapper round a denoiser."""
+"""Classifier-free guidance as a wrapper around a denoiser."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ INTERVAL = (0.15, 4.0)  # noise levels at which networks are guided
 def guided(
     denoise: Denoise, scale: float, *, learnt: float = 0.0, interval: tuple[float, float] = INTERVAL
 ) -> Denoise:
-    """Push estimates away from those without a mask, at noise levels inside ``interval`` only.
+    """Move estimates away from those without a mask, at noise levels inside ``interval`` only.
 
-    ``x0 = x0_c + scale (x0_c - x0_null)``: equation 7 of Shrivastava and Fletcher (2023), which in
-    noise and in pixels is the same. The interval is Kynkäänniemi and others' (2024): guidance
-    harms at high noise and is idle at low. The callable's second argument is the noise level of
-    each sample. Channels after the third (a variance) are not guided.
+    ``x0 = x0_c + scale (x0_c - x0_null)``: equation 7 of Shrivastava and Fletcher (2023), which is
+    the same for noise and for pixels. The interval follows Kynkäänniemi and others (2024): guidance
+    is harmful at high noise levels and has no effect at low ones. The callable's second argument is
+    the noise level of each sample. Channels after the third (a variance) are not guided.
 
-    ``learnt`` is the scale that the network gives by itself (`TrainingConfig.guidance`): at that
-    scale there is nothing left to do, at any other ``scale`` is still the whole of it.
+    ``learnt`` is the guidance scale distilled into the network (`TrainingConfig.guidance`). At that
+    scale the network is used alone; at any other scale, ``scale`` is the full guidance scale.
     """
     push = (1 + scale) / (1 + learnt)
     if push == 1:

@@ -20,7 +20,7 @@ STYLE_SIZE = 6
 
 
 class Block(nn.Module):
-    """Residual block: channel norm, scale and shift from the embedding, two 3x3 convolutions."""
+    """A residual block: channel norm, scale and shift from the embedding, two 3x3 convolutions."""
 
     def __init__(self, width: int, embedding: int):
         super().__init__()
@@ -49,10 +49,10 @@ class Stage(nn.ModuleList):
 
 
 class Fine(nn.Module):
-    """Two convolutions at full resolution behind the last unfolding of pixels.
+    """Two convolutions at full resolution after the last depth-to-space operation.
 
-    Unfolding gives each pixel of a cell of two by two its own weights, and what differs between
-    them shows as a pattern; here all pixels share theirs.
+    Depth-to-space gives each pixel of a 2x2 cell its own weights, and their differences are visible
+    as a pattern; in these convolutions, all pixels share their weights.
     """
 
     def __init__(self, width: int):
@@ -67,10 +67,11 @@ class Fine(nn.Module):
 
 
 class LocalUNet(nn.Module):
-    """Maps noisy pixels, planes and embedding inputs to pixels; sides are multiples of `grid`.
+    """A network from noisy pixels, planes and style to pixels; sides are multiples of `grid`.
 
-    The first convolution sees a plane of ones wherever nuclei are known; the zero padding at the
-    border of a crop or canvas shows in that plane, so that a border does not pass for tissue.
+    The first convolution receives a plane of ones wherever nuclei are known. The zero padding at
+    the border of a crop or canvas appears in that plane, so the network can distinguish a border
+    from tissue.
     """
 
     style_mean: Tensor
@@ -122,10 +123,10 @@ class LocalUNet(nn.Module):
 
     @property
     def receptive_field(self) -> int:
-        """How many pixels beyond an aligned block its output can depend on, on each side.
+        """The number of pixels on each side of an aligned block on which its output can depend.
 
-        Counted from the output back to the input: a 3x3 convolution reaches one cell further, and
-        a change of resolution rounds the reach up to whole cells.
+        It is counted from the output back to the input: a 3x3 convolution reaches one cell further,
+        and a change of resolution rounds the reach up to whole cells.
         """
         convs = [2 * n for n in self.config.blocks]
         reach = 2  # the head, in pixels: one cell of two
@@ -147,12 +148,12 @@ class LocalUNet(nn.Module):
 
 @torch.no_grad()
 def measured_halo(network: LocalUNet, *, tolerance: float = 5e-5) -> int:
-    """The smallest halo with which a block is, to ``tolerance``, what the whole field gives.
+    """Return the smallest halo with which a block equals, to ``tolerance``, that of the full field.
 
     In float32 and in units of pixels in [-1, 1], whose error is at most sigma_data times the
-    network's. Far from a pixel the weights that training leaves are so small that much of the
-    field in theory is idle. Measured with noise for pixels and specks for nuclei, at noise levels
-    from the highest to the lowest.
+    network's. Far from a pixel, the trained weights are so small that much of the theoretical
+    receptive field has no effect. The halo is measured on noise as pixels and specks as nuclei, at
+    noise levels from the highest to the lowest.
     """
     block, full = 4 * network.grid, network.halo
     side = block + 2 * full

@@ -1,4 +1,4 @@
-"""From a checkpoint to the callable that the mosaic engine runs on windows."""
+"""The painter: a checkpoint as the object that the mosaic engine runs on windows."""
 
 from __future__ import annotations
 
@@ -50,13 +50,14 @@ class Painter:
         guidance: s of equation 7 (Shrivastava and Fletcher, 2023); 0 turns it off. A step takes two
             evaluations of the network, or one at the scale that is distilled into it.
         style: how the slide is stained: a vector (6,), the name of a style, or the path of a slide
-            or image; by default the mean of the training data. It is held within what the training
-            data had; a warning says what was moved.
+            or image; by default the mean of the training data. It is limited to the range of the
+            training data; a warning says which numbers were changed.
         device: ``auto`` is the first GPU if there is one, else the CPU.
-        precision: of the arithmetic, like ``bfloat16``; by default what `place` says of the device.
-            If it is given the device need not be here: another process will paint.
-        arithmetic: what `arithmetic.arithmetic` says of the process that will paint; by default
-            what it says here, if the device is here.
+        precision: of the arithmetic, such as ``bfloat16``; by default that which `place` selects
+            for the device. If it is given, this process may lack the device, because another
+            process will paint.
+        arithmetic: the result of `arithmetic.arithmetic` in the process that will paint; by default
+            that of this process, if it has the device.
 
     A painter can be sent to another process: it carries its settings, and weights other than those
     in the package are read there from the same path.
@@ -135,8 +136,8 @@ class Painter:
     def denoise(self) -> Denoise:
         """The guided network, on its device.
 
-        The first thread that asks moves the network, and the others wait: one that computed with a
-        network half of which is elsewhere would paint other bytes.
+        The first thread that calls this moves the network to the device, and the others wait: a
+        thread that computed while the network was only partly moved would give other bytes.
 
         Raises:
             PlanError: this process has no such device, or one that lacks the precision.
@@ -187,7 +188,7 @@ class Painter:
         self.sources = tuple(p for p in (self.weights, _file_of(style)) if p)
 
     def plan(self, size: tuple[int, int]) -> Plan:
-        """How a canvas of ``size`` (h, w) is cut for this network and sampler."""
+        """Plan how a canvas of ``size`` (h, w) is cut for this network and sampler."""
         return Plan(size=size, phases=self.phases, **self.cut.geometry)
 
     def start(self, unit: np.ndarray) -> np.ndarray:
@@ -196,11 +197,12 @@ class Painter:
         return self._state(x, np.zeros_like(unit))
 
     def solve(self, phase: int, windows: Sequence[Window]) -> np.ndarray:
-        """One phase of n windows of one size: states (n, channels, h, w) after it.
+        """Run one phase on n windows of one size; return the states (n, channels, h, w) after it.
 
-        A state is the pixels, and the last estimate of them where the solver looks back at it.
-        Outside the tissue the slide is glass. Batches have one size whatever n is, for the size
-        decides the last bits of a convolution; so do threads, and a CPU computes with one.
+        A state consists of the pixels and, if the solver needs it, of the last estimate of them.
+        Outside the tissue the slide shows glass. Batches have one size for all n, because the size
+        of a batch determines the last bits of a convolution. So does the number of threads, so a
+        CPU computes with one.
         """
         out = []
         with one_thread if self.device.type == "cpu" else nullcontext():
@@ -235,7 +237,7 @@ class Painter:
         return self._state(x.cpu().numpy(), previous.cpu().numpy())
 
     def _state(self, x: np.ndarray, previous: np.ndarray) -> np.ndarray:
-        """What is kept between phases, (..., channels, h, w)."""
+        """Return the state that is kept between phases, (..., channels, h, w)."""
         return np.concatenate([x, previous], axis=-3) if self.channels > 3 else x
 
     def _condition(self, windows: list[Window]) -> Condition:
@@ -251,7 +253,7 @@ class Painter:
     def glass(self, phase: int, unit: np.ndarray) -> np.ndarray:
         """State (channels, h, w) after a phase where there is no tissue, from unit noise (3, h, w).
 
-        In place of a stochastic solver this is the one without noise, at the same noise levels.
+        For a stochastic solver, the solver without noise is used at the same noise levels.
         """
         solver = SOLVERS[self.solver]
         glass = np.full_like(unit, GLASS)
@@ -280,7 +282,7 @@ class Painter:
 
 
 def _arithmetic_here(device: str, precision: str) -> str | None:
-    """What computes in this process; None if the device is elsewhere."""
+    """Return the arithmetic of this process, or None if it does not have the device."""
     try:
         return arithmetic_of(device, precision)
     except PlanError:
@@ -300,5 +302,5 @@ def _check_settings(steps: int, solver: str, guidance: float, precision: str) ->
 
 
 def _file_of(style: np.ndarray | str | Path) -> Path | None:
-    """The slide or image that a style is copied from; None for a vector and for a name."""
+    """Return the slide or image that a style is copied from, or None for a vector or a name."""
     return Path(style) if isinstance(style, (str, Path)) and Path(style).exists() else None

@@ -1,4 +1,4 @@
-"""8-bit pixels, and the numbers in [-1, 1] that networks see: the one pair of functions between."""
+"""The only conversion between 8-bit pixels and the numbers in [-1, 1] that networks use."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ def to_signal(image: np.ndarray) -> np.ndarray:
 
 
 def to_image(signal: np.ndarray) -> np.ndarray:
-    """Pixels, uint8 (h, w, 3), from a signal (3, h, w); rounded, and held in [0, 255]."""
+    """Pixels, uint8 (h, w, 3), from a signal (3, h, w), rounded and clipped to [0, 255]."""
     rgb = np.rint((signal.transpose(1, 2, 0) + 1) * 127.5)
     return np.clip(rgb, 0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Names of the conditioning planes that networks take, in groups that can be forgotten alone."""
+"""Names of the conditioning planes of networks, in groups that can be unknown separately."""
 
 from __future__ import annotations
 

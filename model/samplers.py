@@ -1,8 +1,8 @@
 """Solver steps as plain functions on arrays; a sampler is a schedule and a loop over steps.
 
-The steps keep no state: whoever calls `solve`, for all steps or for those of one phase of the
-mosaic, keeps the pixels and the last estimate. All take torch tensors and numpy arrays alike. A
-new solver is a function and a line in `SOLVERS`.
+The steps keep no state: the caller of `solve`, for all steps or for those of one phase of the
+mosaic, keeps the pixels and the last estimate. All take torch tensors and numpy arrays alike. A new
+solver is a function and a line in `SOLVERS`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def karras_sigmas(
 def cubic_sigmas(
     steps: int, *, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX
 ) -> list[float]:
-    """Falling noise levels as `karras_sigmas`, but closest where the mask decides what is painted.
+    """Falling noise levels as `karras_sigmas`, but densest where the mask has most influence.
 
     ln(sigma) is a cubic of the step, flattest half way between the ends, at a level of about one.
     """
@@ -67,7 +67,7 @@ def euler_ancestral_step(
 ) -> Any:
     """One ancestral step (Ho and others 2020, equation 7, on pixels that are not shrunk).
 
-    It falls below the next noise level and returns to it with fresh unit ``noise``, (n, 3, h, w).
+    The step goes below the next noise level and returns to it with new unit ``noise`` (n, 3, h, w).
     """
     here, there = sigmas[k], sigmas[k + 1]
     up = there * math.sqrt(1 - (there / here) ** 2)
@@ -77,7 +77,7 @@ def euler_ancestral_step(
 
 @dataclass(frozen=True)
 class Solver:
-    """A solver step and what it needs.
+    """A solver step and its requirements.
 
     step: as `dpmpp_2m_step`. history: how many of the last estimates are kept between two steps.
     stochastic: whether the step also takes ``noise``.

@@ -5,8 +5,8 @@ A plain encoder, and a middle and decoder in which every residual block is norma
 Models"). Modules carry the names of the published training
 code, so that a published checkpoint is a state of this network as it is.
 
-Group normalisation and attention look at the whole window: do not run it on windows of another
-size than it was trained for.
+Group normalisation and attention use the whole window, so do not run the network on windows of
+another size than it was trained on.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class SemanticNorm(nn.Module):
 
 
 class _ResidualBlock(nn.Module):
-    """What both kinds of residual block share: resampling, time, and the way past."""
+    """The common part of both kinds of residual block: resampling, time and the skip connection."""
 
     emb_layers: nn.Module
 
@@ -97,7 +97,7 @@ class PlainBlock(_ResidualBlock):
 
 
 class SemanticBlock(_ResidualBlock):
-    """Residual block of the middle and the decoder: normalised by the mask, twice."""
+    """A residual block of the middle and the decoder, normalised by the mask twice."""
 
     def __init__(self, inputs: int, outputs: int, *, condition: int, **options):
         super().__init__(inputs, outputs, **options)
@@ -116,7 +116,7 @@ class SemanticBlock(_ResidualBlock):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over all positions; query, key and value of a head stand together."""
+    """Self-attention over all positions; query, key and value of a head are adjacent channels."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -133,7 +133,7 @@ class AttentionBlock(nn.Module):
 
 
 class Stage(nn.Sequential):
-    """Layers one after another, each with time and mask."""
+    """Layers in sequence, each of which receives time and mask."""
 
     def forward(self, x: Tensor, embedding: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
         for layer in self:

@@ -1,4 +1,4 @@
-"""Hold a style within the stains that a network was trained on."""
+"""The limits of a style: the range of stains that a network was trained on."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ IN_STAINS = np.linalg.lstsq(rgb_from_hed[:2].T, rgb_from_hed[2], rcond=None)[0]
 
 
 def held(style: np.ndarray, *, mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
-    """The style (6,), each number moved into the range that the training styles had.
+    """Return the style (6,) with each number limited to the range of the training styles.
 
-    Residual colour beyond the range goes to the two stains, in the mixture nearest in colour, so
-    that the slide does not become lighter. A warning says which numbers were moved. Beyond the
-    range, a network paints nuclei black, the ground white, or another stain than it was asked for.
+    Residual colour beyond the range is replaced by the two stains, in the mixture nearest in
+    colour, so that the slide does not become lighter. A warning says which numbers were changed.
+    Beyond the range, a network paints black nuclei, a white background, or another stain than
+    requested.
 
     Args:
         style: float32 (6,), in the order of `NUMBERS`.

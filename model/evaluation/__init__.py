@@ -1,1 +1,1 @@
-"""Judging a model: distances between real and painted pictures, and agreement with the mask."""
+"""Evaluation of a model: distances of rendered to real pictures, and agreement with the mask."""

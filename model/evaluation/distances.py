@@ -1,4 +1,4 @@
-"""Distances between sets of features (n, d): how unlike two sets of pictures are."""
+"""Distances between sets of features (n, d), which measure how two sets of pictures differ."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Of the Gaussians fitted to two sets (Heusel and others, 2017, equation 6)."""
+    """Fréchet distance of Gaussians fitted to two sets (Heusel and others, 2017, equation 6)."""
     (mean_a, cov_a), (mean_b, cov_b) = ((x.mean(0), np.cov(x, rowvar=False)) for x in (a, b))
     # The trace of the root of a product, through a symmetric matrix with the same eigenvalues.
     values, vectors = np.linalg.eigh(cov_a)
@@ -37,7 +37,7 @@ def inception_score(probabilities: np.ndarray) -> float:
 
 
 def precision_recall(real: np.ndarray, painted: np.ndarray, *, k: int = 3) -> tuple[float, float]:
-    """Shares that lie within the k-th nearest neighbours of the other set (Kynkäänniemi 2019)."""
+    """Shares within the k-nearest-neighbour balls of the other set (Kynkäänniemi 2019)."""
 
     def covered(by: np.ndarray, points: np.ndarray) -> float:
         radius = np.partition(squared_distances(by, by), k, axis=1)[:, k]  # the nearest is itself

@@ -1,8 +1,8 @@
-"""How good is a model: distances to real held-out patches, and nuclei where the mask has them.
+"""Quality of a model: distances to real held-out patches, and agreement of nuclei with the mask.
 
 Shrivastava and Fletcher (2023) use Fréchet Inception Distance and Inception Score.
-Inception needs its own weights, which are not ours to ship; without them the same measures are
-taken on the features of EfficientNet-Lite0 and carry its name.
+Inception needs its own weights, which this package may not distribute. Without them, the same
+measures use the features of EfficientNet-Lite0, and their names say so.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Features:
-    """A network that judges pictures, and its name in every figure.
+    """A network whose features are compared, and its name in the names of the figures.
 
     measure: uint8 (n, h, w, 3) -> features (n, d) and class probabilities (n, c).
     """
@@ -67,7 +67,7 @@ class Features:
     measure: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
     def of(self, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What `measure` says of any number of pictures, on all cores."""
+        """Apply `measure` to any number of pictures, on all cores."""
 
         @torch.inference_mode()
         def measure(part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -81,7 +81,7 @@ class Features:
 
 
 def efficientnet() -> Features:
-    """EfficientNet-Lite0, trained on ImageNet: 1280 features; from the extra ``evaluate``.
+    """EfficientNet-Lite0, trained on ImageNet, with 1280 features; needs the extra ``evaluate``.
 
     Raises:
         NasdmError: the packages are not installed.
@@ -128,16 +128,15 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
     **painting: Any,
 ) -> dict[str, Any]:
-    """Paint every held-out rectangle from its mask and compare it with what is really there.
+    """Render every held-out rectangle from its mask and compare it with the real pixels.
 
-    The pictures are brought to the painter's pixel size. At `magnification` 10 twice the side is
-    painted and halved. ``painting`` goes to `Painter`.
-    Returns a row of figures by name; under "inputs" dataset and weights, under "patches" pairs of
-    real and painted patches, and under "worst" the painted patch of each rectangle that is least
-    like any real one, worst first.
+    The pictures are brought to the painter's pixel size. At `magnification` 10, twice the side is
+    rendered and halved. ``painting`` is passed to `Painter`. Returns a row of figures by name;
+    under "inputs" dataset and weights, under "patches" pairs of real and painted patches, and under
+    "worst" the painted patch of each rectangle that is least like any real one, worst first.
 
     Raises:
-        DatasetError: held-out rectangles have room for next to no patches, or pixels that cannot be
+        DatasetError: held-out rectangles have room for hardly any patches, or pixels that cannot be
             brought to the painter's.
     """
     step = {20: 1, 10: 2}[magnification]
@@ -219,9 +218,10 @@ def paint(region: Region, cut: Any, painter: Painter, *, seed: int = 0) -> np.nd
 def compare(
     a: np.ndarray, b: np.ndarray, c: np.ndarray, probabilities: np.ndarray, *, name: str
 ) -> dict[str, float]:
-    """All distances between features (n, d), under names that end in what measured them.
+    """Return all distances between features (n, d), by names that end in that of the features.
 
-    a: real, b: painted, c: real ones of elsewhere in the same pictures, a scale for the distances.
+    a: real, b: painted, c: real ones from other places in the same pictures, as a reference for the
+    distances.
     probabilities: (n, classes), of the painted pictures.
     """
     half = np.random.default_rng(0).permutation(len(a))
@@ -245,10 +245,10 @@ def compare(
 
 
 class Agreement:
-    """Counts whether dark spots and annotated nuclei are the same.
+    """Counts of how often dark spots and annotated nuclei agree.
 
-    Dark is what has more haematoxylin than Otsu's threshold of the picture. A nucleus is found if
-    its mean is dark; a dark spot is true if it touches a nucleus of the mask.
+    A pixel is dark if it has more haematoxylin than Otsu's threshold of the picture. A nucleus is
+    found if its mean is dark; a dark spot is correct if it touches a nucleus of the mask.
     """
 
     def __init__(self) -> None:
@@ -303,7 +303,7 @@ ABLATIONS: dict[str, list[dict[str, Any]]] = {
 def ablate(
     dataset: Path, settings: Iterable[dict[str, Any]], **options: Any
 ) -> Iterator[dict[str, Any]]:
-    """`evaluate` once for each of ``settings``, such as {"guidance": 1.5}; they lead the rows."""
+    """Run `evaluate` for each of ``settings``, such as {"guidance": 1.5}; rows begin with them."""
     for changed in settings:
         log.info("evaluating %s", changed)
         yield {**changed, **evaluate(dataset, **options, **changed)}
@@ -312,7 +312,7 @@ def ablate(
 def picture_grid(
     rows: list[dict[str, Any]], *, chosen: list[int] | None = None, gap: int = 4
 ) -> np.ndarray:
-    """Real patches above, below them those painted with each row's settings, uint8 (h, w, 3).
+    """Return a picture, uint8 (h, w, 3): real patches above, those of each row's settings below.
 
     ``chosen`` are their numbers; by default `COLUMNS` of them, evenly spread.
     """
@@ -343,7 +343,7 @@ def check_report(folder: Path, dataset: Path, *others: Path | None) -> None:
 
 
 def write_report(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Write table.csv, grid.png and worst.png, for several rows plot.png of what changed.
+    """Write table.csv, grid.png and worst.png, and for several rows plot.png of the varied setting.
 
     Raises:
         OutputError: see `check_report`.
@@ -393,13 +393,13 @@ def _patches(picture: np.ndarray, step: int) -> list[np.ndarray]:
 
 
 def known_patches(picture: np.ndarray, known: np.ndarray, step: int = 1) -> list[np.ndarray]:
-    """The `_patches` without a pixel that is not ``known``, bool (h, w)."""
+    """Return the `_patches` whose pixels are all ``known``, bool (h, w)."""
     hidden = _patches(np.uint8(255) * ~known, step)
     return [a for a, h in zip(_patches(picture, step), hidden, strict=True) if not h.any()]
 
 
 def patches_elsewhere(region: Region, cut: Any, step: int) -> list[np.ndarray]:
-    """Real patches of a rectangle as large, at a random place that is not held out."""
+    """Return real patches of an equally large rectangle at a random place that is not held out."""
     usable = region.usable
     rng = np.random.default_rng(zlib.crc32(region.name.encode()))
     y0, x0, y1, x1 = random_box(usable, usable[cut].shape, rng)

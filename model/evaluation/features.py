@@ -1,4 +1,4 @@
-"""EfficientNet-Lite, trained on photographs (ImageNet): eyes for measuring and for the critic."""
+"""Features of EfficientNet-Lite, trained on ImageNet, for the evaluation and for the critic."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...errors import NasdmError
 
 
 def efficientnet_lite(size: int) -> Any:
-    """The frozen network of a size from 0 to 2; its packages are those of the extra ``evaluate``.
+    """Return the frozen network of a size from 0 to 2; it needs the extra ``evaluate``.
 
     Raises:
         NasdmError: the packages are not installed.
@@ -35,7 +35,7 @@ def efficientnet_lite(size: int) -> Any:
 def feature_maps(network: Any, pixels: Tensor) -> list[Tensor]:
     """Features (n, c, h, w) at strides 4, 8, 16 and 32 of pixels in [-1, 1], enlarged by 7 / 4.
 
-    So much makes the 224 pixels that the network was trained on of a patch of 128.
+    This factor enlarges a patch of 128 pixels to the 224 pixels that the network was trained on.
     """
     x = F.interpolate(pixels, scale_factor=1.75, mode="bicubic")
     x = network._swish(network._bn0(network._conv_stem(x)))

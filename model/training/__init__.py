@@ -1,1 +1,1 @@
-"""Training: data, objectives, and a run that goes on where it stopped."""
+"""Training: data, objectives, and runs that can be resumed."""

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run: loss, learning rate and sample pictures."""
+"""The TensorBoard logs of a run: loss, learning rate and sample pictures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COLUMNS = 8  # pictures beside each other
 
 @contextmanager
 def open_board(folder: Path, start: int) -> Iterator[SummaryWriter]:
-    """A writer of logs into ``folder``; what an earlier run wrote after ``start`` is dropped.
+    """Open a log writer in ``folder``; entries of an earlier run after ``start`` are dropped.
 
     Raises:
         NasdmError: TensorBoard is not installed.
@@ -45,7 +45,7 @@ def open_board(folder: Path, start: int) -> Iterator[SummaryWriter]:
 
 
 def write_curves(board: SummaryWriter, trainer: Trainer, loss: float) -> None:
-    """Loss and learning rate, every `EVERY` steps."""
+    """Write loss and learning rate, every `EVERY` steps."""
     if trainer.step % EVERY == 0:
         board.add_scalar("loss", loss, trainer.seen)
         board.add_scalar("learning rate", trainer.learning_rate, trainer.seen)
@@ -54,7 +54,7 @@ def write_curves(board: SummaryWriter, trainer: Trainer, loss: float) -> None:
 def write_samples(
     board: SummaryWriter, trainer: Trainer, samples: Samples, names: tuple[str, ...]
 ) -> None:
-    """Real pictures above, what the averaged network paints from their planes below."""
+    """Write real pictures above, and samples of the averaged network from their planes below."""
     grid = sample_grid(trainer.average, samples, names)
     board.add_image("samples", grid, trainer.seen, dataformats="HWC")
 

@@ -1,8 +1,9 @@
-"""The last stage of training: a critic judges whole pictures, painted as in rendering.
+"""The last stage of training: a critic scores whole pictures, painted as in rendering.
 
-A denoiser that has learnt mean squares gives means, and the texture painted from means is not that
-of tissue. Here the sampler is unrolled: the last steps, in which texture forms, are learnt through
-what a critic says of the picture. The steps before, which decide layout and colour, are kept.
+A denoiser trained on the squared error predicts means, and texture painted from means does not look
+like that of tissue. In this stage the sampler is unrolled: the last steps, in which texture forms,
+are trained by a critic of the final picture. The earlier steps, which determine layout and colour,
+are kept.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ Features = Callable[[Tensor], list[Tensor]]
 
 
 class Critic(nn.Module):
-    """Scores every cell of feature maps of a frozen network: above zero is real.
+    """Critic that scores every cell of feature maps of a frozen network; above zero is real.
 
-    Sauer and others (2021, "Projected GANs converge faster"). It sees the mask as well, so that a
-    nucleus must look like one of its type. Spectral normalisation (Miyato and others 2018) keeps it
-    from outrunning the painter.
+    Sauer and others (2021, "Projected GANs converge faster"). It also receives the mask, so that a
+    nucleus must look like one of its type. Spectral normalisation (Miyato and others 2018) prevents
+    it from learning faster than the painter.
 
     maps: those of some real pictures, (n, c, h, w) each, by which channels are normalised.
-    planes: the names of the planes that it sees.
+    planes: the names of the planes that it receives.
     pixels: whether the first of the maps are the pixels themselves, which it then scores as well.
     """
 
@@ -74,7 +75,7 @@ class Critic(nn.Module):
 
 
 def _feature_head(channels: int) -> nn.Module:
-    """Scores each cell of features by itself and its neighbours."""
+    """Build a head that scores each cell of features from the cell and its neighbours."""
     return nn.Sequential(
         spectral_norm(nn.Conv2d(channels, WIDTH, 3, padding=1)),
         nn.LeakyReLU(0.2),
@@ -85,7 +86,7 @@ def _feature_head(channels: int) -> nn.Module:
 
 
 def _pixel_head(channels: int) -> nn.Module:
-    """Scores cells of two by two pixels: fine texture, which features at stride 4 do not show."""
+    """Build a head that scores cells of 2x2 pixels, which are too fine for the features."""
     return nn.Sequential(
         spectral_norm(nn.Conv2d(channels, 48, 3, padding=1)),
         nn.LeakyReLU(0.2),
@@ -98,14 +99,15 @@ def _pixel_head(channels: int) -> nn.Module:
 
 
 class Adversarial(Objective):
-    """The last stage of training: a critic judges what the network paints.
+    """The last stage of training: a critic scores what the network paints.
 
-    Solver steps from noise levels of ``below`` and more are painted by ``teacher``, which is what
-    the network was at first, and the network has to agree with it on them. Later steps are the
-    network's own. Their picture shall please the critic, and keep the teacher's layout and colour.
-    The critic overlooks a pattern that repeats with the cells of the network's lowest resolution,
-    and so the network drifts into one unless it is held from it. Known pixels have to be painted
-    as they are; the critic sees the real ones in their place, and so the border between the two.
+    Solver steps at noise levels of ``below`` and more are painted by ``teacher``, a copy of the
+    network before this stage, and the loss keeps the network close to it at these levels. Later
+    steps are painted by the network. Their picture should score well with the critic, and keep the
+    layout and colour of the teacher. The critic does not detect a pattern that repeats with the
+    cells of the network's lowest resolution, so a separate term suppresses it. Known pixels must be
+    painted as they are; the critic receives the real ones in their place, and thus the border
+    between the two.
 
     steps: numbers of solver steps; each batch is painted in one of them.
     even_places: weight of `place_gradients`.
@@ -140,15 +142,15 @@ class Adversarial(Objective):
         return {"critic": self.critic}
 
     def own_optimisers(self) -> Optimisers:
-        """The critic's, which learns faster than the network."""
+        """The optimiser of the critic, which learns faster than the network."""
         return {"critic_adam": without_momentum(self.critic.parameters(), RATE)}
 
     def forward(self, batch: Batch) -> Tensor:
-        """Sum of the losses of both sides on a batch.
+        """Return the sum of the losses of network and critic on a batch.
 
-        Its pixels are from elsewhere as far as the painted ones are concerned: but for known ones
-        nothing asks for these very pixels. Its first level says which of the teacher's steps is
-        compared, its last one in how many steps the picture is painted.
+        The painted picture need not reproduce the pixels of the batch, except the known ones. The
+        first level of the batch selects the teacher's step to compare, and the last one the number
+        of steps in which the picture is painted.
         """
         condition, planes = batch.condition, batch.condition.pick(*self.critic.planes)
         sigmas = self.schedules[int(batch.level[-1] * len(self.schedules))]
@@ -180,7 +182,7 @@ class Adversarial(Objective):
         return hinge + please + keep
 
     def _keep(self, picture: Tensor, rough: Tensor) -> Tensor:
-        """What a picture loses by other means than the teacher's, and by patterns of the grid."""
+        """Return the loss of means that differ from the teacher's, and of grid patterns."""
         moved = F.avg_pool2d(picture, LAYOUT) - F.avg_pool2d(rough, LAYOUT)
         loss = KEEP * moved.square().mean()
         loss = loss + EVEN * grid_pattern(picture, self.denoiser.network.grid)
@@ -189,14 +191,14 @@ class Adversarial(Objective):
         return loss
 
     def _maps(self, pixels: Tensor) -> list[Tensor]:
-        """What the critic sees of pixels, float32."""
+        """Return the feature maps of pixels for the critic, float32."""
         maps = [m.float() for m in self.features(pixels)]
         return [pixels, *maps] if self.critic.pixels is not None else maps
 
     def _paint(
         self, noise: Tensor, condition: Condition, sigmas: list[float], kept: int, compared: int
     ) -> tuple[Tensor, ...]:
-        """Picture, the teacher's last estimate, and how far the network is off a teacher's one.
+        """Return the picture, the teacher's last estimate, and the error against an estimate.
 
         sigmas: noise levels of the steps, of which the teacher paints the first ``kept``.
         """
@@ -238,11 +240,11 @@ def judged(
     pixels: bool = False,
     **options: Any,
 ) -> Adversarial:
-    """The loss with a new critic, which sees through EfficientNet-Lite1, on the device of ``real``.
+    """Return the loss with a new critic on EfficientNet-Lite1, on the device of ``real``.
 
-    real: pixels (n, 3, h, w) of some real pictures. EfficientNet-Lite1 is what Sauer and others
-    chose; `evaluate` measures by Lite0, lest the measure be the critic's own. planes, pixels: as
-    `Critic` takes them; options: as `Adversarial` does.
+    real: pixels (n, 3, h, w) of some real pictures. EfficientNet-Lite1 is the choice of Sauer and
+    others. `evaluate` uses Lite0, so that it does not measure by the features of the critic.
+    planes, pixels: as `Critic` takes them; options: as `Adversarial` does.
 
     Raises:
         NasdmError: the extra ``evaluate`` is not installed.

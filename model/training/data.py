@@ -1,6 +1,7 @@
 """Training samples: number ``i`` of a prepared dataset is a function of (seed, i) alone.
 
-That makes a resumed run read on where it stopped, and lets any number of processes share the work.
+A resumed run therefore continues with the next sample, and any number of processes can share the
+work.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ TRIES = 64
 
 
 class Sample(NamedTuple):
-    """A picture to learn from.
+    """A training picture with its planes.
 
     pixels: float32 (3, c, c) in [-1, 1]. planes: float32 (8, c, c), as `types.PLANES` names them.
-    style: float32 (6,), how the picture is stained.
+    style: float32 (6,), the stain of the picture.
     """
 
     pixels: Tensor
@@ -41,11 +42,11 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples and what training draws for them: all that an objective needs.
+    """Samples and the random numbers drawn for them: everything that an objective needs.
 
-    indices: the numbers of the samples. pixels: (n, 3, c, c). condition: what the network is told,
-    with nothing known of samples whose condition is dropped. level: (n,) in (0, 1), quantiles of
-    noise levels. noise: (n, 3, c, c), unit Gaussian.
+    indices: the numbers of the samples. pixels: (n, 3, c, c). condition: the input of the network,
+    which is null for samples whose condition is dropped. level: (n,) in (0, 1), quantiles of noise
+    levels. noise: (n, 3, c, c), unit Gaussian.
     """
 
     indices: range
@@ -70,7 +71,7 @@ class Batch:
 
 
 class Batches(Dataset):
-    """The batch of any range of sample numbers, for a data loader.
+    """A dataset of the batches of any ranges of sample numbers, for a data loader.
 
     planes: the names of the planes that the network takes; those that no sample has are unknown.
     """
@@ -165,14 +166,14 @@ class Crops(Dataset):
                     return int(k), int(y), int(x)
 
     def styles(self, count: int = 512) -> np.ndarray:
-        """Style vectors (count, 6) as training meets them: regions by area, restained."""
+        """Draw styles (count, 6) as in training: regions by area, with stain augmentation."""
         rng = np.random.default_rng(self.seed)
         drawn = rng.choice(len(self.regions), size=count, p=self.share)
         return np.stack([self.regions[k].stain.restained(stain_matrix(rng)).style for k in drawn])
 
 
 class Patches(Dataset):
-    """The patches of the paper, as they are: no augmentation (Shrivastava and Fletcher, 2023).
+    """The patches of the paper, without augmentation (Shrivastava and Fletcher, 2023).
 
     A grid of `side` pixels with half of them overlapping; the last row and column are moved inward.
     magnification: 20 takes pixels as they are, 10 takes twice the side and halves it. Patches with
@@ -242,9 +243,9 @@ def samples_of(dataset: Path, settings: TrainingConfig, seed: int) -> Samples:
 
 
 def draws(seed: int, indices: range, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    """What training draws for samples: noise level and dropout (n,) in [0, 1), noise (n, *shape).
+    """Draw noise level and dropout (n,) in [0, 1) and noise (n, *shape) for samples.
 
-    As `Crops`, a function of (seed, i): the same however samples are shared among processes.
+    Like `Crops`, they are a function of (seed, i), whichever process takes a sample.
     """
     levels, drops, noise = [], [], []
     for index in indices:
@@ -260,14 +261,14 @@ def draws(seed: int, indices: range, shape: tuple[int, ...]) -> tuple[Tensor, Te
 
 
 def stain_matrix(rng: np.random.Generator) -> np.ndarray:
-    """A random change of stain, (3, 3): amounts by some 20 %, hue by mixing a little, or none."""
+    """Draw a change of stain, (3, 3): amounts by some 20 % and a slight change of hue, or none."""
     if rng.random() < 0.25:
         return np.eye(3)
     return np.diag(np.exp(rng.normal(0, 0.2, 3))) + rng.normal(0, 0.04, (3, 3)) * (1 - np.eye(3))
 
 
 def _starts(length: int, span: int) -> list[int]:
-    """Where windows of ``span`` begin that overlap by half, the last one moved inward."""
+    """Return the starts of windows of ``span`` that overlap by half; the last is moved inward."""
     if length < span:
         return []
     return sorted({*range(0, length - span + 1, span // 2), length - span})

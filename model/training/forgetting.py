@@ -1,4 +1,4 @@
-"""Conditions that users give in part: which regions and pixels a picture is told in training.
+"""Partial conditions: random choices of the regions and pixels that are known in training.
 
 All draw from ``generator`` on its own device.
 """
@@ -27,9 +27,9 @@ def random_boxes(count: int, side: int, generator: torch.Generator) -> Tensor:
 
 
 def told_regions(regions: Tensor, generator: torch.Generator) -> Tensor:
-    """Planes (n, r + 1, h, h) of what is told of regions (n, r, h, h): they, and where known.
+    """Return planes (n, r + 1, h, h) of the known part of regions (n, r, h, h), and where it is.
 
-    No region is told, or all, or those of some classes, or those in a box.
+    The known part is nothing, all regions, those of some classes, or those in a box.
     """
     n, classes, side, _ = regions.shape
     device = generator.device
@@ -44,7 +44,7 @@ def told_regions(regions: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def known_pixels(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Planes (n, 4, h, h) of what is known of pixels (n, 3, h, h): where, and the pixels there."""
+    """Return planes (n, 4, h, h) of the known part of pixels (n, 3, h, h): place and pixels."""
     n, _, side, _ = pixels.shape
     device = generator.device
     boxes = random_boxes(n, side, generator)

@@ -1,4 +1,4 @@
-"""What training minimises: each stage of training is an objective, a wrapper round a denoiser."""
+"""Objectives: each stage of training minimises one, which is a wrapper around a denoiser."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .optimisers import Optimisers, network_optimisers
 
 
 class Objective(nn.Module):
-    """The plain loss of a denoiser: to tell the pixels under the noise.
+    """The plain loss of a denoiser, which has to predict the pixels without noise.
 
-    A module, for that is what DistributedDataParallel wraps. Other objectives bring what they train
-    beside the network, and the optimisers for it.
+    It is a module, because DistributedDataParallel wraps modules. Other objectives add the modules
+    that they train besides the network, and the optimisers for these.
     """
 
     def __init__(self, denoiser: Denoiser | NoisePredictor):
@@ -32,18 +32,18 @@ class Objective(nn.Module):
         return network_optimisers(self.denoiser.network, settings)
 
     def own_modules(self) -> dict[str, nn.Module]:
-        """Modules beside the network that are trained, and kept in checkpoints, by name."""
+        """Further modules that are trained, and stored in checkpoints, by name."""
         return {}
 
     def own_optimisers(self) -> Optimisers:
-        """The optimisers of these modules, whose learning rates are their own."""
+        """The optimisers of these modules, which have their own learning rates."""
         return {}
 
 
 class GuidanceDistillation(Objective):
-    """Guidance distillation (Meng and others 2023): to tell what a guided teacher estimates.
+    """Guidance distillation (Meng and others 2023): the target is a guided teacher's estimate.
 
-    A student gives in one evaluation what guidance makes of two.
+    The student needs one evaluation for the result that guidance computes from two.
     """
 
     denoiser: Denoiser

@@ -57,7 +57,7 @@ def network_optimisers(network: nn.Module, settings: TrainingConfig) -> Optimise
 
 
 def without_momentum(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Optimizer:
-    """AdamW for either side of a game: momentum would carry each past the other."""
+    """Return AdamW without momentum, which would destabilise adversarial training."""
     # Epsilon as the shipped weights were trained; what it is worth was not tried.
     return torch.optim.AdamW(parameters, rate, betas=(0.0, 0.99), eps=1e-5, weight_decay=0.0)
 

@@ -1,4 +1,4 @@
-"""Measures of patterns that follow a grid, which a critic overlooks; differentiable."""
+"""Differentiable measures of patterns that follow a grid, which a critic does not detect."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ CELL = 8  # pixels a side of the cells in which `place_gradients` compares place
 
 
 def grid_pattern(pictures: Tensor, cell: int) -> Tensor:
-    """Variance of fine texture between places in a cell of a painter's grid, beyond chance.
+    """Return the variance of fine texture between places in a cell of the grid, beyond chance.
 
-    Cells are counted with others as dark: what follows the grid in dark nuclei alone, which are
-    few, would be lost among the rest. What chance makes of it is taken off (as in an analysis of
-    variance), lest texture be punished for being strong.
+    Cells are compared with cells of similar darkness, because a pattern in dark nuclei only, which
+    are few, would be lost among the other cells. The variance expected by chance is subtracted (as
+    in an analysis of variance), so that strong texture is not penalised.
 
     pictures: (n, c, h, w), with sides that are multiples of ``cell`` pixels.
     """
@@ -33,10 +33,10 @@ def grid_pattern(pictures: Tensor, cell: int) -> Tensor:
 
 
 def place_gradients(pictures: Tensor) -> Tensor:
-    """How much steps between neighbouring pixels differ with their place in a cell, beside all.
+    """Return how much steps between neighbouring pixels vary with their place in a cell.
 
-    Such differences show as lines every `CELL` pixels. The mean absolute step at each of the
-    places, over its mean, has this variance; across x and across y, added.
+    Such differences show as lines every `CELL` pixels. The result is the variance of the mean
+    absolute step at each place, relative to its mean, summed over x and y.
 
     pictures: (n, c, h, w).
     """

@@ -1,4 +1,4 @@
-"""Many processes that train one network, and the signals that end them."""
+"""Training of one network by several processes, and the signals that stop them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import nn
 
 @contextmanager
 def processes(device: str) -> Iterator[torch.device]:
-    """Join the processes of torchrun, if there are any, and find this one's device."""
+    """Join the processes of torchrun, if there are any, and find the device of this process."""
     if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield torch.device(device)
         return
@@ -33,12 +33,12 @@ def processes(device: str) -> Iterator[torch.device]:
 
 
 def rank() -> int:
-    """Which of the processes this is; 0 writes and reports."""
+    """Return the rank of this process; rank 0 writes and reports."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world() -> int:
-    """How many processes there are."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -48,9 +48,9 @@ def no_sync(objective: nn.Module) -> Any:
 
 
 class Warned:
-    """Notes the signals that announce the end of a job, and Ctrl-C, instead of dying of them.
+    """A record of the signals that announce the end of a job and of Ctrl-C, which it catches.
 
-    A second Ctrl-C does what it did before.
+    A second Ctrl-C has its usual effect.
     """
 
     # Slurm sends SIGUSR1, which Windows lacks; there it may be SIGBREAK.
@@ -73,7 +73,7 @@ class Warned:
         self.seen = True
 
     def anywhere(self, device: torch.device) -> bool:
-        """Whether any process was warned; all of them must agree on where to stop."""
+        """Return whether any process was warned; all processes must stop at the same step."""
         if not dist.is_initialized():
             return self.seen
         flag = torch.tensor(float(self.seen), device=device)

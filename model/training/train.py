@@ -1,4 +1,4 @@
-"""Training: the same command again goes on where the last one stopped, to the same weights.
+"""Training, which the same command resumes after an interruption, to the same weights.
 
 One process trains on a CPU or a GPU. Under torchrun each process takes its share of every batch
 and gradients are averaged (DistributedDataParallel); sample i of a run is the same however many
@@ -68,12 +68,12 @@ def train(
 ) -> Path:
     """Train a preset on a prepared dataset and return the path of the averaged weights.
 
-    ``out`` receives last.safetensors (everything needed to go on), weights.safetensors (the
+    ``out`` receives last.safetensors (everything needed to resume), weights.safetensors (the
     averaged network, for `render`) and TensorBoard logs with sample grids. If ``out`` holds a
-    checkpoint of the same preset and seed, training goes on from there; a run that was stopped
-    and continued equals an unbroken one. ``images`` replaces the preset's number of crops;
-    changing it between runs moves the fall of the learning rate. A new run starts from the
-    weights ``init`` if they are given. ``progress(done, total, loss)`` is called after each step.
+    checkpoint of the same preset and seed, training resumes from there; a run that was stopped and
+    resumed equals an uninterrupted one. ``images`` replaces the preset's number of crops; changing
+    it between runs moves the decay of the learning rate. A new run starts from the weights ``init``
+    if they are given. ``progress(done, total, loss)`` is called after each step.
 
     Under torchrun every process calls this; the device is then the process' own GPU, or the CPU.
     A first SIGTERM or SIGUSR1 (Slurm's warning before a job is preempted or ends) saves a
@@ -82,7 +82,7 @@ def train(
     Raises:
         CheckpointError: ``out`` holds a run of another configuration, or a damaged checkpoint.
         DatasetError: the dataset cannot be used.
-        StoppedError: one of these signals came; the same call goes on.
+        StoppedError: one of these signals came; the same call resumes training.
         OutputError: ``out`` holds the dataset or ``init``, or cannot be written.
         NasdmError: TensorBoard is not installed.
     """
@@ -130,7 +130,7 @@ def _objective(
     samples: Samples,
     place: torch.device,
 ) -> Objective:
-    """What a preset minimises: the one place that knows the stages of training."""
+    """Return the objective of a preset; only this function knows the stages of training."""
     denoiser = denoiser_of(network)
     if not settings.guidance:
         return Objective(denoiser)
@@ -147,7 +147,7 @@ def _objective(
 class Run:
     """A run of training and its folder.
 
-    facts: what the checkpoints say of where the network comes from.
+    facts: the origin of the network, as the checkpoints record it.
     planes: the names of the network's planes.
     """
 
@@ -159,7 +159,7 @@ class Run:
 
     @property
     def last(self) -> Path:
-        """The checkpoint from which training goes on."""
+        """The checkpoint from which training resumes."""
         return self.folder / LAST
 
     @property
@@ -168,10 +168,10 @@ class Run:
         return self.folder / WEIGHTS
 
     def resume(self) -> None:
-        """Go on from the checkpoint in the folder, if there is one.
+        """Resume from the checkpoint in the folder, if there is one.
 
         Raises:
-            CheckpointError: it is damaged, or of another run.
+            CheckpointError: it is damaged, or belongs to another run.
         """
         with output_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -224,7 +224,7 @@ class Run:
                     raise StoppedError(f"stopped at {trainer.seen} crops: the same command goes on")
 
     def _steps(self) -> Iterator[list[Batch]]:
-        """For each step the batches of this process."""
+        """Yield the batches of this process for each step."""
         settings, on_gpu = self.trainer.settings, self.trainer.device.type == "cuda"
         size, micros = settings.batch, settings.accumulate
         own, whole = size * micros, size * micros * world()
@@ -253,7 +253,7 @@ class Run:
             yield [next(batches) for _ in range(micros)]
 
     def save(self) -> None:
-        """Write both checkpoints; of many processes the first one does."""
+        """Write both checkpoints, if this is the first process."""
         if rank() != 0:
             return
         trainer = self.trainer

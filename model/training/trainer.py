@@ -1,4 +1,4 @@
-"""One step of training after another, towards any objective."""
+"""The training loop's state and step, for any objective."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ LARGEST_GRADIENT = 1.0  # norm of the network's gradient, to which longer ones a
 
 
 class Trainer:
-    """Network, average and optimisers, and one step of training towards an objective.
+    """The network, its average and the optimisers, with a training step for an objective.
 
-    All randomness of sample ``i`` comes from (seed, i), so nothing but tensors and two counts has
-    to be stored.
+    All randomness of sample ``i`` comes from (seed, i), so only tensors and two counts have to be
+    stored.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Trainer:
         torch._foreach_lerp_(list(ours), list(theirs), 1 - keep)
 
     def state(self) -> dict[str, Tensor]:
-        """All tensors that training needs to go on."""
+        """Return all tensors that training needs to resume."""
         tensors: dict[str, Tensor] = {}
         for name, module in self.modules.items():
             tensors |= {f"{name}.{k}": v for k, v in module.state_dict().items()}
@@ -112,7 +112,7 @@ class Trainer:
         return shapes
 
     def restore(self, tensors: dict[str, Tensor], *, step: int, seen: int) -> None:
-        """Take up a `state`, whose tensors have the `expected_shapes`."""
+        """Restore a `state`, whose tensors have the `expected_shapes`."""
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -130,7 +130,7 @@ class Trainer:
 
 
 def _slots(optimiser: torch.optim.Optimizer, parameter: Tensor) -> dict[str, tuple[int, ...]]:
-    """What an optimiser keeps of a parameter: names and shapes."""
+    """Return names and shapes of the state that an optimiser keeps for a parameter."""
     shape = tuple(parameter.shape)
     if isinstance(optimiser, torch.optim.Muon):
         return {"momentum_buffer": shape}
