@@ -1,6 +1,6 @@
 """Annotations: nuclei, their types, the file formats, and planes of pixels made from them.
 
-A file's nuclei pass these modules in this order; each imports from those before it only:
+The modules are listed in the order in which they process a file; each imports only earlier ones:
 
     types       names, colours and aliases of nucleus types, names of planes
     findings    the classes of one file, and what was left out
@@ -8,15 +8,15 @@ A file's nuclei pass these modules in this order; each imports from those before
     plausible   nuclei or regions, and whether size and place can be right
     contours    contours traced by OpenCV
     outlines    outlines in, checked, repaired and packed
-    features    GeoJSON features: what they say, and how nuclei become some
+    features    GeoJSON features: reading and writing them
     nuclei      `Nuclei`, the table that all other packages use
     dense       labels as dense numbers
-    parsers     parsers of others, in a process of their own
-    jsonstream  bytes to JSON
-    contents    what a format is, and what reading a file gives
+    parsers     parsers of other libraries, in a separate process
+    jsonstream  JSON, member by member
+    contents    the description of a format, and the result of reading a file
     xmlstream   XML, element by element
-    geojson, labels, lizard, ...    one file each for the formats
-    unread      files that are named and not read
+    geojson, labels, lizard, ...    one module for each format
+    unread      files that are recognised and refused
     formats     the registry of formats, `read_contents`
     raster      `Conditioning`: planes, tissue and labels of any box
 """

@@ -1,7 +1,7 @@
 """COCO instances: polygons, and masks as run lengths, plain or packed into text.
 
 The pictures of a file are tiles. Those whose names end in their corner, as in slide_x512_y0.png of
-`export`, are put there; others are laid out in rows.
+`export`, are placed there; others are laid out in rows.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _of_runs(segmentation: dict) -> list:
 
 
 def _unpacked(text: str) -> list[int]:
-    """Run lengths from COCO's text: five bits a letter, of differences to the last but one.
+    """Decode run lengths from COCO's text: five bits a letter, differences to the last but one.
 
     Source: maskApi.c of pycocotools, `rleFrString`.
     """

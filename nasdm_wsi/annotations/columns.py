@@ -110,7 +110,7 @@ def pack(polygons: Any, types: Any, ids: Sequence[str] | None = None) -> Columns
 
 
 class Packer:
-    """Joins columns into one; a part may be dropped once it is added."""
+    """A builder that joins columns; the caller may delete a part after adding it."""
 
     def __init__(self) -> None:
         self._coords, self._rings, self._polygons, self._types = (bytearray() for _ in range(4))
@@ -141,7 +141,7 @@ def offsets(lengths: Any) -> np.ndarray:
 
 
 def members(starts: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The members of the runs in ``index``, one run after another, and the length of each run.
+    """Return the members of the runs in ``index``, run after run, and the length of each run.
 
     starts: int (n + 1,), from `offsets`. Members are positions: int64.
     """

@@ -1,6 +1,6 @@
-"""What a format is, and what reading a file of it gives.
+"""The description of an annotation format, and the result of reading a file.
 
-A format is one `Format` record, which stands in the file of its reader. `formats` lists them all.
+A format is one `Format` record in the module of its reader. `formats` lists them all.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from .parsers import MAX_PIXELS, read_only
 
 @dataclass(frozen=True)
 class Contents:
-    """What was found in an annotation file, whether or not it can be rendered.
+    """The contents of an annotation file, whether or not it can be rendered.
 
     kind: the format, in words.
     nuclei: those whose class is a nucleus type, and the tissue.
-    findings: all classes, and notes about what else there was.
+    findings: all classes, and notes about everything else in the file.
     whole: whether coordinates count from the corner of the whole slide even if only a part of it
         was scanned, and not from the corner of the scanned part as in QuPath.
     """
@@ -41,7 +41,7 @@ class Contents:
         """The nuclei, if they can be rendered.
 
         Raises:
-            AnnotationError: there are none, or classes about which nothing is known.
+            AnnotationError: there are none, or there are unknown classes.
         """
         self.findings.check(len(self.nuclei))
         return self.nuclei
@@ -52,7 +52,7 @@ START = 4096  # bytes of a text that tell its format
 
 
 class Source:
-    """A file or folder whose format is to be found out by how it begins.
+    """A file or folder, with the properties by which its format is recognised.
 
     max_pixels: the most of a label image; other limits on what a file may hold follow from it.
     """
@@ -64,7 +64,7 @@ class Source:
 
     @cached_property
     def magic(self) -> bytes:
-        """The first 128 bytes; none of a folder."""
+        """The first 128 bytes of a file; b"" for a folder."""
         if self.path.is_dir():
             return b""
         with open(self.path, "rb") as file:
@@ -72,7 +72,7 @@ class Source:
 
     @cached_property
     def entries(self) -> list[str]:
-        """The names of the files in a zip; none if it is no zip."""
+        """The names of the files in a zip; empty if it is no zip."""
         if not self.magic.startswith(b"PK\x03\x04"):
             return []
         with zipfile.ZipFile(self.path) as archive:
@@ -80,7 +80,7 @@ class Source:
 
     @cached_property
     def tables(self) -> set[str]:
-        """The names of the tables of an SQLite file; none if it is damaged or something else."""
+        """The names of the tables of an SQLite file; empty if it is damaged or of another kind."""
         if not self.magic.startswith(b"SQLite format 3\0"):
             return set()
         try:
@@ -91,9 +91,9 @@ class Source:
 
     @cached_property
     def start(self) -> bytes:
-        """How the text of the file begins, unpacked and without byte order mark and space.
+        """The start of the text, unpacked, without byte order mark and leading space.
 
-        Of a zip it is the first file's.
+        For a zip, it is that of the first file.
         """
         if not self.magic:
             return b""
@@ -102,21 +102,21 @@ class Source:
 
     @property
     def is_json(self) -> bool:
-        """Whether it begins like JSON, packed or not."""
+        """Whether the file begins like JSON, packed or not."""
         return self.start.startswith((b"{", b"["))
 
     def ends(self, *suffixes: str) -> bool:
-        """Whether it is a zip that holds files with one of these suffixes."""
+        """Return whether the file is a zip that contains files with one of these suffixes."""
         return any(name.lower().endswith(suffixes) for name in self.entries)
 
     @property
     def member(self) -> str:
-        """The member of a JSON file that holds its objects, "" if it has none known."""
+        """The member of a JSON file that holds its objects, "" if no member is known."""
         return self._head[0]
 
     @property
     def values(self) -> dict[str, Any]:
-        """The plain values of a JSON file before that member, by their paths."""
+        """The numbers and texts of a JSON file before that member, by their paths."""
         return self._head[1]
 
     @cached_property
@@ -126,7 +126,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Reading:
-    """How a file is to be read: pixel size of its coordinates, class names and kind of contours."""
+    """The options of reading: pixel size of the coordinates, class names and kind of contours."""
 
     mpp: float
     findings: Findings
@@ -161,7 +161,7 @@ class Format:
 
 
 def packed(outlines: Outlines, kind: str, reading: Reading) -> Contents:
-    """The contents of a file from all its outlines."""
+    """Return the contents of a file from all its outlines."""
     nuclei = Nuclei.from_outlines(outlines, mpp=reading.mpp)
     kind += ", contours of OpenCV" if outlines.traced else ""
     return Contents(kind, nuclei, outlines.findings)

@@ -30,9 +30,9 @@ _FLAWS = (AttributeError, LookupError, TypeError, ValueError, csv.Error, shapely
 
 
 def class_column(columns: Iterable[str], findings: Findings) -> str | None:
-    """Which of these columns has the classes; None if none is called so.
+    """Return the column that holds the classes; None if there is none.
 
-    It is the one that ``class_property`` asks for, or else one of the usual names.
+    It is the column that ``class_property`` names, or else one with a usual name.
     """
     plain = {column.strip().casefold(): column for column in columns}
     asked = findings.names.class_property
@@ -54,7 +54,7 @@ def _first_line(source: Source) -> str:
 
 
 def _separator(source: Source) -> str:
-    """What stands between the columns: a comma, semicolon or tab."""
+    """Return the separator of the columns: a comma, semicolon or tab."""
     return max(",;\t", key=_first_line(source).count)
 
 
@@ -67,7 +67,7 @@ def _is_xenium(source: Source) -> bool:
 
 
 def _rows(source: Source) -> Iterator[dict[str, str]]:
-    """The rows, whose columns are in lower case."""
+    """Yield the rows, with column names in lower case."""
     for _, text in texts(source.path, source.max_pixels):
         lines = io.TextIOWrapper(text, encoding="utf-8", errors="replace", newline="")
         reader = csv.DictReader(lines, delimiter=_separator(source))
@@ -76,7 +76,7 @@ def _rows(source: Source) -> Iterator[dict[str, str]]:
 
 
 def _reader(add: Callable[[Outlines, Source], None], name: str) -> Any:
-    """What reads a kind of CSV into outlines, in one line of error."""
+    """Make a reader of one kind of CSV, whose errors are one line."""
 
     def read(source: Source, reading: Reading) -> Contents:
         outlines = Outlines(reading.findings, reading.contours)

@@ -1,4 +1,4 @@
-"""Labels of any kind as dense numbers, in little memory: a strip of rows at a time."""
+"""Conversion of labels of any kind to dense numbers, by strips of rows to save memory."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def _positive(strip: np.ndarray) -> np.ndarray:
 
 
 def commonest(instances: np.ndarray, types: np.ndarray) -> np.ndarray:
-    """The type that most pixels of each instance have, for instances 1, 2, ... in order.
+    """Return the most frequent type of the pixels of each instance 1, 2, ..., in order.
 
     instances: int (h, w), dense. types: whole numbers (h, w); negative ones and NaN count as 0.
 
     Raises:
-        ValueError: a type is no int32.
+        ValueError: a type does not fit into int32.
     """
     highest = max((float(_positive(types[rows]).max()) for rows in strips(types.shape)), default=0)
     if highest >= 1 << 31:

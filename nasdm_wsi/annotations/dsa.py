@@ -1,4 +1,4 @@
-"""JSON of the Digital Slide Archive (HistomicsTK): elements, of which closed polylines count."""
+"""JSON of the Digital Slide Archive (HistomicsTK), of which closed polylines are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GeoJSON features as QuPath and others write them: what each says, and how nuclei become some.
+"""Reading and writing of GeoJSON features as QuPath and other tools write them.
 
 Specification: RFC 7946, with QuPath's own members: ``objectType``, ``classification`` and
 ``nucleusGeometry``.
@@ -41,7 +41,7 @@ _CANONICAL = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def features_in(item: Any, source: object) -> Iterator[dict]:
-    """All features in a FeatureCollection, Feature or geometry: itself and its children.
+    """Return all features in a FeatureCollection, Feature or geometry.
 
     Raises:
         AnnotationError: it is none of these; the message names ``source``.
@@ -63,7 +63,7 @@ def features_in(item: Any, source: object) -> Iterator[dict]:
 
 
 def add_feature(outlines: Outlines, feature: dict, where: str) -> None:
-    """Hand the polygons of a feature over to ``outlines``; ``where`` names it in errors.
+    """Pass the polygons of a feature to ``outlines``; ``where`` names the feature in errors.
 
     Raises:
         AnnotationError: coordinates that are not finite numbers.
@@ -91,7 +91,7 @@ def add_feature(outlines: Outlines, feature: dict, where: str) -> None:
 
 
 def class_of(properties: dict, class_property: str | None = None) -> str:
-    """The class that the properties of an object tell.
+    """Return the class that the properties of an object give.
 
     It is that of ``class_property``, or without it QuPath's ``classification``, or else the
     ``type`` that TIAToolbox writes.
@@ -108,7 +108,7 @@ def class_name(classification: Any) -> str:
     """The class as one name, its parts separated by colons.
 
     Classifications are names or numbers, or QuPath's objects with ``name`` or ``names`` and perhaps
-    a ``parentClass``; after GeoPandas these objects are JSON in a text.
+    a ``parentClass``; after a round trip through GeoPandas these objects are JSON in a text.
     """
     if isinstance(classification, str) and classification.lstrip().startswith("{"):
         with suppress(orjson.JSONDecodeError):
@@ -125,7 +125,7 @@ def class_name(classification: Any) -> str:
 
 
 def canonical_uuid(name: Any) -> str:
-    """The name in canonical form if it is a UUID, else nothing."""
+    """Return the canonical form of a name that is a UUID, and nothing for other names."""
     try:
         return name if _CANONICAL.fullmatch(name) else str(uuid.UUID(name))
     except (ValueError, AttributeError, TypeError):
@@ -137,7 +137,7 @@ def _dict(value: Any) -> dict:
 
 
 def _object_type(feature: dict) -> str:
-    """annotation, detection, cell, tile, tmacore or root, wherever a version of QuPath says it."""
+    """Return the QuPath object type (annotation, cell, ...), as any version stores it."""
     properties = _dict(feature.get("properties"))
     places = [properties.get(key) for key in ("objectType", "object_type", "type")]
     for place in (*places, feature.get("id"), feature.get("objectType")):
@@ -147,7 +147,7 @@ def _object_type(feature: dict) -> str:
 
 
 def _object_kind(text: Any) -> str:
-    """A type of QuPath's objects in one word, "" if the text is none."""
+    """Return a type of QuPath's objects as one word, "" if the text is no such type."""
     if not isinstance(text, str):
         return ""
     kind = text.casefold().replace("_", "").removeprefix("path").removesuffix("object")
@@ -155,13 +155,13 @@ def _object_kind(text: Any) -> str:
 
 
 def _of_hovernext(feature: dict) -> bool:
-    """Whether a tile is a nucleus: HoVerNeXt writes its class as text, QuPath never does."""
+    """Return whether a tile is a nucleus: only HoVerNeXt writes the class of a tile as text."""
     named = isinstance(_dict(feature.get("properties")).get("classification"), str)
     return named and _object_type(feature) == "tile"
 
 
 def _polygons(feature: dict, kind: str) -> tuple[str, Sequence]:
-    """The polygons of a feature, as lists of rings; if it has none, what it is instead."""
+    """Return the polygons of a feature as lists of rings, or the kind of a feature without any."""
     nucleus = feature.get("nucleusGeometry")
     if kind in _NO_NUCLEI and not _of_hovernext(feature):
         return _NO_NUCLEI[kind], []
@@ -170,7 +170,7 @@ def _polygons(feature: dict, kind: str) -> tuple[str, Sequence]:
 
 
 def _polygons_in(geometry: dict) -> Sequence:
-    """The polygons of a geometry, as lists of rings; also those of collections of geometries."""
+    """Return the polygons of a geometry or a collection of geometries as lists of rings."""
     shape, coordinates = geometry.get("type"), geometry.get("coordinates")
     if shape == "GeometryCollection" and isinstance(geometry.get("geometries"), list | tuple):
         return [polygon for part in geometry["geometries"] for polygon in _polygons_in(_dict(part))]
@@ -183,9 +183,9 @@ def _polygons_in(geometry: dict) -> Sequence:
 
 
 def feature_lines(nuclei: Columns) -> Iterator[bytes]:
-    """Each nucleus as the text of a feature: a detection that QuPath opens.
+    """Yield each nucleus as the text of a feature: a detection that QuPath opens.
 
-    Coordinates have two decimals. Ids that are UUIDs are kept; others are made from place and
+    Coordinates have two decimals. Ids that are UUIDs are kept; other ids are derived from place and
     number, so that the same nuclei give the same text.
     """
     classes = [

@@ -1,4 +1,4 @@
-"""What reading one annotation file finds out: its classes, and what was left out or repaired."""
+"""Findings about one annotation file: its classes, and what was left out or repaired."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ log = logging.getLogger(__name__)
 
 
 class Findings:
-    """The classes of one file with their counts, and notes about all else.
+    """The classes of one file with their counts, and notes about everything else.
 
     source: names the file in errors.
-    names: what the class names mean.
+    names: the meanings of the class names.
     notes: how many points, repaired outlines and so on there were.
     problem: why the file cannot be rendered, whatever its classes mean; "" if it can.
     mpp_is_known: whether the pixel size is more than an assumption.
-    is_weighed: whether `plausible.sort_out` has seen the nuclei.
+    is_weighed: whether `plausible.sort_out` has checked the nuclei.
     properties: the properties of unclassified objects, one of which may name the class.
     """
 
@@ -53,7 +53,7 @@ class Findings:
         return self._numbers.get(name, UNKNOWN)
 
     def leave_out(self, name: str, count: int, what: str) -> None:
-        """Count objects of a class that were found to be no nuclei, but ``what``."""
+        """Count objects of a class that are not nuclei but ``what``."""
         self.notes[what] += count
         self.counts[name] -= min(count, self.counts[name])
         if not self.counts[name]:
@@ -65,7 +65,7 @@ class Findings:
 
     @property
     def warnings(self) -> list[str]:
-        """All that was found to be odd, a line each."""
+        """Return all warnings, a line each."""
         lines = list(self._warnings)
         if unused := self.names.unused:
             lines.append(
@@ -76,11 +76,11 @@ class Findings:
 
     @property
     def unknown(self) -> Counter[str]:
-        """The classes about which nothing is known, with their counts."""
+        """The unknown classes, with their counts."""
         return Counter({name: n for name, n in self.counts.items() if name not in self._numbers})
 
     def rows(self) -> list[tuple[str, str, int]]:
-        """Class name, what it is read as, and count; the commonest class first."""
+        """Return class name, meaning and count of each class, the most frequent first."""
         return [(name, self._meaning(name), n) for name, n in self.counts.most_common()]
 
     def summary(self) -> str:
@@ -95,8 +95,7 @@ class Findings:
         ``found`` is the number of its nuclei.
 
         Raises:
-            AnnotationError: there are classes about which nothing is known, no nuclei, or nuclei of
-                absurd size.
+            AnnotationError: there are unknown classes, no nuclei, or nuclei of impossible size.
         """
         for warning in self.warnings:
             log.warning("%s: %s", self.source, warning)
@@ -117,7 +116,7 @@ class Findings:
         return meaning(self._numbers[name])
 
     def _remedy(self) -> str:
-        """The message about classes that are not known, the ten commonest by name."""
+        """Return the message about unknown classes, which names the ten most frequent."""
         unknown = self.unknown
         worst = unknown.most_common(MOST_NAMED)
         names = ", ".join(f"{name!r} ({n} nuclei)" for name, n in worst)
@@ -134,7 +133,7 @@ class Findings:
 
 
 def _listed(names: Iterable[str]) -> str:
-    """Names, quoted; of many the first ten."""
+    """Return names in quotes, at most the first ten."""
     names = list(names)
     some = ", ".join(f"{name!r}" for name in names[:MOST_NAMED]) or "none"
     return some if len(names) <= MOST_NAMED else f"{some} and {len(names) - MOST_NAMED} more"

@@ -1,4 +1,4 @@
-"""All formats of annotation files that can be read, told apart by content.
+"""All formats of annotation files that can be read, recognised by content.
 
 To add a format, write its reader and its `contents.Format` record in a file of their own, and add
 the record to `FORMATS`.
@@ -58,10 +58,10 @@ FORMATS = (
 
 
 def is_annotation(path: Path) -> bool:
-    """Whether `read_contents` is the one to read a file; slides and pictures are not for it.
+    """Return whether `read_contents` can read a file, which is false for slides and pictures.
 
     Raises:
-        AnnotationError: the file cannot be read, or is of a format that nothing here reads.
+        AnnotationError: the file cannot be read, or its format is not supported.
     """
     with readable(path):
         return _format_of(_source(path)) is not None
@@ -80,27 +80,28 @@ def read_contents(
     max_pixels: int = MAX_PIXELS,
     assumed_mpp: float | None = None,
 ) -> Contents:
-    """What an annotation file holds, whether or not it can be rendered.
+    """Read the contents of an annotation file, whether or not it can be rendered.
 
     The table of docs/formats.md lists what is read.
 
     Args:
         path: the file; GeoJSON and JSON may be packed by gzip or zip.
         mpp: micrometres per pixel of the coordinates; may be left out if the format states it.
-        slide_mpp: instead of it, that of the slide on which the annotations were made.
+        slide_mpp: instead of ``mpp``, the pixel size of the slide that was annotated.
         class_map: class name to nucleus type; has priority over the known names.
         ignore_classes: classes to leave out, with the same priority.
         tissue_classes: patterns of the classes that outline tissue.
         class_property: the property of an object that names its class, in place of QuPath's and
             TIAToolbox's.
         contours: "cv2" if vertices are centres of boundary pixels, counted from 0, as OpenCV gives
-            them; "corner" if they are points between pixels; "auto" to find out, which is "cv2"
+            them; "corner" if they are points between pixels; "auto" to detect it, which gives "cv2"
             for HoVer-Net and HoVerNeXt.
-        max_pixels: the most of a label image; the other limits of `parsers` follow from it.
-        assumed_mpp: what to take if nobody tells the pixel size; sizes are then not weighed.
+        max_pixels: the most pixels of a label image; other limits of `parsers` derive from it.
+        assumed_mpp: the pixel size if neither user nor file gives one; sizes are not checked then.
 
     Raises:
-        AnnotationError: a file that is damaged or holds no annotations; ``mpp`` missing or absurd.
+        AnnotationError: a file that is damaged or holds no annotations; ``mpp`` missing or
+            impossible.
     """
     path = Path(path)
     names = ClassNames(class_map, ignore_classes, tissue_classes, class_property)
@@ -121,10 +122,10 @@ def read_contents(
 
 
 def _source(path: Path, max_pixels: int = MAX_PIXELS) -> Source:
-    """A file to be read; of pipes and devices nobody knows the end.
+    """Return a file as a source; pipes and devices, which may have no end, are refused.
 
     Raises:
-        AnnotationError: it is no file or folder.
+        AnnotationError: it is neither a file nor a folder.
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise AnnotationError(f"{path}: no ordinary file: copy what it gives into one first")
@@ -133,12 +134,12 @@ def _source(path: Path, max_pixels: int = MAX_PIXELS) -> Source:
 
 
 def _format_of(source: Source) -> Format | None:
-    """The format of a file of annotations; None if it may be a slide or picture.
+    """Return the format of an annotation file, or None if it may be a slide or picture.
 
-    All commands ask here, so that they agree on what a file is.
+    All commands use this function, so that they agree on the kind of a file.
 
     Raises:
-        AnnotationError: a file that is known not to be read; the message says what it is.
+        AnnotationError: a file of a kind that is not supported; the message names the kind.
     """
     refuse(source)
     found = next((form for form in FORMATS if form.sniff(source)), None)
@@ -149,7 +150,7 @@ def _format_of(source: Source) -> Format | None:
 
 
 def _no_format(source: Source) -> Format:
-    """The format whose reader says why it cannot read a picture.
+    """Return the format whose reader explains why it cannot read a picture.
 
     Raises:
         AnnotationError: the file is no such picture.

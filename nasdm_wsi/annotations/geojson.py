@@ -1,7 +1,7 @@
 """GeoJSON files as QuPath writes them, in and out.
 
-Reading streams: the text is cut into features, and outlines are packed by the batch, so that
-memory is needed for the columns and not for the text.
+Files are read as a stream: the text is cut into features, and outlines are packed in batches, so
+that memory is needed for the columns and not for the text.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ LIST = "features"
 def read_geojson(
     path: str | Path, *, mpp: float | None, contours: str = "auto", **classes: Any
 ) -> Nuclei:
-    """The nuclei of a GeoJSON file, plain or packed by gzip or zip (of which all entries are read).
+    """Read the nuclei of a GeoJSON file, plain or packed by gzip or zip (with all its entries).
 
-    Nuclei are the polygons of annotations, detections and cells (of a cell its nucleus); each part
-    of a MultiPolygon is one. Objects without class are called "unclassified". The options are those
-    of `formats.read_contents`.
+    Nuclei are the polygons of annotations and detections, and the nuclei of cells; each part of a
+    MultiPolygon is one. Objects without class are called "unclassified". The options are those of
+    `formats.read_contents`.
 
     Raises:
-        AnnotationError: not GeoJSON or damaged, a class about which nothing is known, coordinates
-            that are not finite, no nuclei, ``mpp`` missing or absurd.
+        AnnotationError: not GeoJSON or damaged, an unknown class, coordinates that are not finite,
+            no nuclei, ``mpp`` missing or impossible.
     """
     findings = Findings(path, ClassNames(**classes))
     reading = Reading(check_mpp(mpp, path), findings, contours)

@@ -1,4 +1,4 @@
-"""Files of geographic programs, by GeoPandas: GeoPackage, SpatiaLite, shapefile, Parquet."""
+"""Files of geographic software, read by GeoPandas: GeoPackage, SpatiaLite, shapefile, Parquet."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def _add(outlines: Outlines, frame: Any) -> None:
 
 
 def _whole(label: Any) -> Any:
-    """A whole number as such: tables hold numbers as float where one is missing."""
+    """Return a whole number as int: tables store numbers as float if one is missing."""
     return int(label) if isinstance(label, float) and label.is_integer() else label
 
 
 def _add_vertices(outlines: Outlines, frame: Any, path: Path) -> None:
-    """Xenium's: a row is a vertex."""
+    """Add the vertices of Xenium's table, which has one row for each vertex."""
     for cell, rows in frame.groupby("cell_id", sort=False):
         outlines.add(UNTYPED, [[rows[list(XENIUM)].to_numpy().tolist()]], f"{path}: cell {cell}")
 

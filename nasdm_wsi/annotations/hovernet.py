@@ -15,7 +15,7 @@ from .types import UNCLASSIFIED
 
 
 def _nuclei(source: Source, reading: Reading) -> Contents:
-    """HoVer-Net's: what a type's number means depends on the weights; it serves as class name."""
+    """Read HoVer-Net's nuclei; their type numbers, which the weights define, are class names."""
     contours = "cv2" if reading.contours == "auto" else reading.contours
     outlines = Outlines(reading.findings, contours)
     for _, text in texts(source.path, source.max_pixels):
@@ -25,7 +25,7 @@ def _nuclei(source: Source, reading: Reading) -> Contents:
 
 
 def _cells(source: Source, reading: Reading) -> Contents:
-    """CellViT's: a type map says what the numbers mean."""
+    """Read CellViT's cells; a type map gives the meaning of the type numbers."""
     names = dict(_type_names(source.values))
     outlines = Outlines(reading.findings, reading.contours)
     for _, text in texts(source.path, source.max_pixels):
@@ -53,7 +53,7 @@ def _add(outlines: Outlines, nucleus: Any, names: dict[str, str], where: str) ->
 
 
 def _magnified(source: Source, slide_mpp: float | None) -> float | None:
-    """The pixel size of HoVer-Net's coordinates: 40x is 0.25, or what is nearest in the slide."""
+    """Return the pixel size of HoVer-Net's coordinates: 0.25 at 40x, or the slide's nearest."""
     magnification = source.values.get("mag")
     if not isinstance(magnification, int | float) or magnification <= 0:
         return slide_mpp

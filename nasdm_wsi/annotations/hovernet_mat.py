@@ -2,8 +2,8 @@
 
 HoVer-Net: Simultaneous Segmentation and Classification of Nuclei in Multi-Tissue Histology Images,
 Graham et al. 2019. Both have ``inst_map`` (h, w). HoVer-Net's ``inst_type`` (n, 1) belongs to the
-``inst_uid`` (n, 1); CoNSeP's ``type_map`` (h, w) has the type of each pixel. What a number means
-depends on the weights or data set; it serves as class name.
+``inst_uid`` (n, 1); CoNSeP's ``type_map`` (h, w) has the type of each pixel. The meaning of a
+number depends on the weights or data set; the numbers are used as class names.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def read_instances(source: Source) -> tuple[np.ndarray, list[str]]:
 
 
 def _names(fields: dict, instances: np.ndarray, ids: np.ndarray) -> list[str]:
-    """The class name of each instance, from whichever field tells it."""
+    """Return the class name of each instance, from whichever field contains it."""
     if "type_map" in fields:
         types = commonest(instances, np.asarray(fields["type_map"]))
     elif "inst_type" in fields:

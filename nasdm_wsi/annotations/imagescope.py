@@ -1,6 +1,6 @@
 """XML of Aperio's ImageScope, also of MoNuSeg and MoNuSAC, and of HALO.
 
-An Annotation is a layer of one class and holds Regions, which are outlines. Its name stands in its
+An Annotation is a layer of one class and contains Regions, which are outlines. Its name is its
 attribute ``Name``; MoNuSAC has it in an element Attribute instead.
 """
 
@@ -28,7 +28,7 @@ class _Region:
     points: list[tuple[float, float]] = field(default_factory=list)
 
     def what(self) -> str:
-        """What it is instead of an outline of a nucleus, in words; "" if it is one."""
+        """The kind of a region that is no outline of a nucleus, in words; "" if it is one."""
         if self.attributes.get("NegativeROA", "0") not in ("0", ""):
             return "excluded regions"
         kind = self.attributes.get("Type", "0")
@@ -57,7 +57,7 @@ def _read(source: Source, reading: Reading) -> Contents:
 
 
 def _label(attributes: dict[str, str]) -> str:
-    """The class in an element Attribute: MoNuSAC's name, or what is written as description."""
+    """Return the class in an element Attribute: MoNuSAC's name, or the description."""
     name = attributes.get("Name", "")
     return attributes.get("Value", "") if name == "Description" else name
 

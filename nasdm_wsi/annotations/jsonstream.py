@@ -1,7 +1,7 @@
-"""Bytes to JSON, member by member: files of any size, packed or not, and slightly flawed ones.
+"""A JSON parser that reads member by member: files of any size, packed or slightly invalid.
 
 Exports hold bare NaN and Infinity, trailing commas, byte order marks and numbers beyond float64;
-all of these are read. What is cut short is not.
+all of these are read. Truncated files are not.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class TooDeepError(ValueError):
 
 @contextmanager
 def readable(path: object) -> Iterator[None]:
-    """Turn what reading a file raises into an `AnnotationError` of one line."""
+    """Turn any error of reading a file into an `AnnotationError` of one line."""
     try:
         yield
     except FileNotFoundError as error:
@@ -82,7 +82,7 @@ def texts(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[tuple[str, Any]]
 
 
 def _encoding(start: bytes) -> str | None:
-    """The encoding that the first four bytes of a text tell, if it is not UTF-8."""
+    """Return the encoding that the first four bytes of a text show, if it is not UTF-8."""
     if start in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
         return "utf-32"
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -95,13 +95,13 @@ def _encoding(start: bytes) -> str | None:
 
 
 class Shallow:
-    """A text, for parsers whose memory grows with its depth; raises `TooDeepError`."""
+    """A text for parsers whose memory grows with nesting depth; it raises `TooDeepError`."""
 
     def __init__(self, raw: Any):
         self._chunks = (chunk for chunk, _ in _brackets(raw) if chunk)
 
     def read(self, size: int = -1) -> bytes:
-        """The next bytes, however many; none at the end, or if none are asked for."""
+        """Return the next bytes, of any number; none at the end, or if none are requested."""
         return next(self._chunks, b"") if size else b""
 
 
@@ -124,7 +124,7 @@ def _unpacked(path: Path, max_pixels: int) -> Iterator[tuple[str, Any]]:
 
 
 class _Inflated(io.BufferedIOBase):
-    """Unpacked text that ends in an error where it gets larger than ``most`` bytes."""
+    """An unpacked text that raises an error when it exceeds ``most`` bytes."""
 
     def __init__(self, text: Any, path: Path, most: int):
         self._text, self._path, self._most = text, path, most
@@ -157,10 +157,10 @@ class _Inflated(io.BufferedIOBase):
 def head(
     path: Path, members: Iterable[str], max_pixels: int = MAX_PIXELS
 ) -> tuple[str, dict[str, Any]]:
-    """Which of these top-level members a JSON file has first, and the plain values before it.
+    """Return the first of these top-level members in a JSON file, and the plain values before it.
 
     The values are texts and numbers by their path, like "type_map.1". The name is "" if the file is
-    an array, ``type`` stands before the members, or the text is damaged.
+    an array, if ``type`` precedes the members, or if the text is damaged.
     """
     wanted = set(members)
     values: dict[str, Any] = {}
@@ -177,13 +177,13 @@ def head(
 
 
 def members(raw: Any, name: str) -> Iterator[Any]:
-    """The members of an array, of the array ``name`` of an object, or else the value itself.
+    """Yield the members of an array, or of the array ``name`` of an object, or else the value.
 
-    They are cut out of the text and parsed one by one. What remains, with a 0 for each, is parsed
-    in the end: the text is JSON if all of these are.
+    The members are cut out of the text and parsed one by one. The rest of the text, with a 0 for
+    each member, is parsed at the end. The text is valid JSON if all of these parts are.
 
     Raises:
-        JSONDecodeError: the text is not JSON, or cut short.
+        JSONDecodeError: the text is not JSON, or truncated.
     """
     label = re.compile(rb'"%s"\s*:\s*\Z' % name.encode())
     rest, item = bytearray(), bytearray()
@@ -212,7 +212,7 @@ def members(raw: Any, name: str) -> Iterator[Any]:
 
 
 def _brackets(raw: Any) -> Iterator[tuple[bytes, Iterable[tuple[int, int]]]]:
-    """Chunks, each with place and depth (of what is inside) of its outer brackets."""
+    """Yield chunks with the positions of their outer brackets and the depth inside these."""
     depth = quotes = 0
     for chunk in _chunks(raw):
         codes = np.frombuffer(_ESCAPE.sub(b"__", chunk) if b"\\" in chunk else chunk, np.uint8)
@@ -233,7 +233,7 @@ def _brackets(raw: Any) -> Iterator[tuple[bytes, Iterable[tuple[int, int]]]]:
 
 
 def _chunks(raw: Any) -> Iterator[bytes]:
-    """The text, cut nowhere within an escape."""
+    """Yield the text in chunks that split no escape sequence."""
     held = b""
     while chunk := raw.read(CHUNK):
         text = held + chunk
@@ -244,7 +244,7 @@ def _chunks(raw: Any) -> Iterator[bytes]:
 
 
 def _parsed(text: bytes | bytearray) -> Any:
-    """JSON; bare NaN and Infinity, and numbers beyond float64, become None."""
+    """Parse JSON, with None for bare NaN and Infinity and for numbers beyond float64."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -261,7 +261,7 @@ def _finite(digits: str) -> float | None:
 
 
 def _mended(text: bytes | bytearray) -> bytes:
-    """Without bare NaN and Infinity (now null) and commas before a closing bracket."""
+    """Replace bare NaN and Infinity by null, and remove commas before closing brackets."""
     parts = _STRING.split(text)
     between = _NO_MEMBER.sub(b"", b'"'.join(parts[::2]))
     for bare in _NO_NUMBERS:

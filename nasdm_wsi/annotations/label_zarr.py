@@ -17,7 +17,7 @@ _ATTRIBUTES = ("zarr.json", ".zattrs")  # Zarr formats 3 and 2
 
 
 def _attributes(source: Source) -> dict[str, Any]:
-    """OME's attributes of a folder; none if it is no OME-Zarr."""
+    """Return OME's attributes of a folder; empty if it is no OME-Zarr."""
     for name in _ATTRIBUTES:
         with suppress(OSError, ValueError, TypeError, KeyError):
             found = json.loads((source.path / name).read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
-"""Label images and arrays, in which a pixel holds the number of its nucleus.
+"""Label images and arrays, in which the value of a pixel is the number of its nucleus.
 
-The shape of an array tells what it holds; if it holds several tiles, they come first:
+The shape of an array determines its meaning; the axes of several tiles come first:
 
     (h, w)       instances of one class, "nuclei": StarDist, Cellpose, binary masks
     (h, w, 2)    instances and Lizard's classes 1 to 6: Lizard, CoNIC
@@ -54,17 +54,18 @@ SEPARATION = 2  # pixels; centres closer than this are one nucleus
 
 
 def from_labels(instances: np.ndarray, types: np.ndarray, *, mpp: float) -> Nuclei:
-    """Nuclei traced from labels; rasterised by the pixel-centre rule they are the same again.
+    """Trace nuclei from labels; rasterised by the pixel-centre rule, they give the same labels.
 
-    instances: int (h, w), 0 = none. types: uint8 (h, w), the commonest in a nucleus counts, or by
-    instance (largest instance + 1,), 0 = none. Each 4-connected piece becomes a nucleus of its own.
+    instances: int (h, w), 0 = none. types: uint8 (h, w), of which the most frequent in a nucleus is
+    used, or by instance (largest instance + 1,), 0 = none. Each 4-connected piece becomes a nucleus
+    of its own.
     """
     empty = Nuclei.from_polygons([], [], mpp=mpp)
     return Nuclei.concatenate(chain([empty], _traced(instances, types, mpp)))
 
 
 def _traced(instances: np.ndarray, types: np.ndarray, mpp: float) -> Iterator[Nuclei]:
-    """The nuclei of `from_labels`, a few thousand at a time."""
+    """Yield the nuclei of `from_labels`, a few thousand at a time."""
     polygons: list[shapely.Polygon] = []
     kinds: list[Any] = []
     for k, where in enumerate(ndimage.find_objects(instances), 1):
@@ -103,8 +104,8 @@ def _outline(mask: np.ndarray, y0: int, x0: int) -> shapely.Polygon:
 def split_touching(types: np.ndarray) -> np.ndarray:
     """Instances int32 (h, w), 1-based, from types uint8 (h, w); 0 and 255 stay 0.
 
-    Touching nuclei of one type are told apart by a watershed on the smoothed distance to the
-    nearest pixel of anything else, which suits nuclei of about 8 to 20 pixels.
+    Touching nuclei of one type are separated by a watershed on the smoothed distance to the nearest
+    pixel of anything else, which suits nuclei of about 8 to 20 pixels.
     """
     instances = np.zeros(types.shape, np.int32)
     for kind in range(1, len(TYPES)):
@@ -127,7 +128,7 @@ def split_touching(types: np.ndarray) -> np.ndarray:
 
 
 def contents_of(array: np.ndarray, path: Path, reading: Reading) -> Contents:
-    """The contents of an array of labels; each 4-connected piece of an instance is a nucleus.
+    """Read the contents of an array of labels; each 4-connected piece of an instance is a nucleus.
 
     Raises:
         AnnotationError: the array holds no labels, or numbers that are not whole.
@@ -178,7 +179,7 @@ def named(instances: np.ndarray, names: Sequence[str], reading: Reading) -> Nucl
 
 
 def is_picture(source: Source) -> bool:
-    """Whether a file is a PNG or TIFF, be it of labels or of tissue."""
+    """Return whether a file is a PNG or TIFF, of labels or of tissue."""
     return source.magic.startswith((_PNG, *_TIFF))
 
 
@@ -214,7 +215,7 @@ def _pixel_size(source: Source, slide_mpp: float | None) -> float | None:
 
 
 def _array(source: Source) -> np.ndarray:
-    """The array of a file, perhaps left on disk."""
+    """Return the array of a file, which may be memory-mapped."""
     path = source.path
     if not _sniff(source):
         raise AnnotationError(f"{path}: no label image of one channel: {_SHAPES}")
@@ -232,9 +233,9 @@ def _array(source: Source) -> np.ndarray:
 
 
 def _as_stack(array: np.ndarray, path: Path) -> tuple[str, np.ndarray]:
-    """What the array is, and as tiles (n, h, w) or (n, h, w, layers).
+    """Return the kind of an array, and the array as tiles (n, h, w) or (n, h, w, layers).
 
-    Of more than two axes, those of length 1 do not count.
+    If there are more than two axes, those of length 1 are ignored.
     """
     while array.ndim > 2 and 1 in array.shape:
         array = array.squeeze(array.shape.index(1))

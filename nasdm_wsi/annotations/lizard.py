@@ -27,7 +27,7 @@ def read_mat(path: str | Path, *, mpp: float = MPP, max_pixels: int = MAX_PIXELS
     """The nuclei of a Lizard ``.mat``; ``mpp`` is that of its image.
 
     Raises:
-        AnnotationError: as `read_mat_labels`; no nuclei; an absurd ``mpp``.
+        AnnotationError: as `read_mat_labels`; no nuclei; an impossible ``mpp``.
     """
     check_mpp(mpp, path)
     nuclei = from_labels(*_read_mat(Path(path), max_pixels), mpp=mpp)
