@@ -1,7 +1,7 @@
-"""What a checkpoint says of itself: a typed header, as JSON in the metadata of a safetensors file.
+"""The typed header of a checkpoint, stored as JSON in the metadata of a safetensors file.
 
-Three facts of a model live here and not in the engine: its pixel size, the names of its planes and
-how many channels its solver keeps. Reading a header needs no torch.
+The header records three facts of a model that the engine does not define: its pixel size, the names
+of its planes and the number of channels that its solver keeps. Reading a header needs no torch.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Sampler:
-    """How a network is sampled if nothing else is asked for.
+    """The default sampler of a network.
 
     solver: name of a solver step (`model.samplers.SOLVERS`). steps: how many of them.
     channels: of the state that is kept between two steps.
@@ -47,7 +47,7 @@ class Sampler:
 
 @dataclass(frozen=True)
 class Training:
-    """Where a network comes from.
+    """The origin of a network.
 
     settings: those of `model.config.TrainingConfig`. step, seen: optimiser steps and samples.
     teacher: checksum of the weights that a later stage learnt from. source: name of the file that
@@ -66,7 +66,8 @@ class Training:
 
 @dataclass(frozen=True)
 class Header:
-    """What a checkpoint says of itself.
+    """The header of a checkpoint.
+
 
     kind: "weights" for rendering, or "training", with everything that training needs to go on.
     family, network: name of the family and configuration of the network.
@@ -108,10 +109,10 @@ class Header:
 
 
 def parse_header(metadata: dict[str, str] | None, path: Path) -> Header:
-    """The header in the metadata of a safetensors file, that of a file of format 1 converted.
+    """Return the header in the metadata of a safetensors file, also of a file of format 1.
 
     Raises:
-        CheckpointError: no checkpoint of ours, of a newer format, or with a header that is damaged.
+        CheckpointError: no checkpoint of this package, of a newer format, or with a damaged header.
     """
     metadata = metadata or {}
     if not metadata.keys() & {KEY, OLD_KEY}:
@@ -132,7 +133,7 @@ def read_header(path: Path) -> tuple[Header, dict[str, tuple[int, ...]]]:
     """The header of a checkpoint and the shapes of its tensors; their values are not read.
 
     Raises:
-        CheckpointError: missing, damaged, or no checkpoint of ours.
+        CheckpointError: missing, damaged, or no checkpoint of this package.
     """
     with open_checkpoint(path, "np") as file:
         header = parse_header(file.metadata(), path)
@@ -156,7 +157,7 @@ def open_checkpoint(path: Path, framework: str) -> Any:
 
 
 def from_json(kind: type[T], values: Any) -> T:
-    """A dataclass from what JSON made of it; lists become tuples, every type is checked.
+    """Build a dataclass from parsed JSON; lists become tuples, and every type is checked.
 
     Raises:
         ValueError: a field that is missing, unknown or of another type.
@@ -175,7 +176,7 @@ def from_json(kind: type[T], values: Any) -> T:
 
 
 def _typed(hint: Any, value: Any, name: str) -> Any:
-    """``value`` if it is of the type ``hint``, as far as dataclasses of ours use types."""
+    """Return ``value`` if it has the type ``hint``, a type used in these dataclasses."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType:
         return None if value is None else _typed(arguments[0], value, name)
@@ -195,7 +196,7 @@ def _name_of(hint: Any) -> str:
 
 
 def _converted(old: Any) -> Header:
-    """The header of a file of format 1, which held less and under other names."""
+    """Convert the header of a file of format 1, which has fewer fields and other names."""
     if not isinstance(old, dict):
         raise ValueError("Header is no JSON object")
     network, settings = old["network"], old.get("training", {})

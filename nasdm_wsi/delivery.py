@@ -1,4 +1,4 @@
-"""What a render leaves on disk: the run folder, the slide, and the nuclei beside it."""
+"""The files of a render: the run folder, the slide, and the nuclei beside it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LONGEST_NAME = 255 - len(".0123abcd..older")  # bytes, with what the name has wh
 
 
 def run_folder(out: Path) -> Path:
-    """Where the state of a render lies until its slide is whole.
+    """Return the folder of the state of a render until its slide is complete.
 
     Raises:
         OutputError: the name of ``out`` is too long.
@@ -86,7 +86,7 @@ def nuclei_digest(out: Path) -> str | None:
 
 
 def _digests_in(folder: Path) -> list[str]:
-    """Of all nuclei that renders of a run folder have written, or were about to."""
+    """Return the digests of all nuclei that renders of a run folder wrote or began to write."""
     try:
         return (folder / LABELS).read_text(encoding="ascii").split()
     except (OSError, ValueError):
@@ -94,7 +94,7 @@ def _digests_in(folder: Path) -> list[str]:
 
 
 def _facts(out: Path) -> dict[str, Any]:
-    """The facts that a slide tells of itself; none if it is no slide of this package."""
+    """Return the facts in the description of a slide; empty if it is no slide of this package."""
     try:
         with open_slide(out) as slide:
             return facts_of(slide.description)
@@ -106,7 +106,7 @@ def check_disk(folder: Path, needed: int) -> None:
     """Refuse a folder whose disk has less than the ``needed`` bytes free.
 
     Raises:
-        OutputError: how much there is and how much is needed.
+        OutputError: there is too little space; the message gives both numbers.
     """
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -120,10 +120,10 @@ def finish_cleaning(job: Job, out: Path, pyramid: Pyramid | None) -> bool:
     """Clean up after a render of the same job that was killed when ``out`` was complete.
 
     Returns:
-        Whether that was so, and nothing is left to do.
+        Whether there was such a render, so that nothing is left to do.
 
     Raises:
-        OutputError: the run folder is of another job, or a render is at work there.
+        OutputError: the run folder belongs to another job, or a render is running there.
     """
     if not (run_folder(out).is_dir() and out.exists() and _facts(out) == _delivered(job, out)):
         return False
@@ -135,7 +135,7 @@ def finish_cleaning(job: Job, out: Path, pyramid: Pyramid | None) -> bool:
 
 
 def _delivered(job: Job, out: Path) -> dict[str, Any]:
-    """What the slide of a job tells of itself, with the nuclei that lie beside it now."""
+    """Return the description of a job's slide, with the digest of the nuclei beside it."""
     return {**job.facts, "labels": nuclei_digest(out)}
 
 
@@ -148,15 +148,16 @@ def write_outputs(
 ) -> None:
     """Write a painted mosaic's slide, and before it the nuclei in the slide's pixels.
 
-    The slide comes last: when it is there, everything is. It tells the digest of the nuclei, so
-    that a later render knows whose they are.
+    The slide is written last, so all outputs exist when it does. It records the digest of the
+    nuclei, so that a later render can recognise them.
 
     Args:
         replaced: digest of the nuclei which may be replaced; any that were put there since the
             render began are refused.
 
     Raises:
-        OutputError: somebody else's nuclei are there now, or the outputs cannot be written.
+        OutputError: the nuclei there were not written by this render, or the outputs cannot be
+            written.
     """
     job, form = mosaic.job, format_of(out)
     if nuclei_digest(out) not in (None, replaced):
@@ -175,8 +176,8 @@ def write_outputs(
 def _write_nuclei(mosaic: Mosaic, out: Path) -> str:
     """Write the nuclei beside the slide and return their digest.
 
-    The run folder knows the digest before the file has its name: a run that is killed between the
-    two finds its own file again.
+    The digest is stored in the run folder before the file gets its name, so that a render that was
+    killed between the two recognises its file.
     """
     y0, x0, y1, x1 = mosaic.job.region
     shown = mosaic.job.nuclei.shifted(-y0, -x0).within((0, 0, y1 - y0, x1 - x0))
@@ -192,7 +193,7 @@ def _write_nuclei(mosaic: Mosaic, out: Path) -> str:
 
 
 class _Rows:
-    """A finished region, sliced by rows and read only then."""
+    """The pixels of a finished region, which are read when rows are sliced."""
 
     dtype = np.dtype(np.uint8)
 

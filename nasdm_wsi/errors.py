@@ -1,4 +1,4 @@
-"""All errors that a user can cause. A message is one line: the file, the thing, the remedy.
+"""All errors that a user can cause. A message is one line: the file, the problem, the remedy.
 
 A message names a parameter in backquotes ("give `overwrite`"); the command line writes its own
 option there (`cli.messages`).
@@ -11,7 +11,7 @@ NasdmError
 ├── PlanError (ValueError)         a canvas, region or setting that cannot be rendered
 ├── OutputError (OSError)          outputs that exist, run folders in use, full disks
 ├── PortError (OSError)            ports that cannot be listened on
-└── StoppedError                   work that a signal stopped; the same call goes on
+└── StoppedError                   work that a signal stopped; the same call resumes it
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class OutputError(NasdmError, OSError):
 
 
 class StoppedError(NasdmError):
-    """Work that was stopped by a signal, with everything saved to go on."""
+    """Work that was stopped by a signal, with everything saved that is needed to resume."""
 
 
 class PortError(NasdmError, OSError):

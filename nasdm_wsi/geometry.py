@@ -1,18 +1,18 @@
-"""Boxes, windows, blocks and phases: which window computes and which block owns a pixel.
+"""Boxes, windows, blocks and phases: which windows compute a pixel, and which block owns it.
 
 Axis order is (y, x); a box is (y0, x0, y1, x1), half open, in canvas pixels.
 
-The canvas is cut into cores of ``stride`` pixels a side. The network sees a core grown by
-``margin``: the window. A pixel's value is the weighted sum of the windows' results, with weights
-that reach ``taper`` pixels beyond the core and sum to one everywhere. A block owns
-``windows`` x ``windows`` of them, and a phase is a run of solver steps between two fusions.
+The canvas is cut into cores of ``stride`` pixels a side. The input of the network is the window: a
+core grown by ``margin``. A pixel's value is the weighted sum of the windows' results, with weights
+that reach ``taper`` pixels beyond the core and sum to one everywhere. A block owns ``windows`` x
+``windows`` of them, and a phase is a run of solver steps between two fusions.
 
 There are two kinds of plan:
 
 - box (taper 0): each pixel belongs to one core. Windows end at the canvas. With a margin as wide
   as the network's receptive field the result is that of one evaluation on the whole canvas.
 - tapered (taper = margin): neighbouring windows are fused by linear ramps. All windows have the
-  same size. A margin round the canvas makes that possible, and is cut off at the end.
+  same size. A margin around the canvas makes this possible, and is cut off at the end.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Plan:
             be as wide as the window.
 
     Raises:
-        PlanError: numbers that do not fit together.
+        PlanError: the numbers are inconsistent.
     """
 
     size: tuple[int, int]
@@ -94,18 +94,18 @@ class Plan:
 
     @property
     def part_side(self) -> int:
-        """Pixels a side of what a whole block contributes to."""
+        """Pixels a side of the area to which a whole block contributes."""
         return self.block_side + 2 * self.taper
 
     @property
     def covered(self) -> Box:
-        """What the cores cover: the canvas, rounded up to the grid or to whole strides."""
+        """Size (h, w) of all cores: the canvas, rounded up to the grid or to whole strides."""
         unit = self.stride if self.taper else self.grid
         return 0, 0, -(-self.size[0] // unit) * unit, -(-self.size[1] // unit) * unit
 
     @property
     def bounds(self) -> Box:
-        """Where there is state: windows end here."""
+        """The box that has state; windows end at its border."""
         return grow(self.covered, self.taper)
 
     @property

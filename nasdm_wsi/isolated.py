@@ -1,8 +1,8 @@
-"""Parsers that a file may crash run in a process of their own, with limits.
+"""Isolation of parsers that a file may crash: they run in a separate process, with limits.
 
 Libraries in C read what users download: a damaged or hostile file may end the process, or claim
-all memory. `isolated` runs such a parser in a fresh Python process; whatever becomes of it is an
-`IsolatedError` here. It is no sandbox: code that a file smuggles in could still do harm.
+all memory. `isolated` runs such a parser in a new Python process, and turns any failure of it into
+an `IsolatedError`. It is not a sandbox: code injected by a file could still do harm.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class IsolatedError(Exception):
-    """Why there is no result, in words that fit between brackets."""
+    """The reason why there is no result, in words that fit between brackets."""
 
 
 def isolated(
     function: Callable[..., Iterator], *args: Any, seconds: float = SECONDS, memory: int = MEMORY
 ) -> Iterator[Any]:
-    """What a generator function at the top of a module yields, run in another process.
+    """Run a generator function of a module in another process, and yield its results.
 
     Args:
         function: its module should import little, for that takes time.
-        args: for the function; they and the results are pickled.
+        args: the arguments of the function; they and the results are pickled.
         seconds: most time until each result.
         memory: most bytes of addresses; not limited on Windows and macOS.
 

@@ -1,4 +1,4 @@
-"""A render, planned: what a painter is given, what the render will cost, what decides its bytes."""
+"""A planned render: the input of its painter, its cost, and the facts that determine its bytes."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ FLOAT32 = 4  # bytes
 
 @dataclass(frozen=True)
 class Window:
-    """What a painter gets of one window.
+    """The input of a painter for one window.
 
     Attributes:
-        box: its place on the canvas.
+        box: the place of the window on the canvas.
         state: float32 (channels, h, w), before the phase.
         planes: float32 (planes, h, w), the conditioning planes in the order of `Painter.planes`.
         tissue: bool (h, w); where it is false the slide shows glass.
@@ -43,15 +43,15 @@ class Window:
 
 
 class Painter(Protocol):
-    """What paints windows; `nasdm_wsi.model.Painter` is one.
+    """The protocol of objects that paint windows, such as `nasdm_wsi.model.Painter`.
 
     Attributes:
         mpp: micrometres per pixel of the slides that it paints.
-        channels: how many numbers a pixel's state has; what they mean is the painter's affair.
-        planes: the names of the conditioning planes that it asks for.
-        facts: what decides the bytes, for the provenance and for telling runs apart.
+        channels: how many numbers the state of a pixel has; only the painter defines their meaning.
+        planes: the names of the conditioning planes that it requires.
+        facts: what determines the bytes, for the provenance and the run identity.
         bytes_per_pixel: memory that `solve` needs for each pixel of a window.
-        resident_bytes: memory that the program and the network take, whatever is painted.
+        resident_bytes: memory that the program and the network take for any picture.
     """
 
     mpp: float
@@ -62,7 +62,7 @@ class Painter(Protocol):
     resident_bytes: int
 
     def plan(self, size: tuple[int, int]) -> Plan:
-        """How a canvas of ``size`` (h, w) is cut."""
+        """Plan how a canvas of ``size`` (h, w) is cut."""
 
     def start(self, unit: np.ndarray) -> np.ndarray:
         """State (channels, h, w) before the first phase, from unit noise (3, h, w)."""
@@ -73,7 +73,7 @@ class Painter(Protocol):
     def glass(self, phase: int, unit: np.ndarray) -> np.ndarray:
         """State (channels, h, w) after a phase where there is no tissue, from unit noise (3, h, w).
 
-        Each pixel depends on its own noise alone, and when finished all pixels are alike.
+        Each pixel depends only on its own noise, and all finished pixels have the same colour.
         """
 
     def finish(self, state: np.ndarray) -> np.ndarray:
@@ -82,14 +82,14 @@ class Painter(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """A render, planned: everything is known and nothing has happened yet.
+    """A planned render: all settings are known, and nothing has been computed or written yet.
 
     Attributes:
         nuclei: in canvas pixels at the painter's mpp.
         region: the part of the canvas that the slide will show.
 
     Raises:
-        PlanError: the painter asks for a plane that nobody can give.
+        PlanError: the painter requires a plane that cannot be made.
     """
 
     nuclei: Nuclei
@@ -120,7 +120,7 @@ class Job:
         return Conditioning(self.nuclei, self.plan.size)
 
     def planes(self, box: Box) -> np.ndarray:
-        """The planes that the painter asks for, float32 (planes, h, w), of a box of the canvas."""
+        """Return the planes that the painter requires, float32 (planes, h, w), of a box."""
         return self._conditioning.planes(self.painter.planes, box)
 
     def tissue(self, box: Box) -> np.ndarray:
@@ -128,7 +128,7 @@ class Job:
         return self._conditioning.tissue(box)
 
     def is_glass(self, box: Box) -> bool:
-        """Whether the slide shows nothing but glass in the box."""
+        """Return whether the slide shows only glass in the box."""
         return self._conditioning.is_glass(box)
 
     @property
@@ -137,7 +137,7 @@ class Job:
         return cells_in(self.plan.blocks_of(self.region))
 
     def disk(self, workers: int | None = None) -> int:
-        """Bytes that the run folder and the output need at most, with so many ``workers``."""
+        """Return the most bytes that run folder and output need, with so many ``workers``."""
         short, long = sorted(shape(self.plan.needed(self.region)[0]))
         # The scheduler goes line by line: each phase keeps two short lines of blocks, and each
         # worker may hold up four more parts.
@@ -151,7 +151,7 @@ class Job:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What decides the bytes of the slide."""
+        """The facts that determine the bytes of the slide."""
         return {
             "software": f"nasdm-wsi {version('nasdm-wsi')}",
             "seed": self.seed,
@@ -163,20 +163,20 @@ class Job:
         }
 
     def _plan_facts(self) -> dict[str, Any]:
-        """What of the plan decides the bytes; of each phase its last step."""
+        """Return the facts of the plan that determine the bytes, such as the phases."""
         names = ("stride", "margin", "taper", "windows", "grid")
         facts: dict[str, Any] = {name: getattr(self.plan, name) for name in names}
         return facts | {"phases": [last for _, last in self.plan.phases]}
 
     @property
     def provenance(self) -> str:
-        """What a slide says of itself: that it is synthetic, and the facts in JSON."""
+        """The description of the slide: that it is synthetic, and the facts in JSON."""
         return provenance(self.facts)
 
     def report(self, *, workers: int | None = None) -> list[str]:
         """The plan in lines: size, blocks, steps, memory, disk, expected time.
 
-        The time is extrapolated from painting one small window, which takes a moment.
+        The time is extrapolated from painting one small window, which takes a short time.
         """
         needed = [cells_in(cells) for cells in self.plan.needed(self.region)]
         painted = {b for b in needed[0] if not self.is_glass(self.plan.part(b))}
@@ -219,7 +219,7 @@ def default_workers() -> int:
 
 
 def _blank_window(painter: Painter, side: int) -> Window:
-    """A window of nothing but tissue without nuclei, in a state of zeros."""
+    """Make a window that is all tissue without nuclei, in a state of zeros."""
 
     def zeros(channels: int) -> np.ndarray:
         return np.zeros((channels, side, side), np.float32)

@@ -33,10 +33,10 @@ MOST_TO_DRAW = 200_000  # in a notebook
 
 
 def check_mpp(mpp: float | None, source: object) -> float:
-    """``mpp`` itself, if it can be micrometres per pixel.
+    """Return ``mpp`` if it is a possible number of micrometres per pixel.
 
     Raises:
-        AnnotationError: it is missing or absurd; the message names ``source``.
+        AnnotationError: it is missing or impossible; the message names ``source``.
     """
     if mpp is None:
         raise AnnotationError(f"{source}: the pixel size is unknown: give it, like `mpp` 0.25")
@@ -50,7 +50,7 @@ def check_mpp(mpp: float | None, source: object) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Nuclei(Columns):
-    """Nuclei as columns: a million of them take some 0.4 GB, as shapely objects 2 GB.
+    """A table of nuclei as columns; a million take 0.4 GB, where shapely objects would take 2 GB.
 
     Attributes:
         coords, ring_offsets, polygon_offsets, types, ids: as in `columns.Columns`.
@@ -82,9 +82,9 @@ class Nuclei(Columns):
 
     @classmethod
     def concatenate(cls, parts: Iterable[Nuclei]) -> Nuclei:
-        """One table from one or more that share their mpp; tissue is the first one's.
+        """Join tables that share their mpp into one; the tissue is that of the first.
 
-        Each part is taken in before the next is asked for, and memory is needed once only.
+        Each part is added before the next is requested, so memory is needed only once.
         """
         packer = Packer()
         first: Nuclei | None = None
@@ -97,7 +97,7 @@ class Nuclei(Columns):
 
     @classmethod
     def from_outlines(cls, outlines: Outlines, *, mpp: float) -> Nuclei:
-        """The nuclei among the outlines of a file, with its tissue."""
+        """Make nuclei from the outlines of a file, with its tissue."""
         columns, classes = outlines.columns()
         nuclei = sort_out(columns, classes, outlines.names, outlines.findings, mpp)
         return cls(**vars(nuclei), mpp=mpp, tissue=outlines.tissue)
@@ -113,8 +113,8 @@ class Nuclei(Columns):
         files.
 
         Raises:
-            AnnotationError: not GeoJSON by the rules of the package ``geojson``, a class about
-                which nothing is known, no nuclei, or an absurd ``mpp``.
+            AnnotationError: not GeoJSON by the rules of the package ``geojson``, an unknown class,
+                no nuclei, or an impossible ``mpp``.
         """
         source = "the GeoJSON"
         outlines = Outlines(Findings(source, ClassNames(**classes)), contours)
@@ -131,7 +131,7 @@ class Nuclei(Columns):
         return nuclei
 
     def to_geojson(self) -> Any:
-        """A ``geojson.FeatureCollection`` of the same features that `write_geojson` writes.
+        """Return a ``geojson.FeatureCollection`` of the features that `write_geojson` writes.
 
         Tissue is not in it.
         """
@@ -170,7 +170,7 @@ class Nuclei(Columns):
     def to_geopandas(self) -> Any:
         """A GeoDataFrame of the polygons, with the columns "classification" and "id" (if any has).
 
-        Tissue is not in it.
+        It does not contain the tissue.
 
         Raises:
             ImportError: geopandas is not installed.
@@ -189,7 +189,7 @@ class Nuclei(Columns):
         return f"<Nuclei: {len(self):,} at {self.mpp:g} mpp{counts and ': '}{counts}>"
 
     def _repr_png_(self) -> bytes | None:
-        """A drawing for notebooks; None where there are none, or too many to draw in a moment."""
+        """Draw nuclei for notebooks; None if there are none, or too many to draw quickly."""
         return self._drawing() if 0 < len(self) <= MOST_TO_DRAW else None
 
     def _drawing(self) -> bytes:
@@ -209,7 +209,7 @@ class Nuclei(Columns):
         return png(np.asarray(image))
 
     def extent(self) -> tuple[float, float, float, float]:
-        """The bounding box (y0, x0, y1, x1) of all nuclei and tissue; there must be some."""
+        """The bounding box (y0, x0, y1, x1) of nuclei and tissue, of which there must be some."""
         boxes = self.boxes()
         if self.tissue is not None:
             x0, y0, x1, y1 = self.tissue.bounds
@@ -218,16 +218,16 @@ class Nuclei(Columns):
         return y0, x0, y1, x1
 
     def scaled(self, mpp: float) -> Nuclei:
-        """The same nuclei in pixels of ``mpp`` micrometres."""
+        """Return the nuclei in pixels of ``mpp`` micrometres."""
         factor = self.mpp / mpp
         return self if factor == 1 else replace(self._moved(lambda xy: xy * factor), mpp=mpp)
 
     def shifted(self, dy: float, dx: float) -> Nuclei:
-        """The same nuclei, moved by so many pixels."""
+        """Return the nuclei moved by these numbers of pixels."""
         return self._moved(lambda xy: xy + (dx, dy)) if dx or dy else self
 
     def within(self, box: tuple[float, float, float, float]) -> Nuclei:
-        """Those that touch the box (y0, x0, y1, x1); they are not cut, nor is the tissue."""
+        """Return the nuclei that touch the box (y0, x0, y1, x1); nothing is cut."""
         y0, x0, y1, x1 = box
         a, b, c, d = self.boxes().T
         touch = (a <= y1) & (b <= x1) & (c >= y0) & (d >= x0)
@@ -237,7 +237,7 @@ class Nuclei(Columns):
         return self if touch.all() else self.take(np.flatnonzero(touch))
 
     def counts(self) -> dict[str, int]:
-        """How many there are of each of the six types."""
+        """Return the number of nuclei of each of the six types."""
         counts = np.bincount(self.types, minlength=len(TYPES))
         return {name: int(n) for name, n in zip(TYPES[1:], counts[1:], strict=True)}
 
@@ -253,7 +253,7 @@ class Nuclei(Columns):
         return digest.hexdigest()[:16]
 
     def save(self, path: Path) -> None:
-        """Write all but the ids, for `load` in another process."""
+        """Write everything except the ids, for `load` in another process."""
         tissue = b"" if self.tissue is None else shapely.to_wkb(self.tissue)
         with disk_errors(path.parent), open(path, "wb") as file:
             np.savez(
@@ -268,7 +268,7 @@ class Nuclei(Columns):
 
     @classmethod
     def load(cls, path: Path) -> Nuclei:
-        """What `save` wrote."""
+        """Read the nuclei that `save` wrote."""
         with np.load(path) as file:
             columns = dict(file)
         tissue = columns.pop("tissue").tobytes()
@@ -291,7 +291,7 @@ def _check_feature(feature: dict, where: str) -> None:
 
 
 def _flaw(geometry: Any) -> object:
-    """What is wrong with a geometry by the rules of the package ``geojson``; false if nothing."""
+    """Return what is invalid in a geometry by the package ``geojson``; false if it is valid."""
     import geojson
 
     try:

@@ -1,7 +1,7 @@
-"""Outlines of a file's objects, checked, repaired and packed into flat arrays by the batch.
+"""Outlines of a file's objects, which are checked, repaired and packed into arrays in batches.
 
-Readers hand outlines over to `Outlines`, from text as lists of coordinates and from other libraries
-as shapely geometries, each with the name of its class; `Outlines.columns` gives them back packed.
+Readers pass outlines to `Outlines`, from text as lists of coordinates and from other libraries as
+shapely geometries, each with the name of its class; `Outlines.columns` returns them packed.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ log = logging.getLogger(__name__)
 
 
 class Outlines:
-    """Takes the outlines of one file with the names of their classes, and packs them.
+    """A builder that packs the outlines of one file, with the names of their classes.
 
     findings: counts classes, and notes what is left out or repaired.
     contours: "corner" if vertices are points between pixels, "cv2" if they are the centres of
-        boundary pixels as OpenCV gives them, "auto" to find out.
+        boundary pixels as OpenCV gives them, "auto" to detect it.
     """
 
     def __init__(self, findings: Findings, contours: str = "auto"):
@@ -57,7 +57,7 @@ class Outlines:
 
     @property
     def traced(self) -> bool:
-        """Whether the outlines were contours of OpenCV."""
+        """Whether the outlines are contours of OpenCV."""
         return bool(self._pixel)
 
     @property
@@ -74,10 +74,10 @@ class Outlines:
         *,
         bare_cell: bool = False,
     ) -> None:
-        """Take the polygons of one object of class ``name``, each as a list of rings of points.
+        """Add the polygons of one object of class ``name``, each as a list of rings of points.
 
         ``where`` names the object in errors; the first polygon gets the id. A bare cell has an
-        outline and no nucleus; it is taken for a nucleus if no cell of the file has one.
+        outline and no nucleus; its outline is read as a nucleus if no cell of the file has one.
 
         Raises:
             AnnotationError: coordinates that are not finite numbers.
@@ -99,7 +99,7 @@ class Outlines:
     def add_geometries(
         self, geometries: np.ndarray, names: Sequence[str], ids: Sequence[str] | None = None
     ) -> None:
-        """Take (n,) shapely geometries, the names of their classes, and perhaps their ids.
+        """Add (n,) shapely geometries, the names of their classes, and optionally their ids.
 
         Raises:
             AnnotationError: coordinates that are not finite.
@@ -122,9 +122,9 @@ class Outlines:
         return self._index[key]
 
     def columns(self) -> tuple[Columns, np.ndarray]:
-        """All outlines but those of tissue, and the index of each one's class in ``names``.
+        """Return all outlines except tissue, and the index of each one's class in ``names``.
 
-        Those of unknown classes have the type `types.UNKNOWN`.
+        Outlines of unknown classes have the type `types.UNKNOWN`.
         """
         self._flush()
         columns, classes = self._without_bare_cells()
@@ -184,7 +184,7 @@ class Outlines:
     def _kinds(
         self, geometries: np.ndarray, names: Sequence[str], counts: np.ndarray
     ) -> list[int | None]:
-        """The class index of each geometry, of ``counts`` polygons; None if it is not drawn."""
+        """Return the class index of each geometry of ``counts`` polygons; None if left out."""
         kinds: list[int | None] = []
         for geometry, name, count in zip(geometries, names, counts.tolist(), strict=True):
             if not count:
@@ -219,7 +219,7 @@ class Outlines:
         self._classes.frombytes(np.repeat(kinds, parts).astype(np.int32).tobytes())
 
     def _check_coordinates(self, polygons: np.ndarray, places: Sequence[str]) -> None:
-        """Refuse coordinates that no slide has. Text has no infinity; other sources may."""
+        """Refuse coordinates that no slide has; sources other than text may contain infinity."""
         coords, index = shapely.get_coordinates(polygons, return_index=True)
         if (far := ~(np.abs(coords) <= FARTHEST).all(1)).any():
             place = places[int(index[far.argmax()])]
@@ -236,7 +236,7 @@ class Outlines:
         return traced_pixel(steps, known=self.contours == "cv2")
 
     def _repaired(self, polygons: np.ndarray, places: Sequence[str]) -> np.ndarray:
-        """Valid polygons (n,), of contours those between pixels; empty ones have no area."""
+        """Return valid polygons (n,), of contours those between pixels; empty ones have no area."""
         bad = ~shapely.is_valid(polygons)
         self.findings.notes["repaired"] += int(bad.sum())
         for k in np.flatnonzero(bad).tolist():
@@ -254,7 +254,7 @@ class Outlines:
 
 
 def _closed(rings: Iterable) -> list[Ring]:
-    """The closed rings of a polygon; none if it has no area.
+    """Return the closed rings of a polygon; empty if it has no area.
 
     Raises:
         ValueError, TypeError: coordinates that are not finite numbers.
@@ -286,7 +286,7 @@ def _polygons(outlines: list[list[Ring]]) -> np.ndarray:
 
 
 def _polygon_parts(geometries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The polygons (m,) in (n,) geometries, without heights, and which geometry each is of."""
+    """Return the 2-D polygons (m,) in (n,) geometries, and the index of each one's geometry."""
     polygonal = np.isin(
         shapely.get_type_id(geometries),
         (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON),
@@ -297,7 +297,7 @@ def _polygon_parts(geometries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _is_tangled(polygon: shapely.Polygon) -> bool:
-    """Whether an outline crosses itself too often to be repaired in a moment."""
+    """Return whether an outline crosses itself too often to be repaired quickly."""
     xy, ring = shapely.get_coordinates(shapely.get_rings(polygon), return_index=True)
     if len(xy) ** 2 < 2 * MOST_CROSSINGS:  # fewer pairs of segments
         return False
@@ -322,7 +322,7 @@ _KINDS = {
 
 
 def kind_of(geometry_type: object) -> str:
-    """A type of geometry without area in words, for the notes."""
+    """Return a type of geometry without area in words, for the notes."""
     return _KINDS.get(str(geometry_type), "objects without shape")
 
 
@@ -331,6 +331,6 @@ def _kind(geometry: shapely.Geometry | None) -> str:
 
 
 def _polygonal(geometry: shapely.Geometry) -> shapely.MultiPolygon:
-    """What of a repaired polygon has an area."""
+    """Return the parts of a repaired polygon that have an area."""
     parts = shapely.get_parts(shapely.get_parts(geometry))
     return shapely.MultiPolygon([part for part in parts if part.geom_type == "Polygon"])

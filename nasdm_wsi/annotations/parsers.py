@@ -1,7 +1,8 @@
-"""Parsers of others, some in C, that a damaged or hostile file may crash or make use all memory.
+"""Parsers of other libraries, which a damaged or hostile file may crash or drive out of memory.
 
-Each runs in a process of its own (`isolated`) and within limits, which follow from the most
-pixels of a label image. Only the functions before the line "In the other process" are for use.
+Each runs in a separate process (`isolated`) and within limits, which follow from the largest number
+of pixels of a label image. Other modules use only the functions before the line "In the other
+process".
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def mat_names(path: Path) -> set[str]:
 
 
 def mat_variables(path: Path, names: Sequence[str], max_pixels: int = MAX_PIXELS) -> dict:
-    """Those of the named variables that a MATLAB file has.
+    """Return those of the named variables that a MATLAB file contains.
 
     Raises:
         IsolatedError: the file cannot be read, or a variable is too large.
@@ -51,10 +52,10 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def tiff_shape(path: Path) -> tuple[int, tuple[int, ...]]:
-    """Samples of a pixel, and the shape of the first series of a TIFF.
+    """Return the samples per pixel and the shape of the first series of a TIFF.
 
     Raises:
-        IsolatedError: the file cannot be read; some damaged ones have no end.
+        IsolatedError: the file cannot be read; parsing of some damaged files never ends.
     """
     return next(isolated(_tiff_shape, path, seconds=20))
 
@@ -119,7 +120,7 @@ def check_pixels(shape: Sequence[int], max_pixels: int) -> None:
 
 
 def read_only(path: Path) -> str:
-    """The address by which SQLite opens a file to be read and never changes it."""
+    """Return the address with which SQLite opens a file read-only."""
     return f"{path.absolute().as_uri()}?mode=ro"
 
 
@@ -234,7 +235,7 @@ def _store(path: Path) -> Iterator[tuple]:
 
 
 def _check_tables(store: sqlite3.Connection) -> None:
-    """Refuse views and virtual tables in place of tables: their rows may have no end."""
+    """Refuse views and virtual tables instead of tables: their rows may never end."""
     query = "SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage > 0"
     tables = {name for (name,) in store.execute(query)}
     for name in ("metadata", "annotations"):
@@ -255,7 +256,7 @@ def _batch(rows: list[tuple], *, compressed: bool) -> tuple[np.ndarray, list[str
 
 
 def _clean(blobs: list[bytes]) -> np.ndarray:
-    """Polygons written again; of other geometries, which may be nested without end, the kind."""
+    """Rewrite polygons; return only the kind of other geometries, which may nest deeply."""
     import shapely
 
     geometries = shapely.from_wkb(np.array(blobs, object))

@@ -1,7 +1,7 @@
-"""What in a file or on a slide can be right: the one place where what was read is weighed.
+"""Plausibility checks: the only module that checks what was read from annotations.
 
-`sort_out` tells nuclei from regions and weighs the size of the nuclei; `on_canvas` weighs where
-they lie. `docs/checks.md` lists the checks and their limits.
+`sort_out` separates nuclei from regions and checks the size of the nuclei; `on_canvas` checks their
+places. `docs/checks.md` lists the checks and their limits.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ Table = TypeVar("Table", bound=Columns)
 def sort_out(
     columns: Table, classes: np.ndarray, names: Sequence[str], findings: Findings, mpp: float
 ) -> Table:
-    """The nuclei among the outlines of a file; what is odd becomes a warning of ``findings``.
+    """Return the nuclei among the outlines of a file, and add warnings to ``findings``.
 
-    Left out are regions, and outlines of which the class is not known (`types.UNKNOWN`).
+    Regions and outlines of unknown class (`types.UNKNOWN`) are left out.
 
     Args:
         columns: the outlines.
-        classes: int (n,), the place of each one's class in ``names``.
+        classes: int (n,), the index of each one's class in ``names``.
         mpp: micrometres per pixel of the coordinates.
     """
     findings.is_weighed = True
@@ -67,7 +67,7 @@ def sort_out(
 
 
 def weigh_scale(findings: Findings, mpp: float, stated: float | None) -> None:
-    """Warn of a pixel size that contradicts the one which the file itself states."""
+    """Warn about a pixel size that contradicts the one that the file states."""
     if stated and not 1 / MOST_OFF <= mpp / stated <= MOST_OFF:
         findings.warn(
             f"the file states {stated:g} micrometres per pixel, but `mpp` is {mpp:g}: "
@@ -76,12 +76,12 @@ def weigh_scale(findings: Findings, mpp: float, stated: float | None) -> None:
 
 
 def _square_micrometres(findings: Findings, mpp: float) -> float:
-    """Square micrometres of a pixel; infinite if unknown, so that no area is small enough."""
+    """Return the area of a pixel in square micrometres; it is infinite if unknown."""
     return mpp**2 if findings.mpp_is_known else math.inf
 
 
 def _regions(columns: Columns, boxes: np.ndarray, areas: np.ndarray, pixel: float) -> np.ndarray:
-    """Bool (n,): which outlines are too large for nuclei, or hold others."""
+    """Return bool (n,): which outlines are too large for nuclei, or enclose others."""
     median = _lower_median(areas)
     is_region = (areas > TIMES_MEDIAN * median) & (areas * pixel > MOST_AREA)
     candidates = np.flatnonzero((areas >= HOLDER * median) & ~is_region)
@@ -98,7 +98,7 @@ def _hold_others(
     candidates: np.ndarray,
     others: np.ndarray,
 ) -> np.ndarray:
-    """Which of the candidates, as places among them, hold one of the others."""
+    """Return the indices of the candidates that enclose another outline."""
     y, x = ((boxes[others, k] + boxes[others, k + 2]) / 2 for k in (0, 1))
     near = _in_cells_of(boxes[candidates], y, x)
     others, y, x = others[near], y[near], x[near]
@@ -112,9 +112,10 @@ def _hold_others(
 
 
 def _in_cells_of(boxes: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Bool (n,): points that may lie in one of the boxes, by the cells of a coarse grid.
+    """Return bool (n,): points that may lie in one of the boxes, by cells of a coarse grid.
 
-    Most nuclei are far from the few that may be regions, and building a tree of all takes long.
+    Most nuclei are far from the few outlines that may be regions, and building a tree of all nuclei
+    is slow.
     """
     y0, x0 = boxes[:, :2].min(0)
     side = max(float((boxes[:, 2:].max(0) - (y0, x0)).max()) / CELLS, 1e-9)
@@ -176,11 +177,11 @@ def _weigh_places(findings: Findings, boxes: np.ndarray) -> None:
 def check_canvas(size: tuple[int, int], most: int, nuclei: Columns | None = None) -> None:
     """Refuse a canvas ``size`` (h, w) of more than ``most`` pixels.
 
-    If it was made to hold ``nuclei``, in pixels of their own, the message names the one that lies
-    farthest off.
+    If it was made to contain ``nuclei``, in their own pixels, the message names the most distant
+    one.
 
     Raises:
-        PlanError: the size and the limit.
+        PlanError: the canvas is too large; the message gives the size and the limit.
     """
     height, width = size
     if height * width <= most:
@@ -206,7 +207,7 @@ def on_canvas(
     mpp: float,
     own_mpp: float,
 ) -> list[str]:
-    """Warnings about where nuclei lie on a canvas of ``size`` (h, w), and in the box to show.
+    """Return warnings about the places of nuclei on a canvas of ``size`` (h, w) and in its region.
 
     nuclei: in canvas pixels of ``mpp``. own_mpp: the pixel size at which they were given.
 
@@ -246,14 +247,14 @@ def on_canvas(
 
 
 def _touch(boxes: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
-    """Bool (n,): which boxes have an inner part in common with one."""
+    """Return bool (n,): which boxes overlap a given one."""
     y0, x0, y1, x1 = box
     a, b, c, d = boxes.T
     return (a < y1) & (b < x1) & (c > y0) & (d > x0)
 
 
 def _lower_median(values: np.ndarray) -> float:
-    """The median; of an even number the lower one, so that one nucleus outweighs one region."""
+    """Return the lower median, so that of one nucleus and one region it is the nucleus."""
     return float(np.quantile(values, 0.5, method="lower"))
 
 

@@ -1,4 +1,4 @@
-"""Nuclei become pixels: the conditioning planes, tissue and labels of any box of the canvas.
+"""Rasterising of nuclei: conditioning planes, tissue and labels of any box of the canvas.
 
 A pixel belongs to a nucleus if its centre lies inside the outline. Where nuclei overlap, it belongs
 to the last of them. A centre on an outline belongs to the nucleus to its right, or to the one below
@@ -31,7 +31,7 @@ FAR = 1 << 30  # in these units; vertices farther away are moved here, so that p
 
 
 def edges(instances: np.ndarray) -> np.ndarray:
-    """Bool (h, w): the pixels of which one of the 4 neighbours belongs to another instance or none.
+    """Return bool (h, w): pixels with one of 4 neighbours in another instance or in none.
 
     instances: int (h, w), 0 = none. Neighbours outside the array do not count.
     """
@@ -142,7 +142,7 @@ class Conditioning:
         return codes
 
     def _near(self, box: Box) -> np.ndarray:
-        """Indices of nuclei whose bounding boxes meet the box, in no order."""
+        """Return the indices of nuclei whose bounding boxes meet the box, in no order."""
         y0, x0, y1, x1 = box
         first, last = np.searchsorted(self._lowest, y0), np.searchsorted(self._boxes[:, 0], y1)
         _, left, bottom, right = self._boxes[first:last].T
@@ -155,7 +155,7 @@ class Conditioning:
         return mask
 
     def _rasterise(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
-        """Instances and types as in `labels`, but nuclei are drawn beyond the canvas too."""
+        """Rasterise instances and types as in `labels`, but draw nuclei beyond the canvas too."""
         near, table = self._near(box), self._nuclei
         rings, counts = members(table.polygon_offsets, near)
         # Rings are closed: an edge begins at each vertex but the last.
@@ -173,7 +173,7 @@ class Conditioning:
 
 
 class _Recent:
-    """The arrays of the latest boxes, at most ``most`` bytes; many threads may share one object."""
+    """A thread-safe cache of the arrays of the latest boxes, of at most ``most`` bytes."""
 
     def __init__(self, most: int):
         self._most, self._bytes = most, 0
@@ -200,7 +200,7 @@ class _Recent:
 
 
 def _outline_edges(outline: shapely.Geometry) -> tuple[np.ndarray, np.ndarray]:
-    """Both ends of all edges of polygons: x, y, int64 (e, 2) each."""
+    """Return both ends of all edges of polygons: x, y, int64 (e, 2) each."""
     rings = shapely.get_rings(shapely.get_parts(outline))
     coords, ring = shapely.get_coordinates(rings, return_index=True)
     inner = ring[1:] == ring[:-1]

@@ -1,4 +1,4 @@
-"""ROIs of ImageJ, one or as RoiSet.zip, by the package roifile. They know no classes."""
+"""ROIs of ImageJ, one or a RoiSet.zip, read by the package roifile. They have no classes."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ log = logging.getLogger(__name__)
 
 
 def plain_name(name: str) -> str:
-    """A class name without what spellings differ in: case, hyphens, plural, a closing "cells"."""
+    """Normalise a class name: case, hyphens, plural and a final "cells" make no difference."""
     words = re.sub(r"[\s_-]+", " ", name.casefold()).strip()
     # "T cells" keeps its noun: a lone letter could mean anything.
     words = re.sub(r"(?<=\w\w)( (cells?|nucleus|nuclei|tissue))+$", "", words)
@@ -82,20 +82,20 @@ def known_names() -> dict[str, list[str]]:
 
 
 def meaning(number: int | None) -> str:
-    """What a class of this type number is read as, in words."""
+    """Return the meaning of a type number in words."""
     if number is None:
         return "left out"
     return "tissue outline" if number == TISSUE else TYPES[number]
 
 
 class ClassNames:
-    """What the class names of an annotation file mean.
+    """The meanings of the class names of an annotation file.
 
     Args:
         class_map: class name to nucleus type; it has priority over the known names.
         ignore_classes: class names to leave out, with the same priority.
         tissue_classes: patterns of the classes that outline tissue.
-        class_property: the property of an object that names its class, if not the usual one.
+        class_property: the property of an object that names its class, if it is not the usual one.
 
     Raises:
         AnnotationError: ``class_map`` names a type that does not exist.
@@ -118,14 +118,15 @@ class ClassNames:
         self._tissue = [pattern.casefold() for pattern in tissue_classes]
 
     def number(self, name: str) -> int | None:
-        """The type number of a class, TISSUE, or None if its objects are to be left out.
+        """Return the type number of a class, TISSUE, or None if its objects are left out.
 
-        Of a derived class ("Immune cells: Lymphocyte") the whole name is looked up first, then its
-        parts from left to right. The user's own names and tissue come first, then names that end in
-        ``*`` (left out, as in QuPath), known names, and last those as vague as "inflammatory".
+        For a derived class ("Immune cells: Lymphocyte"), the whole name is looked up first, then
+        its parts from left to right. The user's own names and tissue come first, then names that
+        end in ``*`` (left out, as in QuPath), known names, and last those as vague as
+        "inflammatory".
 
         Raises:
-            KeyError: nothing is known about the name.
+            KeyError: the name is unknown.
         """
         parts = (name, *name.split(":"))
         plain = [plain_name(part) for part in parts]
@@ -148,7 +149,7 @@ class ClassNames:
 
     @property
     def unused(self) -> list[str]:
-        """The names of ``class_map`` and ``ignore_classes`` that no class had so far."""
+        """Return the names of ``class_map`` and ``ignore_classes`` that no class has had so far."""
         return list(self._given.values())
 
     def _is_tissue(self, part: str) -> bool:

@@ -1,4 +1,4 @@
-"""Files that people bring and that are not read: what each is, and what to do instead."""
+"""Files that are recognised but not read, with the remedy for each."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _ENTRIES = (  # what the names in a zip tell
 
 
 def refuse(source: Source) -> None:
-    """Refuse a file that is known not to be read; do nothing with all others.
+    """Refuse a file of a kind that is not supported; do nothing for all others.
 
     Raises:
-        AnnotationError: it is one; the message says what it is and what to do instead.
+        AnnotationError: the file is of such a kind; the message names the kind and the remedy.
     """
     if found := _what(source):
         raise AnnotationError(f"{source.path}: {found[0]}, which is not read: {found[1]}")
@@ -59,7 +59,7 @@ def refuse_text(source: Source) -> None:
 
 
 def _what(source: Source) -> tuple[str, str] | None:
-    """What such a file is, and the way out."""
+    """Return the kind of such a file and the remedy."""
     for magic, what, remedy in _BEGINNINGS:
         if source.magic.startswith(magic):
             return what, remedy

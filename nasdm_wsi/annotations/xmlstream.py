@@ -22,10 +22,10 @@ def root(source: Source) -> str:
 
 
 def elements(path: Path) -> Iterator[tuple[str, dict[str, str] | None]]:
-    """Each element as its name with its attributes where it begins, and with None where it ends.
+    """Yield each element's name with its attributes at its start, and with None at its end.
 
     Raises:
-        AnnotationError: it is not XML, cut short, or declares entities.
+        AnnotationError: it is not XML, is truncated, or declares entities.
     """
     found: list[tuple[str, dict[str, str] | None]] = []
 
