@@ -5,7 +5,7 @@ Axis order is (y, x); a box is (y0, x0, y1, x1), half open, in canvas pixels.
 The canvas is cut into cores of ``stride`` pixels a side. The input of the network is the window: a
 core grown by ``margin``. A pixel's value is the weighted sum of the windows' results, with weights
 that reach ``taper`` pixels beyond the core and sum to one everywhere. A block owns ``windows`` x
-``windows`` of them, and a phase is a run of solver steps between two fusions.
+``windows`` cores, and a phase is a run of solver steps between two fusions.
 
 There are two kinds of plan:
 
@@ -99,7 +99,7 @@ class Plan:
 
     @property
     def covered(self) -> Box:
-        """Size (h, w) of all cores: the canvas, rounded up to the grid or to whole strides."""
+        """The box of all cores: the canvas, rounded up to the grid or to whole strides."""
         unit = self.stride if self.taper else self.grid
         return 0, 0, -(-self.size[0] // unit) * unit, -(-self.size[1] // unit) * unit
 

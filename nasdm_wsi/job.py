@@ -163,7 +163,7 @@ class Job:
         }
 
     def _plan_facts(self) -> dict[str, Any]:
-        """Return the facts of the plan that determine the bytes, such as the phases."""
+        """Return the facts of the plan that determine the bytes; a phase is its last step."""
         names = ("stride", "margin", "taper", "windows", "grid")
         facts: dict[str, Any] = {name: getattr(self.plan, name) for name in names}
         return facts | {"phases": [last for _, last in self.plan.phases]}

@@ -98,7 +98,7 @@ def _hold_others(
     candidates: np.ndarray,
     others: np.ndarray,
 ) -> np.ndarray:
-    """Return the indices of the candidates that enclose another outline."""
+    """Return the indices, among the candidates, of those that enclose another one."""
     y, x = ((boxes[others, k] + boxes[others, k + 2]) / 2 for k in (0, 1))
     near = _in_cells_of(boxes[candidates], y, x)
     others, y, x = others[near], y[near], x[near]
@@ -254,7 +254,7 @@ def _touch(boxes: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
 
 
 def _lower_median(values: np.ndarray) -> float:
-    """Return the lower median, so that of one nucleus and one region it is the nucleus."""
+    """Return the lower median, which is the nucleus if there is one nucleus and one region."""
     return float(np.quantile(values, 0.5, method="lower"))
 
 

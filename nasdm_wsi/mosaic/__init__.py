@@ -1,1 +1,1 @@
-"""The engine: a canvas painted in phases over blocks, by any number of workers, resumable."""
+"""The engine, which paints a canvas in phases over blocks, with any number of workers."""

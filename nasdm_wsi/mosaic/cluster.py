@@ -1,8 +1,8 @@
-"""Painting on a dask cluster: each worker holds what it needs once, and tasks are three numbers.
+"""Painting on a dask cluster: each worker loads its data once, and a task is three numbers.
 
-State lies in the run folder, on storage that all workers see; only the numbers of tasks pass
-through the scheduler. When a worker dies, dask gives its tasks to another. Doing a task twice does
-no harm, because a part appears whole or not at all.
+The state is in the run folder, on storage that all workers can access; only task numbers pass
+through the scheduler. When a worker dies, dask gives its tasks to another one. Running a task twice
+is harmless, because a part is written completely or not at all.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def connect(scheduler: str) -> Iterator[Client]:
-    """A client of the cluster at an address (``tcp://host:8786``) or in a scheduler file.
+    """Connect a client to the cluster at an address (``tcp://host:8786``) or in a scheduler file.
 
     Raises:
         OutputError: there is no such file, nothing answers, or no worker has joined after a minute.
@@ -68,10 +68,10 @@ def connect(scheduler: str) -> Iterator[Client]:
 
 
 def _is_file(scheduler: str) -> bool:
-    """Whether a scheduler file is meant, and not an address like ``tcp://host:8786``.
+    """Return whether a scheduler file is given, and not an address like ``tcp://host:8786``.
 
     Raises:
-        OutputError: a file is meant, and it is missing or no scheduler file.
+        OutputError: a file is given, and it is missing or no scheduler file.
     """
     if "://" in scheduler or re.fullmatch(r"[\w.\[\]:-]+:\d+", scheduler):
         return False
@@ -91,7 +91,7 @@ def _is_file(scheduler: str) -> bool:
 
 @contextmanager
 def local(workers: int, *, gpus: bool = False) -> Iterator[Client]:
-    """A client of as many worker processes on this machine, each with a GPU of its own if ``gpus``.
+    """Start worker processes on this machine, each with its own GPU if ``gpus``, and a client.
 
     Raises:
         PlanError: ``gpus`` without the package dask-cuda.
@@ -139,10 +139,10 @@ def _gpu_cluster(workers: int) -> LocalCluster:
 
 @contextmanager
 def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Start workers that leave Ctrl-C, which a terminal sends to all, to this process.
+    """Start workers that ignore Ctrl-C, which a terminal sends to all processes.
 
-    The thread that dask starts now, and will start workers from, inherits the mask and passes it
-    on to them. Here the signal waits until they are there.
+    The thread that dask starts now, and from which it starts workers, inherits the signal mask and
+    passes it on to them. In this process the signal is pending until they have started.
     """
     # If this process ends at once, what helps its workers warns that it cleans up after them.
     sys.warnoptions.append("ignore:resource_tracker:UserWarning")
@@ -159,10 +159,10 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def cluster_pool(client: Client, folder: Path, factory: Callable[[], Do]) -> Iterator[ClusterPool]:
-    """The workers of ``client`` as a pool.
+    """Yield the workers of ``client`` as a pool.
 
-    ``factory`` is sent to each worker and called there once, when the worker joins; what it returns
-    does the tasks. It must find ``folder`` there.
+    ``factory`` is sent to each worker and called there once, when the worker joins. It returns the
+    function that runs tasks. Each worker must be able to access ``folder``.
 
     Raises:
         OutputError: the cluster was lost, or a task killed several workers.
@@ -202,15 +202,15 @@ class ClusterPool:
         self.asked, self.known = -math.inf, 0
 
     def submit(self, task: Task) -> Future:
-        """Have a task done by some worker."""
+        """Submit a task to any worker."""
         return self.executor.submit(_do, self.plugin, task)
 
     def capacity(self) -> int:
-        """Some tasks for each thread of the workers, so that none waits for its next one."""
+        """Return the number of tasks in flight: some for each thread, so that no thread is idle."""
         return TASKS_PER_THREAD * max(self._threads(), 1)
 
     def stalled(self) -> None:
-        """Warn if the reason is that all workers are gone."""
+        """Warn if all workers are gone."""
         if not self._threads():
             log.warning("the dask cluster has no worker left: waiting for one")
 
@@ -222,9 +222,10 @@ class ClusterPool:
 
 
 def mosaic_factory(mosaic: Mosaic) -> Callable[[], Do]:
-    """What makes the same mosaic on a worker, for `cluster_pool`.
+    """Return the factory that builds the same mosaic on a worker, for `cluster_pool`.
 
-    The nuclei go there through the run folder: they may be large, and a cluster has one scheduler.
+    The nuclei are passed through the run folder, because they may be large and a cluster has only
+    one scheduler.
     """
     job, folder = mosaic.job, mosaic.store.folder.resolve()
     job.nuclei.save(folder / NUCLEI)
@@ -238,14 +239,14 @@ def _restored(light: Job, store: RunStore, pyramid: Pyramid | None) -> Do:
 
 
 class _Painting(WorkerPlugin):
-    """What a worker keeps: made once, when it joins."""
+    """The data that a worker keeps, which is made once, when it joins."""
 
     def __init__(self, folder: Path, factory: Callable[[], Do]):
         self.name = f"nasdm-wsi {folder}"
         self.folder, self.factory, self.software = folder, factory, version("nasdm-wsi")
 
     def setup(self, worker: Worker) -> None:
-        """Called by dask on the worker."""
+        """Build the data on the worker, when dask calls this method."""
         if self.software != version("nasdm-wsi"):
             raise PlanError(
                 f"{worker.address} has nasdm-wsi {version('nasdm-wsi')} and this is "

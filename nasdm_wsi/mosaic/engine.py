@@ -1,7 +1,7 @@
-"""The engine: a canvas painted in phases over blocks, then cut into the tiles of a pyramid.
+"""The engine, which paints a canvas in phases over blocks and cuts it into tiles of a pyramid.
 
-The tasks of each stage (`stages`) depend on those of the stage before and on nothing else, so a
-slide grows in any order, on any workers. The ledger (`schedule`) knows what is left to do.
+The tasks of each stage (`stages`) depend only on those of the stage before, so a slide can be
+computed in any order, on any workers. The ledger (`schedule`) knows which tasks are left.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from .store import RunStore
 
 
 class Mosaic:
-    """The region of a job in the making: what there is to do, and how each task is done.
+    """The region of a job while it is painted: its stages and tasks.
 
-    With a ``pyramid`` of the region's shape finished pixels go on into its encoded tiles; without
-    one they stay in the store.
+    With a ``pyramid`` of the region's shape, finished pixels become its encoded tiles; without one
+    they stay in the store.
     """
 
     def __init__(self, job: Job, store: RunStore, pyramid: Pyramid | None = None):
@@ -37,7 +37,7 @@ class Mosaic:
         self.painted = 0  # pixels of the region that `paint` has finished, glass blocks aside
 
     def ledger(self) -> Ledger:
-        """What is left, by what the store holds; parts that nobody will read are freed."""
+        """Return the tasks that the store lacks; parts that no task will read are freed."""
         on_disk = [self.store.present(stage.part, stage.cells) for stage in self._stages]
         glass = [stage.glass() for stage in self._stages]
         ledger = Ledger(
@@ -52,7 +52,7 @@ class Mosaic:
         return ledger
 
     def _finished(self, stage: Stage, glass: np.ndarray) -> np.ndarray:
-        """Bool, for each task of a stage: whether what the user wants of it is there."""
+        """Return bool, for each task of a stage: whether its final result is in the store."""
         if stage.product is None:
             return np.ones_like(glass)
         return self.store.present(stage.product, stage.cells) | glass
@@ -60,7 +60,7 @@ class Mosaic:
     def paint(
         self, pool: WorkerPool, *, progress: Callable[[Task, int, int], None] | None = None
     ) -> None:
-        """Have the pool do all that is left; ``progress(task, done, total)`` follows each task."""
+        """Run all remaining tasks; ``progress(task, done, total)`` is called after each one."""
         ledger = self.ledger()
         total = ledger.left
 
@@ -75,19 +75,19 @@ class Mosaic:
         run(ledger, pool, finished)
 
     def do(self, task: Task) -> None:
-        """One task, wherever the store can be reached; doing it again gives the same bytes."""
+        """Run one task, in any process that can access the store; a repeat gives the same bytes."""
         number, row, column = task
         stage = self._stages[number]
         stage.do(stage.place(row, column))
 
     def free(self, task: Task) -> None:
-        """Delete what a task left for others to read."""
+        """Delete the part that a task wrote for other tasks."""
         number, row, column = task
         stage = self._stages[number]
         self.store.free(stage.part, stage.place(row, column))
 
     def finished_by(self, task: Task) -> Box | None:
-        """The box of the canvas whose pixels a task finishes, if it finishes any."""
+        """Return the box of the canvas whose pixels a task finishes, if it finishes any."""
         number, row, column = task
         if self._stages[number] is not self._pixels:
             return None
@@ -98,5 +98,5 @@ class Mosaic:
         return self._pixels.pixels(box)
 
     def encoded(self, level: int) -> Iterator[bytes]:
-        """The encoded tiles of a level in raster order, when all is done."""
+        """Yield the encoded tiles of a level in raster order, when all tasks are done."""
         return self._levels[level].encoded()

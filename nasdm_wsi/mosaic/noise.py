@@ -1,4 +1,4 @@
-"""Gaussian noise as a function of seed, solver step and place: any box can be computed alone.
+"""Gaussian noise as a function of seed, solver step and position, for any box by itself.
 
 The plane is cut into tiles; each has a counter-based generator of its own (Philox, Salmon and
 others 2011) whose key is the seed and whose counter starts at the step and the tile's place.
@@ -18,7 +18,7 @@ def noise(box: Box, *, seed: int, step: int | None = None, channels: int = 3) ->
     """Unit Gaussian noise, float32 (channels, h, w), of any box of the plane.
 
     Without a ``step`` it is the noise that a canvas starts from. Each solver step, counted from 0,
-    has noise of its own, which depends on neither that nor any other step's.
+    has independent noise.
     """
     draw = 0 if step is None else step + 1
     out = np.empty((channels, *shape(box)), np.float32)

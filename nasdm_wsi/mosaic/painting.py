@@ -1,4 +1,4 @@
-"""A job painted from its first task to its last, in a run folder."""
+"""The painting of a job in a run folder, from the first task to the last."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def run_facts(job: Job, pyramid: Pyramid | None = None) -> dict[str, Any]:
-    """What decides the bytes in the run folder of a job."""
+    """Return the facts that determine the bytes in the run folder of a job."""
     return {**job.facts, "encoding": pyramid.encoding if pyramid else "pixels"}
 
 
@@ -34,14 +34,14 @@ def painted(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Iterator[Mosaic]:
-    """The mosaic of a job when all is done; the run ``folder`` is locked as long as it is used.
+    """Paint a job and yield its mosaic; the run ``folder`` is locked while the mosaic is used.
 
-    What the folder holds of the same job is kept if it is whole, and the rest is done. The other
-    arguments are those of `rendering.render`.
+    Complete parts of the same job in the folder are kept, and the remaining tasks are run. The
+    other arguments are those of `rendering.render`.
 
     Raises:
         OutputError: the folder belongs to another job and ``overwrite`` is not given, another
-            render is at work in it, the disk is full, or the cluster was lost.
+            render is running in it, the disk is full, or the cluster was lost.
     """
     with open_run(folder, run_facts(job, pyramid), overwrite=overwrite) as store:
         store.drop_damaged()

@@ -1,8 +1,8 @@
-"""What can be done next, what may be forgotten, and the loop that keeps workers busy.
+"""The order of tasks: which are ready, which results may be deleted, and the loop that runs them.
 
-A job is a row of stages. Each stage is a grid of tasks, and each task reads a rectangle of the
-tasks of the stage before. The ledger knows what is left; it holds a few bytes a task, so that the
-largest slides are ordinary, and neither tasks nor their results pass through it.
+A job is a sequence of stages. Each stage is a grid of tasks, and each task reads a rectangle of the
+tasks of the stage before. The ledger records which tasks are left. It needs a few bytes for each
+task, even for the largest slides, and neither tasks nor their results pass through it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ PATIENCE = 60.0  # seconds without any result before the pool is told
 
 @dataclass(frozen=True)
 class Grid:
-    """The tasks of a stage, and which tasks of the stage before each reads.
+    """The tasks of a stage, and the tasks of the stage before that each of them reads.
 
     Attributes:
-        rows: for each row of tasks, the rows that it reads; neither end ever falls.
-        columns: for each column, the columns.
+        rows: for each row of tasks, the rows that it reads; both ends are non-decreasing.
+        columns: for each column of tasks, the columns that it reads.
     """
 
     rows: tuple[range, ...]
@@ -39,14 +39,14 @@ class Grid:
 
 
 class Ledger:
-    """Which tasks are wanted, ready and done.
+    """The record of which tasks are wanted, ready and done.
 
     A task is wanted if it is not finished, or if a wanted task reads it and it is not present.
 
     Args:
         stages: their grids, each of which reads the one before.
         present: for each stage a bool array: whether a task's result is there for others to read.
-        finished: for each stage a bool array: whether what the user wants of a task is there.
+        finished: for each stage a bool array: whether the final result of a task is there.
 
     Attributes:
         left: how many tasks are still to be done.
@@ -80,14 +80,14 @@ class Ledger:
                     self._push(s, i, j)
 
     def next(self) -> Task | None:
-        """A task that can be done now, in an order that lets results be forgotten early."""
+        """Return a task that is ready, in an order in which results can be deleted early."""
         if not self._ready:
             return None
         stage, line, at = heapq.heappop(self._ready)
         return (-stage, at, line) if self._wide else (-stage, line, at)
 
     def finish(self, task: Task) -> list[Task]:
-        """Note that a task is done; what it read and nobody will read again."""
+        """Record that a task is done; return the tasks whose results no task will read again."""
         s, i, j = task
         self.left -= 1
         if s + 1 < len(self.stages):
@@ -115,23 +115,24 @@ class Ledger:
 
 
 class WorkerPool(Protocol):
-    """Those who do tasks; `workers.worker_pool` gives one."""
+    """The protocol of a pool that runs tasks; `workers.worker_pool` makes one."""
 
     def submit(self, task: Task) -> Future:
-        """Have a task done."""
+        """Submit a task."""
 
     def capacity(self) -> int:
-        """How many tasks may be with the workers at present."""
+        """Return how many tasks the workers may have at present."""
 
     def stalled(self) -> None:
-        """Told when nothing came back for a minute."""
+        """React to a minute in which no task has finished."""
 
 
 def run(ledger: Ledger, pool: WorkerPool, finished: Callable[[Task, list[Task]], None]) -> None:
-    """Do all that is left, with as many tasks at a time as the pool has room for.
+    """Run all remaining tasks, with as many tasks at a time as the pool allows.
 
-    ``finished(task, idle)`` is called here after each task, with the tasks whose results nobody
-    will read again. An exception of a task ends the run; what was not begun is cancelled.
+    ``finished(task, idle)`` is called in this process after each task, with the tasks whose results
+    no task will read again. An exception in a task ends the run; tasks that have not started are
+    cancelled.
     """
     back: SimpleQueue[Future] = SimpleQueue()
     running: dict[Future, Task] = {}

@@ -1,9 +1,9 @@
-"""The stages of a render: what each one's tasks are, what they read, and how they are done.
+"""The stages of a render: the tasks of each stage, their inputs, and their computation.
 
-A render is a row of stages: the phases on blocks of the canvas, the finished pixels of the same
-blocks, and the levels of the pyramid on tiles. A task of a stage is named by its place (row,
-column). It reads parts of the stage before, computes, and writes its own part to the store; doing
-it again gives the same bytes.
+A render is a sequence of stages: the phases on blocks of the canvas, the finished pixels of the
+same blocks, and the levels of the pyramid on tiles. A task of a stage is identified by its position
+(row, column). It reads parts of the stage before, computes, and writes its own part to the store;
+repeating it gives the same bytes.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from .store import RunStore
 
 
 class Canvas:
-    """What all stages share: the job, the store, the noise, and which blocks show only glass."""
+    """The data that all stages share: the job, the store, the noise, and which blocks are glass."""
 
     def __init__(self, job: Job, store: RunStore):
         self.job, self.plan, self.painter, self.store = job, job.plan, job.painter, store
         self._glass: dict[Block, bool] = {}
 
     def noise(self, box: Box, *, step: int | None = None) -> np.ndarray:
-        """Unit noise (3, h, w) of a box, for a solver step or to start from."""
+        """Return unit noise (3, h, w) of a box, for a solver step or for the start."""
         return noise(box, seed=self.job.seed, step=step)
 
     def window(self, box: Box, state: np.ndarray) -> Window:
-        """What the painter gets of a box whose state (channels, h, w) is known."""
+        """Return the input of the painter for a box with the state (channels, h, w)."""
         return Window(
             box=box,
             state=state,
@@ -43,7 +43,7 @@ class Canvas:
         )
 
     def is_glass(self, block: Block) -> bool:
-        """Whether nothing is to be painted where the block contributes."""
+        """Return whether nothing has to be painted where the block contributes."""
         if block not in self._glass:
             self._glass[block] = self.job.is_glass(self.plan.part(block))
         return self._glass[block]
@@ -61,8 +61,8 @@ class Stage:
     Attributes:
         cells: the places of the tasks, a rectangle (i0, j0, i1, j1).
         before: the stage that the tasks read, if there is one.
-        part: the name in the store of what a task leaves for the next stage.
-        product: the name in the store of what the user wants of a task, if that is anything.
+        part: the kind of the part in the store that a task writes for the next stage.
+        product: the kind of the part in the store that is the final result of a task, if any.
     """
 
     part: str
@@ -74,15 +74,15 @@ class Stage:
     # What each kind of stage says for itself.
 
     def _reads(self, place: Block) -> Box:
-        """What of the stage before a task reads, as if that had no ends."""
+        """Return the tasks that a task reads, as if the stage before were infinite."""
         raise NotImplementedError
 
     def is_glass(self, place: Block) -> bool:
-        """Whether a task need not be done, because it would show only glass."""
+        """Return whether a task can be skipped because it would show only glass."""
         raise NotImplementedError
 
     def do(self, place: Block) -> None:
-        """Do one task."""
+        """Run one task."""
         raise NotImplementedError
 
     # What follows from it.
@@ -92,7 +92,7 @@ class Stage:
         return intersect(self._reads(place), self.before.cells) if self.before else (0, 0, 0, 0)
 
     def place(self, row: int, column: int) -> Block:
-        """The place of a task that is counted from the first of the stage."""
+        """Return the position of a task whose index counts from the first task of the stage."""
         return self.cells[0] + row, self.cells[1] + column
 
     def grid(self) -> Grid:
@@ -145,7 +145,7 @@ class Phase(Stage):
         return self.before.state(box)
 
     def _fused(self, block: Block, cores: list[Box], results: np.ndarray) -> np.ndarray:
-        """What a block's windows contribute: float32 (channels, h, w) of its part."""
+        """Return the contribution of a block's windows: float32 (channels, h, w) of its part."""
         covers = self.plan.part(block)
         fused = np.zeros((self.canvas.painter.channels, *shape(covers)), np.float32)
         for core, result in zip(cores, results, strict=True):
@@ -168,7 +168,7 @@ class Phase(Stage):
         return out
 
     def _contribution(self, block: Block, box: Box) -> np.ndarray:
-        """What a block contributes to a box within its part."""
+        """Return the contribution of a block to a box within its part."""
         covers = self.plan.part(block)
         at = inside(box, covers)
         if self.is_glass(block):
@@ -179,16 +179,16 @@ class Phase(Stage):
 
 
 class Picture(Stage):
-    """A stage whose tasks leave pixels for the next one, uint8 (h, w, 3)."""
+    """A stage whose tasks write pixels for the next stage, uint8 (h, w, 3)."""
 
     canvas: Canvas
 
     def covers(self, place: Block) -> Box:
-        """The pixels that a task leaves."""
+        """Return the box of pixels that a task writes."""
         raise NotImplementedError
 
     def holders(self, box: Box) -> Box:
-        """The tasks that leave the pixels of a box."""
+        """Return the tasks that write the pixels of a box."""
         raise NotImplementedError
 
     def pixels(self, box: Box) -> np.ndarray:
@@ -240,7 +240,7 @@ class Pixels(Picture):
 
 
 class Level(Picture):
-    """A level of the pyramid; a task encodes one tile, and leaves half of it for the next level.
+    """A level of the pyramid; a task encodes a tile, and writes it at half size for the next level.
 
     The tile's box counts from ``corner`` of the stage before: the region's on the canvas, or that
     of the level below.
@@ -259,17 +259,17 @@ class Level(Picture):
         self._glass: dict[Block, bool] = {}
 
     def covers(self, place: Block) -> Box:
-        """The half of a tile, in pixels of the next level."""
+        """Return the box of a tile at half size, in pixels of the next level."""
         y0, x0, y1, x1 = self.pyramid.box(self.number, place)
         return y0 // 2, x0 // 2, -(-y1 // 2), -(-x1 // 2)
 
     def holders(self, box: Box) -> Box:
-        """The tiles whose halves hold a box of the next level."""
+        """Return the tiles that contain a box of the next level."""
         side = self.pyramid.tile // 2
         return box[0] // side, box[1] // side, -(-box[2] // side), -(-box[3] // side)
 
     def _box(self, place: Block) -> Box:
-        """What a tile shows, in pixels of the stage before."""
+        """Return the box of a tile, in pixels of the stage before."""
         (y, x), (y0, x0, y1, x1) = self.corner, self.pyramid.box(self.number, place)
         return y0 + y, x0 + x, y1 + y, x1 + x
 
@@ -285,7 +285,7 @@ class Level(Picture):
         return self._glass[place]
 
     def do(self, place: Block) -> None:
-        """Store an encoded tile, and half of it for the next level."""
+        """Store an encoded tile, and the tile at half size for the next level."""
         pixels = self.before.pixels(self._box(place))
         self.canvas.store.write(self.tiles, place, self.pyramid.encode(pixels))
         if not self.last:

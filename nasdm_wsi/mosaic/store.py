@@ -1,4 +1,4 @@
-"""The run folder: what a render keeps on disk so that it can stop at any moment and go on.
+"""The run folder: the state of a render on disk, from which it can be resumed at any time.
 
     RUN/manifest.json     the configuration; another one is refused
     RUN/lock              held while a render works here
@@ -6,12 +6,13 @@
     RUN/nuclei.npz        for workers in other processes
     RUN/KIND/ROW/COLUMN   parts: states after a phase, finished pixels, encoded tiles
 
-A part is its bytes and a checksum, which begins with the run's identity and the part's place: a
-part of another render does not pass for one of this. It is written once, to a temporary name that
-is then renamed, and checked whenever it is read.
+A part consists of its bytes and a checksum, which covers the run identity and the position of the
+part, so that a part of another render is never accepted. A part is written once, under a temporary
+name that is then renamed, and checked whenever it is read.
 
-The manifest is written first and removed last, so parts without one are none of this program's
-doing. If it is damaged, the parts tell whether they are of the same render.
+The manifest is written first and removed last, so parts without a manifest were not written by this
+program. If the manifest is damaged, the checksums of the parts show whether they belong to the same
+render.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class RunStore:
                     raise
 
     def read(self, kind: str, place: Block) -> bytes:
-        """The bytes of a part.
+        """Return the bytes of a part.
 
         Raises:
             OutputError: it is missing or damaged, or belongs to another run.
@@ -93,9 +94,10 @@ class RunStore:
         return content[: -_CHECKSUM.size]
 
     def array(self, kind: str, place: Block, size: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """A part as an array, which maps its file and cannot be written to.
+        """Return a part as a read-only array that maps its file.
 
-        The whole part is read and checked the first time, and later only what is looked at.
+        The first call reads and checks the whole part; later ones read only the pages that are
+        used.
 
         Raises:
             OutputError: as `read`.
@@ -113,18 +115,18 @@ class RunStore:
         return content[: -_CHECKSUM.size].view(dtype).reshape(size)
 
     def free(self, kind: str, place: Block) -> None:
-        """Delete a part that nobody needs any more."""
+        """Delete a part that is no longer needed."""
         self._checked.pop((kind, place), None)
         with suppress(PermissionError):  # Windows keeps a file that is open: it goes in the end
             self._path(kind, place).unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Delete everything that a render put there but the lock, and the manifest last."""
+        """Delete everything that a render wrote except the lock; the manifest is deleted last."""
         (self.folder / LABELS).unlink(missing_ok=True)
         self.start_anew()
 
     def start_anew(self) -> None:
-        """As `clear`, but keep the note which nuclei beside the slide a render has written."""
+        """Clear as `clear` does, but keep the digests of the nuclei that a render has written."""
         for path in self.folder.iterdir():
             if path.is_dir() and _KINDS.fullmatch(path.name):
                 shutil.rmtree(path)
@@ -133,7 +135,7 @@ class RunStore:
         (self.folder / MANIFEST).unlink(missing_ok=True)
 
     def present(self, kind: str, cells: Box) -> np.ndarray:
-        """Bool (rows, columns): which parts of the rectangle ``cells`` there are."""
+        """Return bool (rows, columns): which parts of the rectangle ``cells`` exist."""
         i0, j0, i1, j1 = cells
         found = np.zeros((i1 - i0, j1 - j0), bool)
         for row in _numbers(self.folder / kind):
@@ -143,9 +145,9 @@ class RunStore:
         return found
 
     def drop_damaged(self) -> int:
-        """Read everything that is there, delete what is no part of this run, and say how many.
+        """Check all parts, delete those damaged or of another run, and return their number.
 
-        What killed processes left of files is deleted too.
+        Incomplete files of killed processes are deleted too.
         """
         for path in [*self.folder.glob(".*"), *self.folder.glob("*/*/.*")]:
             if is_leftover(path):
@@ -158,11 +160,11 @@ class RunStore:
         return damaged
 
     def is_empty(self) -> bool:
-        """Whether there are no parts, of whichever run."""
+        """Return whether there are no parts of any run."""
         return next(self._parts(), None) is None
 
     def holds_own(self) -> bool:
-        """Whether any part is whole and of this run."""
+        """Return whether any part is complete and of this run."""
         return any(self._is_whole(path, path.read_bytes()) for path in self._parts())
 
     def _parts(self) -> Iterator[Path]:
@@ -181,7 +183,7 @@ class RunStore:
         return bytes(checksum) == self._checksum(path, data)
 
     def _checksum(self, path: Path, data: bytes | np.ndarray) -> bytes:
-        """Of the identity, the kind and place of the part at ``path``, and its bytes."""
+        """Return the checksum of the identity, and of place and bytes of the part at ``path``."""
         whose = "/".join([self.identity, *path.parts[-3:]])
         start = google_crc32c.value(whose.encode())
         return _CHECKSUM.pack(google_crc32c.extend(start, data))
@@ -191,7 +193,7 @@ class RunStore:
 
 
 def _numbers(folder: Path) -> list[int]:
-    """Names in a folder that are numbers; none if there is no such folder."""
+    """Return the names in a folder that are numbers; none if there is no such folder."""
     try:
         return [int(name) for name in os.listdir(folder) if name.isdecimal()]
     except FileNotFoundError:
@@ -202,12 +204,12 @@ def _numbers(folder: Path) -> list[int]:
 def open_run(
     folder: Path, manifest: dict[str, Any], *, overwrite: bool = False
 ) -> Iterator[RunStore]:
-    """The run folder's store, locked; made if it is new.
+    """Open the store of a run folder, which is created if it is missing, and lock it.
 
-    If it belongs to another run it is refused, or with ``overwrite`` emptied.
+    A folder of another run is refused, or emptied with ``overwrite``.
 
     Raises:
-        OutputError: another configuration, a render at work in the folder, a full disk, or a
+        OutputError: another configuration, a render that runs in the folder, a full disk, or a
             folder that cannot be used.
     """
     folder = Path(folder)
@@ -256,10 +258,10 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _is_known(store: RunStore, manifest: dict[str, Any]) -> bool:
-    """Whether the folder's manifest is this one; false if it is to be written.
+    """Return whether the folder has this manifest; false if it has to be written.
 
     Raises:
-        OutputError: the folder holds parts of another run, or of nobody knows which.
+        OutputError: the folder contains parts of another or an unknown run.
     """
     path = store.folder / MANIFEST
     if not path.exists():
@@ -290,7 +292,7 @@ def _is_known(store: RunStore, manifest: dict[str, Any]) -> bool:
 
 
 def _read_manifest(path: Path) -> dict[str, Any] | None:
-    """What the manifest says, or None if it is damaged."""
+    """Return the content of the manifest, or None if it is damaged."""
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""What a user sees of a render while it goes on: its progress, and a thumbnail that grows."""
+"""Reports about a running render: its progress, and a thumbnail of the finished part."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Progress = Callable[[str, int, int], None]
 
 
 class Watch:
-    """Reports each task that is done, and keeps a thumbnail of what is finished."""
+    """A reporter that reports each finished task and updates a thumbnail of the finished part."""
 
     SIDE = 1024  # pixels of the thumbnail, at most
     SECONDS = 5.0  # between two writings of it
@@ -43,7 +43,7 @@ class Watch:
             self.progress("painting", done, total)
 
     def _add(self, box: Box) -> None:
-        """Show every n-th pixel of a box that is finished."""
+        """Add every n-th pixel of a finished box to the thumbnail."""
         y0, x0 = box[:2]
         top, left = self.region[:2]
         first = -(y0 - top) % self.step, -(x0 - left) % self.step

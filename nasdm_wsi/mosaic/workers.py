@@ -1,4 +1,4 @@
-"""Who does the tasks of a mosaic: threads of this process, or the workers of a dask cluster."""
+"""The workers of a mosaic: threads of this process, or the workers of a dask cluster."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def worker_pool(
     mosaic: Mosaic, *, workers: int | None = None, client: Client | None = None
 ) -> Iterator[WorkerPool]:
-    """The workers of ``client``, or as many threads as ``workers`` says; by default one a core.
+    """Yield the workers of ``client``, or ``workers`` threads; by default one for each core.
 
     Raises:
         OutputError: the cluster was lost, or a task killed several workers.
@@ -36,18 +36,18 @@ def worker_pool(
 
 
 class ThreadPool:
-    """``count`` threads of this process, which call ``do`` with each task."""
+    """A pool of ``count`` threads of this process, which call ``do`` with each task."""
 
     def __init__(self, executor: Executor, count: int, do: Callable[[Task], None]):
         self.executor, self.count, self.do = executor, count, do
 
     def submit(self, task: Task) -> Future:
-        """Have a task done."""
+        """Submit a task."""
         return self.executor.submit(self.do, task)
 
     def capacity(self) -> int:
-        """One task for each thread, and one that waits for the first to be free."""
+        """Return one task for each thread, and one that waits for a free thread."""
         return self.count + 1
 
     def stalled(self) -> None:
-        """A task may take as long as it likes."""
+        """Do nothing: a task may take any time."""
