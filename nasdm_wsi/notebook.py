@@ -1,4 +1,4 @@
-"""Pictures by which notebooks show what they hold."""
+"""Pictures that represent objects in notebooks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SIDE = 512  # pixels of a picture's longer side
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """uint8 (h, w, 3) as a PNG file."""
+    """Encode pixels, uint8 (h, w, 3), as a PNG file."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()

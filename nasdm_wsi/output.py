@@ -1,9 +1,9 @@
-"""The one way to write: a file or folder gets its name only when it is complete.
+"""The only writer of outputs: a file or folder gets its name only when it is complete.
 
-Until then it has a hidden name beside the final one. What a killed process left under such a name
-is removed when the same file or folder is written again.
+Until then it has a hidden name beside the final one. Files that a killed process left under such a
+name are removed when the same file or folder is written again.
 
-No output takes the place of an input: `keep_inputs` is called before anything is opened.
+No output replaces an input: `keep_inputs` is called before anything is opened.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-z_]{8}(?P<older>\.older)?")
 
 
 def keep_inputs(outputs: Iterable[Path], inputs: Iterable[str | Path | None]) -> None:
-    """Refuse outputs that would replace an input, whatever its name or link.
+    """Refuse outputs that would replace an input, also through another name or a link.
 
-    An output may be an input, a folder that holds one, or an existing file that is a part of one.
-    Inputs that are None or missing do not count.
+    An output is refused if it is an input, a folder that contains one, or a file inside one. Inputs
+    that are None or missing do not count.
 
     Raises:
-        OutputError: the output and the input.
+        OutputError: an output would replace an input; the message names both.
     """
     present = [Path(path) for path in inputs if path is not None and os.path.exists(path)]
     for output in map(Path, outputs):
@@ -54,13 +54,13 @@ def _is_same(a: Path, b: Path) -> bool:
 
 
 def _folders_of(path: Path) -> list[Path]:
-    """All folders that hold ``path``: of the link, if it is one, and of what it points to."""
+    """Return all folders that contain ``path``: those of a link and those of its target."""
     absolute, resolved = Path(os.path.abspath(path)), path.resolve()
     return [*absolute.parents, *resolved.parents]
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a path where `replacing` could write nothing, by writing an empty file beside it.
+    """Refuse a path where `replacing` could not write; the test is an empty file beside it.
 
     Raises:
         OutputError: the folder is missing or cannot be written, or the name is too long.
@@ -73,7 +73,7 @@ def check_writable(path: Path) -> None:
 
 @contextmanager
 def output_errors(path: Path) -> Iterator[None]:
-    """Turn an error of the system while ``path`` is written into one line.
+    """Turn an error of the system while ``path`` is written into an error of one line.
 
     Raises:
         OutputError: the disk is full, or the folder is missing or cannot be written.
@@ -91,7 +91,7 @@ def output_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def whole_or_nothing(path: Path) -> Iterator[Path]:
-    """As `replacing`, for the outputs of a command.
+    """Write an output of a command as `replacing` does, with errors of one line.
 
     Raises:
         OutputError: the disk is full, or the folder is missing or cannot be written.
@@ -102,9 +102,9 @@ def whole_or_nothing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing(path: Path, *, flush: bool = True) -> Iterator[Path]:
-    """Give a hidden path beside ``path`` for a file or folder, which replaces ``path`` at the end.
+    """Yield a hidden path for a file or folder, which replaces ``path`` at the end.
 
-    If anything is raised, what was at ``path`` stays and nothing else is left. A file is replaced
+    If an exception is raised, ``path`` is unchanged and no other file is left. A file is replaced
     in one step, and never replaces a folder. A new file has the mode that the umask gives, even if
     a library made it readable by its owner alone.
 
@@ -136,7 +136,7 @@ def replacing(path: Path, *, flush: bool = True) -> Iterator[Path]:
 
 
 def sweep(path: Path) -> None:
-    """Remove what killed processes left of ``path``, unless somebody is writing it just now.
+    """Remove files that killed processes left of ``path``, unless a process is writing it now.
 
     A folder whose replacement was interrupted gets its name back.
     """
@@ -145,7 +145,7 @@ def sweep(path: Path) -> None:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a file or folder has the name of one that is not complete."""
+    """Return whether a file or folder has the hidden name of an incomplete one."""
     return _LEFTOVER.fullmatch(path.name) is not None
 
 
@@ -156,7 +156,7 @@ def _hidden(path: Path) -> Path:
 
 @contextmanager
 def _alone_at(path: Path) -> Iterator[None]:
-    """Sweep and hold a lock beside ``path``, if nobody else holds it and the storage has locks."""
+    """Sweep and lock ``path``, if no other process holds the lock and the storage has locks."""
     place = path.with_name(f".{path.name}.lock")
     lock = FileLock(place, blocking=False, fallback_to_soft=False)
     ours = False

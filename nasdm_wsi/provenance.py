@@ -1,4 +1,4 @@
-"""What a slide says of itself in its description: that it is synthetic, and how it was made."""
+"""The provenance in a slide's description: that it is synthetic, and how it was made."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ WARNING = "Synthetic image made by nasdm-wsi: not for diagnosis."
 
 
 def provenance(facts: dict[str, Any]) -> str:
-    """The description of a slide with these facts."""
+    """Return the description of a slide with these facts."""
     return f"{WARNING} {json.dumps(facts)}"
 
 
 def is_synthetic(description: str) -> bool:
-    """Whether a slide with this description was rendered by this package."""
+    """Return whether a slide with this description was rendered by this package."""
     return description.startswith(WARNING)
 
 
 def png_text(description: str) -> PngInfo:
-    """What a picture made from a slide with this description says of itself, for ``pnginfo``."""
+    """Return the ``pnginfo`` of a picture that is made from a slide with this description."""
     text = PngInfo()
     if is_synthetic(description):
         text.add_itxt("Description", description)
@@ -29,7 +29,7 @@ def png_text(description: str) -> PngInfo:
 
 
 def facts_of(description: str) -> dict[str, Any]:
-    """The facts in a description; none if it is not a rendered slide's, or damaged."""
+    """Return the facts in a description; empty if it is damaged or not of a rendered slide."""
     try:
         facts = json.loads(description.removeprefix(WARNING)) if is_synthetic(description) else {}
     except ValueError:
@@ -38,7 +38,7 @@ def facts_of(description: str) -> dict[str, Any]:
 
 
 def legible_facts(description: str) -> list[tuple[str, str]]:
-    """The facts in rows of (name, value), boxes in the order in which a user gives them."""
+    """Return the facts as rows of (name, value), with boxes in the order of the options."""
     return [(name, _legible(name, value)) for name, value in facts_of(description).items()]
 
 

@@ -1,4 +1,4 @@
-"""Annotations in, slide out: the whole road. Read this first.
+"""The path from annotations to a slide. Read this module first.
 
 `read_annotations` reads nuclei from a file. `plan_render` scales them to the painter's pixel size
 and decides the size of the canvas. `render` then paints that canvas, keeping its state in a run
@@ -45,18 +45,19 @@ MARGIN = 16  # pixels of background round the annotations where no size is given
 def read_annotations(
     path: str | Path, *, mpp: float | None = None, like: str | Path | None = None, **options: Any
 ) -> Nuclei:
-    """Nuclei of any annotation file that `formats.read_contents` reads; ``options`` go to it.
+    """Read the nuclei of an annotation file; ``options`` are passed to `formats.read_contents`.
 
-    ``like`` names the slide on which they were made, in place of ``mpp``, its pixel size; a slide
-    that does not tell its own needs both. The coordinates are then those of the image that QuPath
-    shows of the slide, of which `size_like` gives the size. In MRXS and some others it is the
-    scanned part alone (``openslide.bounds-*``): GeoJSON is taken to count from its corner, as
-    QuPath and HoVerNeXt do. Formats that count from the corner of the whole slide are shifted.
+    ``like`` names the slide that was annotated, instead of its pixel size ``mpp``; a slide that
+    does not state its pixel size needs both. The coordinates are then those of the image that
+    QuPath shows of the slide, whose size `size_like` returns. In MRXS and some other formats, this
+    image is only the scanned part (``openslide.bounds-*``), and coordinates in GeoJSON start at its
+    corner, as in QuPath and HoVerNeXt. Formats whose coordinates start at the corner of the whole
+    slide are shifted.
 
     Raises:
         AnnotationError: see `formats.read_contents` and `contents.Contents.checked`.
         SlideError: a slide that cannot be read, or whose pixel size is unknown.
-        PlanError: ``mpp`` for a slide that tells its own.
+        PlanError: ``mpp`` is given for a slide that states its pixel size.
     """
     if like is None:
         nuclei = read_contents(path, mpp=mpp, **options).checked()
@@ -86,7 +87,7 @@ def plan_render(
 
     Args:
         nuclei: at any pixel size.
-        painter: a `nasdm_wsi.model.Painter` or another that follows `job.Painter`.
+        painter: a `nasdm_wsi.model.Painter` or another object with the protocol `job.Painter`.
         size: of the canvas, (h, w) in pixels. Without it the canvas is the bounding box of the
             annotations and a small margin, and the nuclei are shifted to its corner.
         region: the box (y0, x0, y1, x1) of the canvas to show, exactly as the whole slide would
@@ -94,11 +95,11 @@ def plan_render(
         seed: of the noise from which the slide is painted, 0 to 2**64 - 1.
         max_canvas: a larger canvas is refused.
 
-    What is odd is logged as a warning: nuclei outside the slide, a region without any.
+    Nuclei outside the slide and a region without nuclei are logged as warnings.
 
     Raises:
         PlanError: an empty or too large canvas, one on which no nucleus lies, a region outside it,
-            or a painter that asks for a plane which nobody can give.
+            or a painter that requires a plane that cannot be made.
     """
     own = nuclei
     nuclei = nuclei.scaled(painter.mpp)
@@ -137,29 +138,29 @@ def render(
 ) -> int:
     """Paint a planned slide into ``out``, and write ``NAME.geojson`` beside it.
 
-    A render that was stopped goes on where it was when it is called again: its state lies in
-    ``out`` + ``.run`` until the slide is whole. The pixels depend on the job alone, and not on who
-    works or on interruptions.
+    A render that was stopped resumes when it is called again: its state is in ``out`` + ``.run``
+    until the slide is complete. The pixels depend only on the job, and not on the workers or on
+    interruptions.
 
-    Returns how many pixels this call has painted: blocks of nothing but glass need no painting, and
-    what a stopped call has done is not done again.
+    The function returns how many pixels this call has painted: blocks of glass need no painting,
+    and blocks that a stopped call has painted are not painted again.
 
     Args:
         job: from `plan_render`.
-        out: its suffix decides the format (`slides.formats`).
+        out: the slide; its suffix determines the format (`slides.formats`).
         workers: how many threads of this process paint; by default one for each core.
         client: of a dask cluster whose workers paint instead; they must reach the folder of
             ``out``.
         overwrite: replace outputs that exist, and the state of another job. A ``NAME.geojson`` is
             replaced only if a render wrote it.
         quality: quality of JPEG tiles, 1 to 100.
-        lossless: deflate tiles in place of JPEG.
+        lossless: compress tiles by deflate instead of JPEG.
         progress: called as ``progress(what, done, total)`` after each task.
 
     Raises:
-        OutputError: an output exists and ``overwrite`` is not given, is an input, or is not of
-            this tool; the run folder belongs to another job, the disk is too small or full, or the
-            cluster was lost.
+        OutputError: an output exists and ``overwrite`` is not given, is an input, or was not
+            written by this package; the run folder belongs to another job, the disk is too small or
+            full, or the cluster was lost.
     """
     out = Path(out)
     size = (*shape(job.region), 3)
@@ -190,9 +191,9 @@ def render_region(
     client: Client | None = None,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """Paint a planned slide's region into memory: uint8 (h, w, 3), the pixels that `render` writes.
+    """Paint a planned slide's region into memory: uint8 (h, w, 3), with the pixels of `render`.
 
-    The state lies in a temporary folder; the rest is as in `render`.
+    The state is in a temporary folder; everything else is as in `render`.
     """
     with TemporaryDirectory() as folder:
         check_disk(Path(folder), job.disk(workers))

@@ -1,1 +1,1 @@
-"""Slides: read at any resolution, written as pyramids, and how they are stained."""
+"""Slides: reading at any resolution, writing of pyramids, and measuring of stain."""

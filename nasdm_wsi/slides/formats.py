@@ -1,4 +1,4 @@
-"""The formats that slides and label pyramids are written in; the suffix decides which.
+"""The formats of slides and label pyramids that can be written; the suffix selects one.
 
 A new format is a module in this folder with its writer, an entry in FORMATS and a test. The module
 offers
@@ -11,7 +11,7 @@ offers
     Reader(path)
         if the entry says ``reader``: what opens it, through the interface of openslide-python
 
-Modules are loaded when they are asked for: command lines print this table in their help.
+Modules are loaded when they are needed, because the help of the command line uses this table.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OutputFormat:
-    """A format to write.
+    """An output format.
 
     Attributes:
         name: what the format is called.
         suffixes: how names of its files end, in lower case; the usual one first.
         module: the module in this folder with its writer.
-        next_step: what the user may do with a slide; {labels} stands for the nuclei's file.
+        next_step: advice on how to use a slide; {labels} is replaced by the file of the nuclei.
         tiled: whether it stores JPEG or deflated tiles, so that quality and lossless matter.
-        reader: whether its module reads it; else OpenSlide or tiffslide do.
-        marker: the file by which a folder is known as a slide; "" where a slide is a file.
+        reader: whether its module has a reader; otherwise OpenSlide or tiffslide read it.
+        marker: the file by which a folder is recognised as a slide; "" if a slide is a file.
     """
 
     name: str
@@ -69,13 +69,13 @@ class OutputFormat:
     def encoded(
         self, shape: tuple[int, int, int], *, quality: int, lossless: bool
     ) -> Pyramid | None:
-        """How a slide of ``shape`` is cut into encoded tiles; None if it is written from pixels."""
+        """Return the pyramid of a slide of ``shape``; None if it is written from pixels."""
         from .pyramid import Pyramid
 
         return Pyramid(shape, quality=quality, lossless=lossless) if self.tiled else None
 
     def may_replace(self, path: Path) -> bool:
-        """Whether what is at ``path`` is a file, or a folder that holds a slide of this format."""
+        """Return whether ``path`` is a file, or a folder that contains a slide of this format."""
         return not path.is_dir() or bool(self.marker and (path / self.marker).exists())
 
 
@@ -99,19 +99,19 @@ FORMATS = (
 
 
 def names() -> str:
-    """What an output may be called, for help: NAME.ome.tif or NAME.ome.zarr."""
+    """Return the possible names of an output, for help: NAME.ome.tif or NAME.ome.zarr."""
     *most, last = (f"NAME{form.suffixes[0]}" for form in FORMATS)
     return f"{', '.join(most)} or {last}"
 
 
 def find_format(path: str | Path) -> OutputFormat | None:
-    """The format that the name of ``path`` asks for; None if it is none that is written here."""
+    """Return the format that the suffix of ``path`` selects; None if it selects none."""
     name = Path(path).name.lower()
     return next((form for form in FORMATS if name.endswith(form.suffixes)), None)
 
 
 def format_of(path: str | Path) -> OutputFormat:
-    """The format in which an output is to be written.
+    """Return the format in which an output is written.
 
     Raises:
         OutputError: the name ends in none of the suffixes.
@@ -132,5 +132,5 @@ def stem(path: str | Path) -> str:
 
 
 def labels_path(slide: str | Path) -> Path:
-    """Where the nuclei of a slide are: slide.ome.tif has slide.geojson beside it."""
+    """Return the path of the nuclei of a slide: slide.ome.tif has slide.geojson beside it."""
     return Path(slide).with_name(f"{stem(slide)}.geojson")

@@ -43,8 +43,8 @@ def write_tiles(
     The same tiles give the same bytes.
 
     Args:
-        tiles: gives the tiles of a level in raster order; it is called from the finest level to
-            the coarsest.
+        tiles: returns the tiles of a level in raster order; it is called for the finest level
+            first.
         mpp: micrometres per pixel of level 0.
         description: free text for the OME description.
         progress: called with the number of tiles written and of all tiles.
@@ -88,7 +88,7 @@ def write(
 
 
 def _tiles(pixels: Any, pyramid: Pyramid, levels: Path, level: int) -> Iterator[bytes]:
-    """The encoded tiles of a level; the next level goes to a file in ``levels`` meanwhile."""
+    """Yield the encoded tiles of a level, and write the next level to a file in ``levels``."""
     source = pixels
     if level:
         source = _Stored(levels / str(level), pyramid.shapes[level], pixels.dtype)
@@ -196,8 +196,8 @@ def _link_levels(path: Path) -> None:
 def _ome_xml(pyramid: Pyramid, *, mpp: float, description: str) -> bytes:
     """The OME-XML of one image, as UTF-8.
 
-    Not as ASCII: if the micro sign is a character reference, Bio-Formats silently ignores the
-    pyramid.
+    The encoding is not ASCII, because Bio-Formats silently ignores the pyramid if the micro sign is
+    a character reference.
     """
     h, w, *channels = pyramid.shape
     samples = 3 if channels else 1

@@ -164,4 +164,4 @@ class Reader:
         return Image.fromarray(np.ascontiguousarray(np.moveaxis(part, 0, -1)))
 
     def close(self) -> None:
-        """Do nothing: no file is held open."""
+        """Do nothing, because no file is open."""

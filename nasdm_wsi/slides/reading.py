@@ -1,10 +1,10 @@
 """Read slides and ordinary images at any resolution.
 
-OpenSlide reads most formats. tiffslide stands in for TIFFs that OpenSlide does not know and for
-those of which it sees one level only (OME-TIFF with SubIFDs). A format that this package writes may
-have a reader of its own (OME-Zarr), and Pillow reads ordinary images. All are used through the
-interface of openslide-python. Axis order is (y, x), a box is (y0, x0, y1, x1), half open, mpp is
-micrometres per pixel.
+OpenSlide reads most formats. tiffslide reads TIFFs that OpenSlide does not know, and those of which
+OpenSlide reads only one level (OME-TIFF with SubIFDs). A format that this package writes may have a
+reader of its own (OME-Zarr), and Pillow reads ordinary images. All are used through the interface
+of openslide-python. Axis order is (y, x), a box is (y0, x0, y1, x1), half open, mpp is micrometres
+per pixel.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ class Slide:
 
     Attributes:
         size: (h, w) at level 0.
-        mpp: micrometres per pixel of level 0; None if the file does not say. It can be set.
+        mpp: micrometres per pixel of level 0; None if the file does not state it. It can be set.
         levels: (h, w) of each level.
         format: the reader's name for the format, such as ``aperio``; ``image`` for pictures.
         bounds: (y, x) at level 0 where the scanned part begins; QuPath counts from there.
         shown: (h, w) at level 0 of the scanned part; QuPath shows nothing else.
         description: the description in the file, or "".
-        thread_safe: whether threads may read at the same time, which OpenSlide allows.
+        thread_safe: whether threads may read at the same time, as with OpenSlide.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -83,7 +83,7 @@ class Slide:
         self._reader.close()
 
     def known_mpp(self, given: float | None = None) -> float:
-        """Micrometres per pixel at level 0; those that are given, if the slide does not say.
+        """Return micrometres per pixel of level 0, or the given value if the slide states none.
 
         Raises:
             SlideError: neither is known.
@@ -137,7 +137,7 @@ class Slide:
         return f"<Slide {self.path}: {w} x {h} pixels at {mpp}, {levels}, {self.format}>"
 
     def _repr_png_(self) -> bytes | None:
-        """A thumbnail for notebooks; None if the slide is closed or would take long to read."""
+        """Return a thumbnail for notebooks; None if the slide is closed or slow to read."""
         if math.prod(self.levels[self._level(max(self.size) / SIDE)]) > MOST_FOR_A_LOOK:
             return None
         try:
@@ -179,9 +179,9 @@ def tissue_sample(
 ) -> np.ndarray:
     """Tiles of tissue for measuring stain, uint8 (n, size, size, 3), n at most ``count``.
 
-    They are drawn at random, without overlap, from the tiles that are at least half tissue, which
-    ink and black areas are not; if there are none, from those with the most tissue. Tiles of an
-    image that has no room for ``count`` of them are smaller.
+    They are drawn at random, without overlap, from the tiles that are at least half tissue (ink and
+    black areas do not count as tissue); if there are none, from those with the most tissue. If an
+    image is too small for ``count`` tiles, the tiles are smaller.
 
     Raises:
         SlideError: the slide cannot be read or shows no tissue.
@@ -204,7 +204,7 @@ def tissue_sample(
 
 
 def find_style(name: str) -> np.ndarray:
-    """The style vector, float32 (6,), of a named style or of a slide or image at a path.
+    """Return the style vector, float32 (6,), of a named style or of a slide or image at a path.
 
     Raises:
         SlideError: neither such a style nor such a file, or a file without tissue.
@@ -221,7 +221,7 @@ def find_style(name: str) -> np.ndarray:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turn any error of a reader into one line."""
+    """Turn any error of a reader into an error of one line."""
     try:
         yield
     except SlideError:
@@ -233,7 +233,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _open_reader(path: Path) -> Any:
-    """The reader that finds the most levels; OpenSlide if several do."""
+    """Open the reader that finds the most levels; OpenSlide if several find equally many."""
     form = find_format(path)
     if form and form.reader:
         return form.code.Reader(path)
@@ -314,7 +314,7 @@ def _is_plausible(sizes: list[float]) -> bool:
 
 
 def _ome_mpp(text: str) -> list[float]:
-    """Micrometres per pixel in x and y as OME-XML states them, whatever the unit; 0 if not."""
+    """Return micrometres per pixel in x and y from OME-XML in any unit; 0 if it states none."""
     try:
         pixels = ElementTree.fromstring(text.encode()).find("{*}Image/{*}Pixels")
         stated = {} if pixels is None else pixels.attrib
@@ -327,14 +327,14 @@ def _ome_mpp(text: str) -> list[float]:
 
 
 def _whole_if_close(down: float) -> float:
-    """The exact downsampling: sizes of levels are rounded, so that 1.998 stands for 2."""
+    """Return the exact downsampling: level sizes are rounded, so that 1.998 means 2."""
     return round(down) if abs(down - round(down)) < 0.01 * down else down
 
 
 def size_like(path: str | Path, mpp: float, *, slide_mpp: float | None = None) -> tuple[int, int]:
-    """Size (h, w), at ``mpp``, of the image that QuPath shows of a slide; for `plan_render`.
+    """Return the size (h, w), at ``mpp``, of the image that QuPath shows, for `plan_render`.
 
-    ``slide_mpp`` is the pixel size of a slide that does not tell its own.
+    ``slide_mpp`` is the pixel size of a slide that does not state its own.
 
     Raises:
         SlideError: the slide cannot be read, or its pixel size is unknown.

@@ -69,7 +69,7 @@ class StainStatistics:
         return cls(amounts.mean(axis=0), np.cov(amounts, rowvar=False))
 
     def restained(self, matrix: np.ndarray) -> StainStatistics:
-        """The statistics after `restain` with ``matrix``, exactly, without the pixels."""
+        """Return the exact statistics after `restain` with ``matrix``, without using the pixels."""
         return StainStatistics(self.mean @ matrix, matrix.T @ self.covariance @ matrix)
 
     @property
@@ -150,7 +150,7 @@ def vahadane(tissue: np.ndarray, *, sparsity: float = 0.1, rounds: int = 200) ->
 
 
 def staintools_vahadane(tissue: np.ndarray) -> np.ndarray:
-    """As `vahadane`, by the package staintools of the extra ``staintools``.
+    """Estimate stain vectors as `vahadane` does, by the package staintools (extra ``staintools``).
 
     It gets a copy of the tissue alone, because it fails on white and changes its input.
 
@@ -172,7 +172,7 @@ BACKENDS = {"vahadane": vahadane, "staintools": staintools_vahadane}
 
 
 def _amounts(density: np.ndarray, vectors: np.ndarray, sparsity: float) -> np.ndarray:
-    """Exact lasso: non-negative amounts (n, 2) of two unit vectors in densities (n, 3)."""
+    """Return the exact lasso: non-negative amounts (n, 2) of two vectors in densities (n, 3)."""
     reach = density @ vectors.T - sparsity
     overlap = float(vectors[0] @ vectors[1])
     both = (reach - overlap * reach[:, ::-1]) / max(1 - overlap**2, 1e-9)

@@ -1,9 +1,9 @@
-"""Tell stained tissue from all else that a slide shows.
+"""Detection of stained tissue among everything else that a slide shows.
 
 Glass transmits nearly all light. Of the light that tissue stained with haematoxylin and eosin
 absorbs, green is the largest part, because both stains absorb green strongly (Ruifrok and
-Johnston, 2001). Ink, soot, pigment, the edge of a coverslip and black areas absorb less of it than
-of the other colours, or as much. In a fold several layers of tissue lie upon each other, so that
+Johnston, 2001). Ink, soot, pigment, the edge of a coverslip and black areas absorb no more green
+than other colours. In a fold, several layers of tissue lie on top of each other, so that
 haematoxylin and eosin are both far denser than elsewhere.
 """
 
@@ -28,16 +28,16 @@ def optical_density(rgb: np.ndarray) -> np.ndarray:
 
 
 def tissue_mask(rgb: np.ndarray) -> np.ndarray:
-    """Bool (...): where the colours of uint8 RGB (..., 3) are those of stained tissue."""
+    """Return bool (...): where the colours of uint8 RGB (..., 3) are those of stained tissue."""
     density = optical_density(rgb)
     return _covered(density) & ~_foreign(rgb, density)
 
 
 def clean_tissue(rgb: np.ndarray) -> np.ndarray:
-    """Bool (..., h, w): where pictures, uint8 RGB (..., h, w, 3) at 0.5 mpp, show their stain.
+    """Return bool (..., h, w): clean tissue in pictures, uint8 RGB (..., h, w, 3) at 0.5 mpp.
 
-    Left out are foreign matter with its surroundings, where colours run into each other, and folds.
-    Single pixels of an odd colour are noise, which belongs to the picture.
+    Foreign matter is left out with its surroundings, where colours blur into each other, and so are
+    folds. Single pixels of an unusual colour are noise, which is part of the picture.
     """
     density = optical_density(rgb)
     covered, foreign = _covered(density), _foreign(rgb, density)
@@ -52,13 +52,13 @@ def _covered(density: np.ndarray) -> np.ndarray:
 
 
 def _foreign(rgb: np.ndarray, density: np.ndarray) -> np.ndarray:
-    """Where something that is neither glass nor stained tissue hides the light."""
+    """Return where something that is neither glass nor stained tissue absorbs the light."""
     colour = density[..., 1] < GREEN * density.sum(axis=-1)
     return _covered(density) & (colour | (rgb.max(axis=-1) < BLACK))
 
 
 def _folds(density: np.ndarray, tissue: np.ndarray) -> np.ndarray:
-    """Where haematoxylin and eosin are both as dense as in several layers of tissue."""
+    """Return where haematoxylin and eosin are both as dense as in several layers of tissue."""
     eosin = density @ hed_from_rgb[:, 1].astype(np.float32)
     layers = np.minimum(*(_of_median(amount, tissue) for amount in (density.mean(-1), eosin)))
     wide = (0.0,) * (tissue.ndim - 2) + (FOLD, FOLD)

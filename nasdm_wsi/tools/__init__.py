@@ -1,1 +1,1 @@
-"""What is done with slides, annotations and datasets besides rendering."""
+"""Tools for slides, annotations and datasets besides rendering."""

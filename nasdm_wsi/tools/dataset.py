@@ -1,4 +1,4 @@
-"""The prepared dataset: what `prepare` writes and training reads.
+"""The prepared dataset, which `prepare` writes and training reads.
 
 DATASET/manifest.json           regions, held-out rectangles, counts, stain, seed
 DATASET/NAME/image.png          uint8 (h, w, 3)
@@ -82,8 +82,8 @@ def prepare(
     each picture's area is set aside as a rectangle whose place depends on ``seed`` and the name
     alone. The pictures have ``mpp`` micrometres per pixel, all of them the same. Those named in
     ``exclude`` are left out; ``folds`` picks those of some folds of Lizard as downloaded. With
-    ``normalise_to``, a picture or slide, the stains of each source are found once, from all its
-    pictures, and repainted with those of the target; ``stain_backend`` is one of `stain.BACKENDS`.
+    ``normalise_to``, a picture or slide, the stains of each source are estimated once, from all its
+    pictures, and replaced by those of the target; ``stain_backend`` is one of `stain.BACKENDS`.
 
     Raises:
         DatasetError: a source has neither layout, a picture and its labels do not fit, or no pixel
@@ -149,7 +149,7 @@ def read_regions(path: Path) -> Iterator[Region]:
     """The regions of a prepared dataset, in the manifest's order.
 
     Raises:
-        DatasetError: no prepared dataset, or a damaged one.
+        DatasetError: it is no prepared dataset, or it is damaged.
     """
     for row in read_manifest(path)["regions"]:
         try:
@@ -165,7 +165,7 @@ def dataset_mpp(path: Path) -> float:
     """The pixel size that all regions of a prepared dataset share, in micrometres.
 
     Raises:
-        DatasetError: no prepared dataset, or one with regions of several pixel sizes.
+        DatasetError: it is no prepared dataset, or its regions have several pixel sizes.
     """
     sizes = sorted({row["mpp"] for row in read_manifest(path)["regions"]})
     if len(sizes) != 1:
@@ -177,13 +177,13 @@ def dataset_mpp(path: Path) -> float:
 
 
 def at_mpp(region: Region, mpp: float) -> Region:
-    """A region with pixels of ``mpp`` micrometres, as large as its own or a whole number of times.
+    """Return a region at ``mpp``, which must be a whole multiple of its own pixel size.
 
-    Pixels of the image are means, those of the labels every second (third, ...) one; what is left
-    over at the right and below is cut off.
+    Pixels of the image are averaged, and of the labels every second (third, ...) one is taken. The
+    remainder at the right and bottom is cut off.
 
     Raises:
-        DatasetError: the region's pixels do not go into such a pixel.
+        DatasetError: ``mpp`` is no whole multiple of the region's pixel size.
     """
     step = round(mpp / region.mpp)
     if step < 1 or abs(step * region.mpp - mpp) > 0.01 * mpp:
@@ -238,7 +238,7 @@ def window_sums(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def random_box(mask: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> Box:
-    """One of the boxes of ``size`` that hold most of ``mask`` (h, w), each as likely."""
+    """Draw uniformly one of the boxes of ``size`` that contain the most of ``mask`` (h, w)."""
     sums = window_sums(mask, size)
     y, x = np.unravel_index(rng.choice(np.flatnonzero(sums == sums.max())), sums.shape)
     return int(y), int(x), int(y) + size[0], int(x) + size[1]
@@ -254,7 +254,7 @@ def _repainters(
     extract: Callable[[np.ndarray], np.ndarray],
     progress: Callable[[str, int, int], None] | None,
 ) -> dict[int, Repaint]:
-    """For each source what to do with its pictures: normalise them, or nothing."""
+    """Return for each source the function for its pictures: normalisation, or identity."""
     sources = sorted({k for _, k in found})
     if target is None:
         return {k: lambda picture: picture for k in sources}
@@ -270,7 +270,7 @@ def _repainters(
 
 
 def _pixels_of(picture: Path, labels: Path, count: int = 20_000) -> np.ndarray:
-    """Some published pixels of a picture, uint8 (n, 3)."""
+    """Sample published pixels of a picture, uint8 (n, 3)."""
     image = read_picture(picture)[..., :3].reshape(-1, 3)
     if labels.suffix.casefold() != ".mat":
         image = image[read_picture(labels).ravel() != UNPUBLISHED]
@@ -324,7 +324,7 @@ def _prepare_region(
 
 
 def held_out_box(published: np.ndarray, share: float, name: str, seed: int) -> list[int]:
-    """A square of ``share`` of the published area at a random place, published as far as can be."""
+    """Draw a square of ``share`` of the published area that is published as far as possible."""
     side = max(1, round((share * published.sum()) ** 0.5))
     size = (min(side, published.shape[0]), min(side, published.shape[1]))
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])

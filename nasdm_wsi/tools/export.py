@@ -7,8 +7,8 @@ tiatoolbox   OUT: an AnnotationStore (SQLite) of TIAToolbox
 types        OUT: a label pyramid of the whole slide: 0 background, 1..6 types
 instances    OUT: the same with the number of each nucleus, from 1
 
-Labels are rasterised as for rendering, by `conditioning.Conditioning`: a pixel belongs to a
-nucleus when its centre lies inside. Axis order is (y, x), a box is (y0, x0, y1, x1), half open.
+Labels are rasterised as for rendering, by `raster.Conditioning`: a pixel belongs to a nucleus when
+its centre lies inside. Axis order is (y, x), a box is (y0, x0, y1, x1), half open.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class Tile:
         image: uint8 (h, w, 3).
         instances: int32 (h, w), 0 for background, else 1 to n.
         types: uint8 (n,), 1 to 6.
-        provenance: what a rendered slide says of itself; "" for other slides.
+        provenance: the description of a rendered slide; "" for other slides.
     """
 
     name: str

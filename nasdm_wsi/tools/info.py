@@ -1,4 +1,4 @@
-"""Describe a file: as facts for programs, and in rows of (name, value) for people."""
+"""Description of a file, as JSON values for programs and as rows of (name, value) for people."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Facts = dict[str, Any]
 
 
 def describe(path: str | Path, **reading: Any) -> Rows:
-    """Rows about a slide, an annotation file, a prepared dataset or a checkpoint.
+    """Describe a slide, an annotation file, a prepared dataset or a checkpoint in rows.
 
     ``reading`` holds further arguments of `formats.read_contents`. The rows of annotations end with
     a table of their classes, even if some of these could not be rendered.
@@ -34,7 +34,7 @@ def describe(path: str | Path, **reading: Any) -> Rows:
 
 
 def examine(path: str | Path, **reading: Any) -> Facts:
-    """The same as values that JSON can hold; "kind" says which others there are.
+    """Describe a file as JSON values; "kind" determines which other members there are.
 
     Raises:
         NasdmError: the file cannot be read.
@@ -131,7 +131,7 @@ def _annotation_rows(facts: Facts) -> Rows:
 
 
 def _class_rows(classes: list[Facts]) -> Rows:
-    """Class name, what it is read as, and count."""
+    """Return class name, meaning and count of each class."""
     table = [("read as", "count"), *((c["read_as"], f"{c['count']:,}") for c in classes)]
     left, right = (max(map(len, column)) for column in zip(*table, strict=True))
     names = ["class", *(c["name"] for c in classes)]
@@ -154,7 +154,7 @@ def _slide(path: Path) -> Facts:
 
 
 def _side(size: tuple[int, int]) -> dict[str, int]:
-    """Size (h, w) by its names."""
+    """Return a size (h, w) as a dict with named members."""
     return {"width": size[1], "height": size[0]}
 
 

@@ -6,8 +6,8 @@ coincide. A permutation test gives the values to expect without seams: each line
 shifted within its cells by a random multiple of ``STEP`` pixels, which keeps what belongs to the
 tissue or to the compression and destroys what belongs to the grid. (The cells along a line are
 shifted together, because crypts are longer than a cell.) A measure that exceeds nearly all of these
-values is a seam. "Nearly all" is corrected for the number of measures, so that about one slide
-without seams in twenty is reported as having one.
+values indicates a seam. "Nearly all" is corrected for the number of measures, so that about one
+slide without seams in twenty is reported as having one.
 
 ``STEP`` is the side of a JPEG block where chroma has half the resolution: 16 pixels. JPEG itself
 causes gradients between its blocks, and lines of the grid often lie there. On the same pixels of
@@ -112,7 +112,7 @@ class Grid:
         return at[np.isin(beyond, self.lines[kind])]
 
     def cells(self, size: tuple[int, int]) -> list[Box]:
-        """All cells that fit, with their margins, in a slide of ``size`` (h, w)."""
+        """Return all cells that fit, with their margins, into a slide of ``size`` (h, w)."""
         starts = []
         for origin, length in zip(self.origin, size, strict=True):
             first = (origin - self.cell // 2 - MARGIN) % self.pitch + MARGIN
@@ -409,6 +409,6 @@ def _interval(tables: np.ndarray, statistic: Statistic, rng: np.random.Generator
 
 
 def _rarity(value: np.ndarray, null: np.ndarray) -> float:
-    """The share of random values at least as large; the observation counts as one of them."""
+    """Return the share of random values at least as large, including the observation itself."""
     as_far = ~(null < value - 1e-9 * abs(value))  # what is equal but for rounding is as far out
     return float((1 + as_far.sum()) / (1 + len(null)))

@@ -1,4 +1,4 @@
-"""Folders of labelled pictures: which picture belongs to which labels, and what the labels say.
+"""Folders of labelled pictures: the pairs of picture and labels, and reading of the labels.
 
 Layouts, whose names may be in capitals or not:
 
@@ -36,7 +36,7 @@ _CLASSES = "_classes"
 
 @dataclass(frozen=True)
 class Labelled:
-    """A picture with its labels; fold: of Lizard, 1 to 3, where info.csv tells it."""
+    """A picture with its labels; fold is Lizard's, 1 to 3, if info.csv gives it."""
 
     name: str
     picture: Path
@@ -48,8 +48,8 @@ def find(source: Path) -> list[Labelled]:
     """All labelled pictures in a folder, by name.
 
     Raises:
-        DatasetError: it has none of the layouts, or a picture without labels or the other way
-            round.
+        DatasetError: it has none of the layouts, a picture has no labels, or labels have no
+            picture.
     """
     folders = {path.name.casefold(): path for path in sorted(source.iterdir()) if path.is_dir()}
     if {"images", "labels"} <= folders.keys():
@@ -69,10 +69,10 @@ def read_labels(
     """Instances int (h, w), 0 = none, and types uint8 (h, w), 255 where nothing is known.
 
     ``class_map`` and ``ignore_classes`` say what the numbers of HoVer-Net and CoNSeP mean; nuclei
-    that are left out count as not known.
+    that are left out count as unknown.
 
     Raises:
-        AnnotationError: damaged labels, or a class about which nothing is known.
+        AnnotationError: damaged labels, or an unknown class.
         OSError, SyntaxError: a picture of types that cannot be read.
     """
     if path.suffix.casefold() != ".mat":
@@ -112,7 +112,7 @@ def _files(folder: Path, *suffixes: str, deep: bool = False) -> Files:
 
 
 def _lizard(folders: dict[str, Path], source: Path) -> list[Labelled]:
-    """Lizard as it is downloaded: three archives, unpacked beside each other."""
+    """Find the pictures of Lizard as downloaded: three archives, unpacked beside each other."""
     pictures: Files = {}
     for name, folder in folders.items():
         if name.startswith("lizard_images"):
@@ -128,7 +128,7 @@ def _folds(table: Path) -> dict[str, int]:
     """The fold of each picture, from Lizard's columns Filename and Split.
 
     Raises:
-        DatasetError: the table has others.
+        DatasetError: the table has other columns.
     """
     try:
         with open(table, encoding="utf-8-sig", newline="") as file:
@@ -144,7 +144,7 @@ def _paired(pictures: Files, labels: Files, source: Path) -> list[Labelled]:
     """Each picture with its labels.
 
     Raises:
-        DatasetError: there are none, one lacks the other, or there are two.
+        DatasetError: there are no pictures, a picture or its labels are missing, or there are two.
     """
     if not pictures and not labels:
         raise DatasetError(f"{source}: {_LAYOUTS}")

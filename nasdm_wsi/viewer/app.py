@@ -1,7 +1,7 @@
 """The page that shows slides, their nuclei and their provenance in a browser on this machine.
 
 It is a WSGI application and a server that listens only on the loopback interface. All users of the
-machine can reach it there, so each request must show a token: first in the address, then in the
+machine can connect to it, so each request must contain a token: first in the address, then in the
 cookie that the page sets. A request names a slide by its number and a file of the page by one of
 the names below: no part of a request ever becomes a path on disk. Tiles form a Deep Zoom pyramid:
 each level is half the size of the next, and the last, ``top``, shows the slide's own pixels.
@@ -66,7 +66,7 @@ HEADERS = {
 class Viewer:
     """The WSGI application, and a context manager that closes the slides.
 
-    token: what a request must show, as the query parameter ``token`` or in the cookie.
+    token: the secret that a request must contain, as the parameter ``token`` or in the cookie.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Viewer:
         message: Callable[[NasdmError], str] = str,
         **reading: Any,
     ) -> None:
-        """Open slides. Each has its annotations beside it; those of the first may be ``labels``.
+        """Open slides, with the annotations beside each; ``labels`` are those of the first.
 
         Annotations are read when the page first asks for them. If that fails, the page shows
         ``message(error)``. ``reading`` holds further arguments of `read_annotations`.
@@ -146,7 +146,7 @@ class Viewer:
         return response
 
     def _is_token(self, text: str) -> bool:
-        """In a time that does not depend on where the text differs."""
+        """Compare a text with the token, in a time that does not depend on where they differ."""
         return hmac.compare_digest(text.encode("utf-8", "replace"), self.token.encode())
 
     def _page(self, name: str = "") -> Response:
@@ -203,7 +203,7 @@ class _Shown:
         self.slide.__exit__()
 
     def check_there(self) -> None:
-        """Answer a request for a slide that was deleted meanwhile, and never with blank tiles."""
+        """Refuse a request for a slide that was deleted, instead of sending blank tiles."""
         if not self.slide.path.exists():
             raise Gone(f"{self.slide.path.name} was deleted or moved: put it back, or view others")
 
@@ -255,7 +255,7 @@ class _Shown:
 
     @property
     def overlay(self) -> Overlay:
-        """The nuclei in slide pixels, read at the first request: a million take a while."""
+        """The nuclei in slide pixels, read at the first request, because a million take a while."""
         if self.labels is None:
             raise NotFound
         with self._loading:
@@ -286,7 +286,7 @@ class _Shown:
 
 
 def serve(viewer: Viewer, *, port: int = 0) -> BaseWSGIServer:
-    """A server on the loopback interface, ready to `serve_forever`; port 0 means a free one.
+    """Make a server on the loopback interface, ready to `serve_forever`; port 0 is a free one.
 
     Raises:
         PortError: the port is taken.
@@ -314,11 +314,11 @@ class _Handler(WSGIRequestHandler):
         """Log nothing: a page makes hundreds of requests."""
 
     def log_error(self, *_: Any) -> None:
-        """Log no bad requests nor idle connections: others on this machine can make any number."""
+        """Log no bad requests or idle connections, of which other users can make any number."""
 
 
 def _changed(path: Path) -> int:
-    """When a file was changed last; 0 if it was deleted."""
+    """Return the time of the last change of a file; 0 if it was deleted."""
     with suppress(OSError):
         return path.stat().st_mtime_ns
     return 0
@@ -335,6 +335,6 @@ def _json(value: Any) -> Response:
 
 
 def _kept(content: bytes, mimetype: str) -> Response:
-    """A response for the browser to cache: the page's URLs contain the times of change."""
+    """Make a response that the browser caches, because URLs contain the times of change."""
     keep = {"Cache-Control": "private, max-age=86400, immutable"}
     return Response(content, mimetype=mimetype, headers=keep)

@@ -49,8 +49,8 @@ class Overlay:
     def counts(self, box: Box, *, cell: int) -> np.ndarray:
         """The number of nuclei of each type with their centre in each cell: uint16 (6, h, w).
 
-        The cells are squares of ``cell`` pixels, which divide the sides of ``box``. Of boxes that
-        tile a slide, exactly one counts each nucleus.
+        The cells are squares of ``cell`` pixels, which divide the sides of ``box``. If boxes tile a
+        slide, each nucleus is counted in exactly one of them.
         """
         y, x = (self._y0 + self._y1) / 2, (self._x0 + self._x1) / 2
         here = np.flatnonzero((y >= box[0]) & (y < box[2]) & (x >= box[1]) & (x < box[3]))
