@@ -49,7 +49,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], Header]:
     """Return the tensors and the header of a checkpoint.
 
     Raises:
-        CheckpointError: missing, damaged, not one of ours, or with tensors that are not finite.
+        CheckpointError: missing, damaged, not of this package, or with tensors that are not finite.
     """
     path = Path(path)
     with open_checkpoint(path, "pt") as file:

@@ -160,7 +160,7 @@ class Painter:
         return guided(denoiser, self.guidance, learnt=self.learnt)
 
     def restyled(self, style: np.ndarray | str | Path) -> Painter:
-        """The same painter with another style; the network is shared.
+        """Return the same painter with another style; the network is shared.
 
         Raises:
             NasdmError: no such style.

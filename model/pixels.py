@@ -6,7 +6,7 @@ import numpy as np
 
 
 def to_signal(image: np.ndarray) -> np.ndarray:
-    """Float32 (3, h, w) in [-1, 1] from pixels (h, w, 3) in [0, 255], of any type."""
+    """Return float32 (3, h, w) in [-1, 1] from pixels (h, w, 3) in [0, 255], of any type."""
     return image.transpose(2, 0, 1) / np.float32(127.5) - 1
 
 

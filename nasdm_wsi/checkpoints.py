@@ -69,7 +69,7 @@ class Header:
     """The header of a checkpoint.
 
 
-    kind: "weights" for rendering, or "training", with everything that training needs to go on.
+    kind: "weights" for rendering, or "training", with everything that training needs to resume.
     family, network: name of the family and configuration of the network.
     mpp: micrometres per pixel of the pictures that the network paints.
     types: names of the nucleus types. planes: names of the conditioning planes, in order.

@@ -145,7 +145,7 @@ class Plan:
         return intersect(grow(core, self.margin), self.bounds)
 
     def weight(self, core: Box) -> np.ndarray:
-        """Float32 weights, (h, w) of the core's window; over all windows they sum to one."""
+        """Return float32 weights, (h, w) of the core's window; over all windows they sum to one."""
         y, x = (self._profile(core, axis) for axis in (0, 1))
         return (y[:, None] * x).astype(np.float32)
 

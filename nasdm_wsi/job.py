@@ -124,7 +124,7 @@ class Job:
         return self._conditioning.planes(self.painter.planes, box)
 
     def tissue(self, box: Box) -> np.ndarray:
-        """Bool (h, w): where the slide shows tissue and not glass."""
+        """Return bool (h, w): where the slide shows tissue and not glass."""
         return self._conditioning.tissue(box)
 
     def is_glass(self, box: Box) -> bool:

@@ -146,7 +146,7 @@ class Format:
     read: reads one. May raise `AnnotationError`.
     member: of JSON formats, the top-level member that holds the objects.
     whole: as in `Contents`.
-    states_scale: whether a file tells the pixel size of its coordinates by itself.
+    states_scale: whether a file states the pixel size of its coordinates.
     pixel_size: micrometres per pixel that a file states by itself, given those of the slide on
         which it was made (None if no slide is given); None if it states none.
     """

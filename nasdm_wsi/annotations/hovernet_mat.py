@@ -65,7 +65,7 @@ def fields_of(path: Path) -> set[str]:
 
 
 def is_hovernet(path: Path) -> bool:
-    """Whether a MATLAB file is HoVer-Net's or CoNSeP's, and not Lizard's."""
+    """Return whether a MATLAB file is HoVer-Net's or CoNSeP's, and not Lizard's."""
     fields = fields_of(path)
     return "inst_map" in fields and not {"id", "class"} & fields
 

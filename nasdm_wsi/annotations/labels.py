@@ -184,7 +184,7 @@ def is_picture(source: Source) -> bool:
 
 
 def _sniff(source: Source) -> bool:
-    """Whether a file is an array, or a picture of one plane and one channel."""
+    """Return whether a file is an array, or a picture of one plane and one channel."""
     if source.magic.startswith(_NUMPY) or source.ends(".npy"):
         return True
     if source.magic.startswith(_PNG):

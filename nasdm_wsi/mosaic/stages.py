@@ -107,7 +107,7 @@ class Stage:
         )
 
     def glass(self) -> np.ndarray:
-        """Bool (rows, columns): which tasks would show only glass."""
+        """Return bool (rows, columns): which tasks would show only glass."""
         found = [self.is_glass(place) for place in cells_in(self.cells)]
         return np.reshape(found, shape(self.cells))
 
@@ -126,7 +126,7 @@ class Phase(Stage):
         return self.plan.sources(self.plan.view(place))
 
     def is_glass(self, place: Block) -> bool:
-        """The same in every phase."""
+        """Return the same in every phase."""
         return self.canvas.is_glass(place)
 
     def do(self, place: Block) -> None:
@@ -277,7 +277,7 @@ class Level(Picture):
         return self.before.holders(self._box(place))
 
     def is_glass(self, place: Block) -> bool:
-        """Whether a whole tile shows only glass."""
+        """Return whether a whole tile shows only glass."""
         if place not in self._glass:
             whole = shape(self._box(place)) == (self.pyramid.tile, self.pyramid.tile)
             sources = cells_in(self.sources(place))
