@@ -26,7 +26,7 @@ from nasdm_wsi.model import Painter
 from nasdm_wsi.model.config import PRESETS
 from nasdm_wsi.model.evaluation import evaluate as measures
 from nasdm_wsi.model.families import build
-from nasdm_wsi.mosaic import workers as clusters
+from nasdm_wsi.mosaic import cluster as clusters
 from nasdm_wsi.slides import ome_tiff
 from nasdm_wsi.viewer import app
 
