@@ -74,7 +74,8 @@ class SemanticConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a network is trained.
+    """The training settings of a network.
+
 
     crop: pixels a side. batch: crops at a time on each device; a step takes `accumulate` batches.
     images: crops in all. The learning rate rises over `warmup` images, stays, and falls to zero

@@ -47,7 +47,7 @@ class Schedule:
 
     @property
     def posterior_variance(self) -> Tensor:
-        """beta tilde of DDPM equation 7, the lower bound of the learned variance; 0 at k = 0."""
+        """The lower bound of the learned variance, beta tilde of DDPM equation 7; 0 at k = 0."""
         return self.beta * (1 - self.alpha_bar_before) / (1 - self.alpha_bar)
 
     @property
@@ -64,7 +64,7 @@ class Schedule:
 
 
 def linear_schedule(steps: int = 1000) -> Schedule:
-    """beta rises from 0.0001 to 0.02 (DDPM, Section 4)."""
+    """Return the schedule in which beta rises from 0.0001 to 0.02 (DDPM, Section 4)."""
     beta = torch.linspace(1e-4, 0.02, steps, dtype=torch.float64)
     return Schedule((1 - beta).cumprod(0), torch.arange(steps))
 

@@ -31,7 +31,7 @@ Phases = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Cut:
-    """How a canvas is cut into windows for a network on a device.
+    """The division of a canvas into windows, for a network on a device.
 
     geometry: what `geometry.Plan` takes beside size and phases. batch: windows that a GPU paints at
     a time. bytes_per_pixel: memory of one window at the peak of an evaluation, measured.

@@ -39,7 +39,7 @@ def intersect(a: Box, b: Box) -> Box:
 
 
 def shape(box: Box) -> tuple[int, int]:
-    """(height, width) of a box."""
+    """Return (height, width) of a box."""
     return box[2] - box[0], box[3] - box[1]
 
 
@@ -51,7 +51,7 @@ def inside(box: Box, frame: Box) -> tuple[slice, slice]:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a canvas is cut into windows and blocks, and the solver's steps into phases.
+    """The division of a canvas into windows and blocks, and of the solver's steps into phases.
 
     Attributes:
         size: (h, w) of the canvas in pixels.
@@ -184,7 +184,7 @@ class Plan:
         return region[0] // b, region[1] // b, -(-region[2] // b), -(-region[3] // b)
 
     def needed(self, region: Box) -> list[Box]:
-        """For each phase the blocks that ``region`` depends on: rectangles (i0, j0, i1, j1).
+        """Return for each phase the blocks that ``region`` needs: rectangles (i0, j0, i1, j1).
 
         At the border of these blocks some pixels depend on blocks that are left out. Their values
         are wrong, but ``region`` does not depend on them.

@@ -61,7 +61,7 @@ def write_samples(
 
 @torch.no_grad()
 def sample_grid(network: nn.Module, samples: Samples, names: tuple[str, ...]) -> np.ndarray:
-    """Uint8 (2 c, COLUMNS c, 3): real crops above, samples from their planes below.
+    """Return uint8 (2 c, COLUMNS c, 3): real crops above, samples from their planes below.
 
     names: those of the network's planes.
     """

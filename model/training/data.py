@@ -60,7 +60,7 @@ class Batch:
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
-        """The same batch in memory from which a GPU copies faster; the data loader asks for it."""
+        """Return the batch in pinned memory, from which a GPU copies faster, for the data loader."""
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
@@ -126,7 +126,7 @@ class Crops(Dataset):
         self.places = [self._places_of(t) for t in range(1, len(TYPES))]
 
     def _places_of(self, nucleus_type: int) -> np.ndarray:
-        """(n, 3): region, y, x of one pixel of each nucleus of the type."""
+        """Return (n, 3): region, y, x of one pixel of each nucleus of the type."""
         rows = []
         for k, region in enumerate(self.regions):
             _, first = np.unique(region.instances, return_index=True)

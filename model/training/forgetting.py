@@ -14,7 +14,7 @@ AROUND = 0.7  # share of those that are known outside a box and not inside it
 
 
 def random_boxes(count: int, side: int, generator: torch.Generator) -> Tensor:
-    """Float (count, 1, side, side): 1 in a box, which may reach over the border."""
+    """Draw float (count, 1, side, side): 1 inside a box, which may extend over the border."""
     device = generator.device
     shape = (count, 2)
     size = (0.2 + 0.75 * torch.rand(shape, device=device, generator=generator)) * side

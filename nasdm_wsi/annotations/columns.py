@@ -136,7 +136,7 @@ class Packer:
 
 
 def offsets(lengths: Any) -> np.ndarray:
-    """Where each of consecutive runs of these lengths begins, and the end: int64 (n + 1,)."""
+    """Return the starts of consecutive runs of these lengths, and the end: int64 (n + 1,)."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
@@ -150,6 +150,6 @@ def members(starts: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def runs(first: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """For each i the ``lengths[i]`` numbers first[i], first[i] + 1, ..., one run after another."""
+    """Return for each i the ``lengths[i]`` numbers first[i], first[i] + 1, ..., run after run."""
     before = offsets(lengths)
     return np.repeat(first - before[:-1], lengths) + np.arange(before[-1])

@@ -57,7 +57,7 @@ def _whole(numbers: np.ndarray) -> np.ndarray:
 
 
 def looks_traced(coords: np.ndarray, ring_offsets: np.ndarray) -> bool:
-    """Whether all coordinates are integers and some steps are slanted, as OpenCV's contours are.
+    """Return whether all coordinates are integers and some steps are slanted, as in OpenCV.
 
     coords: float (v, 2), x and y. ring_offsets: int (r + 1,) into them.
     """

@@ -112,13 +112,13 @@ class Conditioning:
         return instances * on_canvas, types * on_canvas
 
     def tissue(self, box: Box) -> np.ndarray:
-        """Bool (h, w): the pixels of tissue and nuclei, which are all if no tissue is outlined."""
+        """Return bool (h, w): the pixels of tissue and nuclei; all, if no tissue is outlined."""
         if self._tissue is None:
             return np.ones(shape(box), bool)
         return (self._codes(box) & TISSUE_BIT) > 0
 
     def is_glass(self, box: Box) -> bool:
-        """Whether tissue is outlined, but no pixel of the box belongs to it or to a nucleus."""
+        """Return whether tissue is outlined, but no pixel of the box is of tissue or a nucleus."""
         return self._tissue is not None and not self.tissue(box).any()
 
     def _codes(self, box: Box) -> np.ndarray:

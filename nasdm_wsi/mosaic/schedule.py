@@ -158,7 +158,7 @@ def run(ledger: Ledger, pool: WorkerPool, finished: Callable[[Task, list[Task]],
 
 
 def _inverse(stages: list[Grid], s: int) -> tuple[list[range], list[range]]:
-    """For each row and column of a stage, those of the next stage that read it."""
+    """Return for each row and column of a stage those of the next stage that read it."""
     if s + 1 == len(stages):
         return [], []
     after = stages[s + 1]

@@ -126,7 +126,7 @@ class Phase(Stage):
         return self.plan.sources(self.plan.view(place))
 
     def is_glass(self, place: Block) -> bool:
-        """Return the same in every phase."""
+        """Return whether the block shows only glass, which is the same in every phase."""
         return self.canvas.is_glass(place)
 
     def do(self, place: Block) -> None:
@@ -230,7 +230,7 @@ class Pixels(Picture):
         return self.plan.sources(self.covers(place))
 
     def is_glass(self, place: Block) -> bool:
-        """As in the phases."""
+        """Return whether the block shows only glass, as in the phases."""
         return self.canvas.is_glass(place)
 
     def do(self, place: Block) -> None:

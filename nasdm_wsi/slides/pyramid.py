@@ -24,7 +24,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Pyramid:
-    """How a picture is cut into levels and tiles, and how tiles are encoded.
+    """The division of a picture into levels and tiles, and the encoding of the tiles.
 
     Attributes:
         shape: RGB (h, w, 3), or labels (h, w).

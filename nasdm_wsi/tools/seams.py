@@ -242,7 +242,7 @@ def _shifted(at: np.ndarray, grid: Grid) -> np.ndarray:
 
 
 def _gradients(view: _View, grid: Grid, kind: str) -> Table:
-    """(segments, shifts, 4): gradients and weights at lines, gradients and weights near them."""
+    """Return (segments, shifts, 4): gradients and weights at lines, and those near them."""
     parts = [
         np.stack([part.sum(axis=0) for part in np.array_split(plane, SEGMENTS)])
         for plane in (view.gradient * view.tissue, view.tissue)
@@ -273,7 +273,7 @@ def _rolled(bands: np.ndarray) -> np.ndarray:
 
 
 def _histograms(view: _View, grid: Grid) -> Table:
-    """(shifts, 2 bins): histograms of gradients in bands round lines, and in all others."""
+    """Return (shifts, 2 bins): histograms of gradients in bands around lines, and in all others."""
     codes, bins = np.digitize(view.gradient, BINS), len(BINS) + 1
     counts = [_bands((codes == code) * view.tissue, grid) for code in range(bins)]
     rolled = _rolled(np.stack(counts, axis=1))
@@ -289,10 +289,11 @@ def _divergence(sums: np.ndarray) -> np.ndarray:
 
 
 def _waves(view: _View, grid: Grid, length: int) -> Table:
-    """(shifts, 3 n): Fourier coefficients of the mean gradient at the harmonics of a length.
+    """Return (shifts, 3 n): Fourier coefficients of the mean gradient at harmonics of a length.
 
-    Real parts, imaginary parts and powers. Powers of single cells, summed, are what the slide has
-    at the frequencies round a harmonic; the power of the sum is what it has at the harmonic.
+    The coefficients are real parts, imaginary parts and powers. The sum of the powers of single
+    cells is the power at the frequencies around a harmonic; the power of the sum is that at the
+    harmonic.
     """
     waves = np.arange(1, HARMONICS + 1)
     waves = waves[waves * STEP < length]
@@ -308,13 +309,13 @@ def _waves(view: _View, grid: Grid, length: int) -> Table:
 
 
 def _coherence(sums: np.ndarray) -> np.ndarray:
-    """Power at the harmonics relative to that round them: 1 on average if cells are unrelated."""
+    """Return the power at the harmonics relative to that around them; about 1 without seams."""
     real, imaginary, power = np.split(sums, 3, axis=-1)
     return ((real**2 + imaginary**2) / power).mean(axis=-1)
 
 
 def _sharpness(view: _View, grid: Grid) -> Table:
-    """(shifts, bands): root of the mean squared Laplacian against position in the window."""
+    """Return (shifts, bands): root of the mean squared Laplacian by position in the window."""
     weight = _bands(view.tissue, grid)
     level = np.sqrt(_bands(view.sharpness * view.tissue, grid) / np.maximum(weight, 1))
     level = np.where(weight > 0, level, level[weight > 0].mean())
@@ -329,7 +330,7 @@ def _spread(sums: np.ndarray) -> np.ndarray:
 
 
 def _jumps(view: _View, grid: Grid) -> Table:
-    """(shifts, 2, 4): of each stain, jumps and their number at lines, the same elsewhere.
+    """Return (shifts, 2, 4): for each stain, sum and number of jumps at lines and elsewhere.
 
     Jumps are between the mean amounts of adjacent tiles, which are half a cell long, along the
     line, and at most NEAR * STEP pixels wide.
