@@ -45,7 +45,7 @@ class SemanticNorm(nn.Module):
         self.mlp_beta = nn.Conv2d(HIDDEN, channels, 3, padding=1)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x (n, c, h, w); the mask (n, m, H, W) is resized to it by nearest neighbour."""
+        """Normalise x (n, c, h, w); the mask (n, m, H, W) is resized by nearest neighbour."""
         hidden = self.mlp_shared(F.interpolate(mask, x.shape[2:], mode="nearest"))
         return F.group_norm(x, GROUPS) * (1 + self.mlp_gamma(hidden)) + self.mlp_beta(hidden)
 
@@ -144,7 +144,8 @@ class Stage(nn.Sequential):
 class SemanticUNet(nn.Module):
     """Noise and variance interpolation from noisy pixels, time and mask.
 
-    checkpointing: recompute activations in the backward pass: less memory, a third more time.
+    checkpointing: recompute activations in the backward pass, which needs less memory and a third
+    more time.
     """
 
     def __init__(self, config: SemanticConfig):
@@ -195,7 +196,7 @@ class SemanticUNet(nn.Module):
         )
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        """Outputs (n, 6, h, w): the noise in x, then the interpolation of the log variance.
+        """Return outputs (n, 6, h, w): the noise in x, then the interpolation of the log variance.
 
         x: (n, 3, h, w) in [-1, 1] and noise; t: (n,) in steps of the 1000-step schedule;
         condition: (n, c, h, w), the null condition is all zero.
@@ -217,7 +218,7 @@ class SemanticUNet(nn.Module):
 
 
 def config_of(shapes: Mapping[str, tuple[int, ...]]) -> SemanticConfig:
-    """The configuration that a state with these tensor shapes was made for.
+    """Return the configuration of the network of a state with these tensor shapes.
 
     Raises:
         KeyError: a tensor that every such state has is missing.

@@ -31,7 +31,7 @@ def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def inception_score(probabilities: np.ndarray) -> float:
-    """Inception score of class probabilities (n, c): exp of their mean divergence (Salimans 2016)."""
+    """Inception score of class probabilities (n, c) (Salimans and others, 2016)."""
     p = np.clip(probabilities, 1e-12, None)
     return float(np.exp((p * (np.log(p) - np.log(p.mean(0)))).sum(1).mean()))
 

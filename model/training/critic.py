@@ -38,11 +38,11 @@ Features = Callable[[Tensor], list[Tensor]]
 
 
 class Critic(nn.Module):
-    """Critic that scores every cell of feature maps of a frozen network; above zero is real.
+    """A critic that scores every cell of feature maps of a frozen network; above zero is real.
 
-    Sauer and others (2021, "Projected GANs converge faster"). It also receives the mask, so that a
-    nucleus must look like one of its type. Spectral normalisation (Miyato and others 2018) prevents
-    it from learning faster than the painter.
+    It follows Sauer and others (2021, "Projected GANs converge faster"). It also receives the mask,
+    so that a nucleus must look like one of its type. Spectral normalisation (Miyato and others
+    2018) prevents it from learning faster than the painter.
 
     maps: those of some real pictures, (n, c, h, w) each, by which channels are normalised.
     planes: the names of the planes that it receives.
@@ -62,7 +62,7 @@ class Critic(nn.Module):
             self.heads.append(_feature_head(features.shape[1] + len(planes)))
 
     def forward(self, maps: list[Tensor], planes: Tensor) -> list[Tensor]:
-        """Scores (n, 1, h, w) for each of the maps; planes: (n, p, H, W)."""
+        """Return scores (n, 1, h, w) for each of the maps; planes: (n, p, H, W)."""
         scores = []
         if self.pixels is not None:
             pixels, *maps = maps
@@ -133,7 +133,7 @@ class Adversarial(Objective):
         self.schedules = [cubic_sigmas(count) for count in steps]
 
     def optimisers(self, settings: TrainingConfig) -> Optimisers:
-        """One optimiser of the network, without momentum."""
+        """The optimiser of the network, which has no momentum."""
         network = self.denoiser.network
         return {"adam": without_momentum(network.parameters(), settings.learning_rate)}
 

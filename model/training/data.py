@@ -60,7 +60,7 @@ class Batch:
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
-        """Return the batch in pinned memory, from which a GPU copies faster, for the data loader."""
+        """Return the batch in pinned memory, from which a GPU copies faster."""
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
@@ -151,7 +151,7 @@ class Crops(Dataset):
         )
 
     def _place(self, rng: np.random.Generator) -> tuple[int, int, int]:
-        """Region, y, x of a crop that lies wholly in usable pixels."""
+        """Return region, y, x of a crop that lies entirely in usable pixels."""
         while True:
             rows = self.places[rng.integers(len(self.places))]
             rare = len(rows) > 0 and rng.random() < self.rare_types
@@ -178,7 +178,7 @@ class Patches(Dataset):
     A grid of `side` pixels with half of them overlapping; the last row and column are moved inward.
     magnification: 20 takes pixels as they are, 10 takes twice the side and halves it. Patches with
     unpublished or held-out pixels are left out. Item ``i`` is as in `Crops`, in an order that is
-    shuffled anew each time all have been seen.
+    shuffled again after each pass over all patches.
 
     mpp: micrometres per pixel of the samples.
 
@@ -206,7 +206,7 @@ class Patches(Dataset):
         return len(self.places)
 
     def styles(self, count: int = 512) -> np.ndarray:
-        """Style vectors (n, 6), n up to ``count``, of the regions of evenly spread patches."""
+        """Return styles (n, 6), n up to ``count``, of the regions of evenly spread patches."""
         chosen = np.linspace(0, len(self) - 1, min(count, len(self))).astype(int)
         return np.stack([self.places[i][0].stain.style for i in chosen])
 
@@ -232,7 +232,7 @@ Samples = Crops | Patches
 
 
 def samples_of(dataset: Path, settings: TrainingConfig, seed: int) -> Samples:
-    """The samples that settings ask for.
+    """Return the samples that the settings select.
 
     Raises:
         DatasetError: the dataset cannot be used, or has no room for a sample.

@@ -23,7 +23,7 @@ class Objective(nn.Module):
         self.denoiser = denoiser
 
     def forward(self, batch: Batch) -> Tensor:
-        """Mean loss of a batch."""
+        """Return the mean loss of a batch."""
         loss = self.denoiser.loss(batch.pixels, batch.condition, batch.level, batch.noise)
         return loss.mean()
 
@@ -53,7 +53,7 @@ class GuidanceDistillation(Objective):
         self.teacher = teacher
 
     def forward(self, batch: Batch) -> Tensor:
-        """Mean loss of a batch, against the teacher's estimates in place of the pixels."""
+        """Return the mean loss of a batch against the teacher's estimates instead of the pixels."""
         sigma = self.denoiser.sigma(batch.level)
         x = batch.pixels + batch.noise * sigma[:, None, None, None]
         with torch.no_grad():

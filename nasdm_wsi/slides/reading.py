@@ -269,7 +269,7 @@ def _open_tiffslide(path: Path) -> TiffSlide | None:
 
 
 def _open_picture(path: Path) -> ImageSlide:
-    """An ordinary image, held in memory."""
+    """Open an ordinary image and keep it in memory."""
     with Image.open(path) as file:
         if file.mode.startswith(("I", "F")):
             raise SlideError(f"{path}: pixels of mode {file.mode}; save it as 8-bit RGB")

@@ -309,7 +309,7 @@ def _waves(view: _View, grid: Grid, length: int) -> Table:
 
 
 def _coherence(sums: np.ndarray) -> np.ndarray:
-    """Return the power at the harmonics relative to that around them; about 1 without seams."""
+    """Return the relative power at the harmonics: 1 on average if cells are unrelated."""
     real, imaginary, power = np.split(sums, 3, axis=-1)
     return ((real**2 + imaginary**2) / power).mean(axis=-1)
 
