@@ -151,7 +151,7 @@ def sample_ancestral(
     *,
     schedule: Schedule,
 ) -> Tensor:
-    """Pixels (n, 3, h, w) by ancestral sampling; ``noise(k)`` (n, 3, h, w) is unit Gaussian.
+    """Return pixels (n, 3, h, w) by ancestral sampling; ``noise(k)`` (n, 3, h, w) is unit Gaussian.
 
     Sampling starts from ``noise(len(schedule))``.
     """

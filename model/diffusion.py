@@ -99,7 +99,7 @@ class Denoiser(nn.Module):
         return self.error(x0 + noise * sigma[:, None, None, None], sigma, condition, x0)
 
     def error(self, x: Tensor, sigma: Tensor, condition: Condition, target: Tensor) -> Tensor:
-        """Weighted squared error of the estimates of noisy ``x`` against a target, (n,)."""
+        """Return the weighted squared error of the estimates of noisy ``x`` against a target, (n,)."""
         error = self(x, sigma, condition) - target
         return self.weight(sigma) * error.square().mean(dim=(1, 2, 3))
 
@@ -129,7 +129,7 @@ class NoisePredictor(nn.Module):
         return x - s * outputs[:, :3].float()
 
     def outputs(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """The network itself, for the paper's sampler: ``x`` shrunk, ``t`` (n,) in steps."""
+        """Return the network itself, for the paper's sampler: ``x`` scaled, ``t`` (n,) in steps."""
         return self.network(x, t, self._planes(condition))
 
     def loss(self, x0: Tensor, condition: Condition, level: Tensor, noise: Tensor) -> Tensor:

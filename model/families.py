@@ -157,13 +157,13 @@ FAMILIES = {
 
 
 def build(config: LocalConfig | SemanticConfig) -> nn.Module:
-    """A fresh network of a configuration."""
+    """Return a new network of a configuration."""
     family = next(f for f in FAMILIES.values() if isinstance(config, f.configuration))
     return family.network(config)
 
 
 def family_of(network: nn.Module) -> Family:
-    """The family of a network."""
+    """Return the family of a network."""
     return next(f for f in FAMILIES.values() if isinstance(network.config, f.configuration))
 
 

@@ -192,7 +192,7 @@ class Painter:
         return Plan(size=size, phases=self.phases, **self.cut.geometry)
 
     def start(self, unit: np.ndarray) -> np.ndarray:
-        """State (channels, h, w) before the first phase, from unit noise (3, h, w)."""
+        """Return state (channels, h, w) before the first phase, from unit noise (3, h, w)."""
         x = unit * np.float32(self.sigmas[0])
         return self._state(x, np.zeros_like(unit))
 
@@ -268,7 +268,7 @@ class Painter:
         return self._state(x, previous)
 
     def finish(self, state: np.ndarray) -> np.ndarray:
-        """Pixels uint8 (h, w, 3) of a state (channels, h, w) after the last phase."""
+        """Return pixels uint8 (h, w, 3) of a state (channels, h, w) after the last phase."""
         return to_image(state[:3])
 
     def _estimate(self, x: Tensor, k: int, condition: Condition) -> Tensor:

@@ -11,6 +11,6 @@ def to_signal(image: np.ndarray) -> np.ndarray:
 
 
 def to_image(signal: np.ndarray) -> np.ndarray:
-    """Pixels, uint8 (h, w, 3), from a signal (3, h, w), rounded and clipped to [0, 255]."""
+    """Return pixels, uint8 (h, w, 3), from a signal (3, h, w), rounded and clipped to [0, 255]."""
     rgb = np.rint((signal.transpose(1, 2, 0) + 1) * 127.5)
     return np.clip(rgb, 0, 255).astype(np.uint8)

@@ -65,7 +65,7 @@ def dpmpp_2m_step(x: Any, x0: Any, previous: Any, *, sigmas: list[float], k: int
 def euler_ancestral_step(
     x: Any, x0: Any, previous: Any, *, sigmas: list[float], k: int, noise: Any
 ) -> Any:
-    """One ancestral step (Ho and others 2020, equation 7, on pixels that are not shrunk).
+    """Take one ancestral step (Ho and others 2020, equation 7, on pixels that are not scaled).
 
     The step goes below the next noise level and returns to it with new unit ``noise`` (n, 3, h, w).
     """

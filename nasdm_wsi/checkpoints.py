@@ -104,7 +104,7 @@ class Header:
             raise ValueError(f"guidance {self.guidance}")
 
     def text(self) -> str:
-        """The header as JSON."""
+        """Return the header as JSON."""
         return json.dumps(asdict(self))
 
 
@@ -130,7 +130,7 @@ def parse_header(metadata: dict[str, str] | None, path: Path) -> Header:
 
 
 def read_header(path: Path) -> tuple[Header, dict[str, tuple[int, ...]]]:
-    """The header of a checkpoint and the shapes of its tensors; their values are not read.
+    """Return the header of a checkpoint and the shapes of its tensors; their values are not read.
 
     Raises:
         CheckpointError: missing, damaged, or no checkpoint of this package.
@@ -141,7 +141,7 @@ def read_header(path: Path) -> tuple[Header, dict[str, tuple[int, ...]]]:
 
 
 def open_checkpoint(path: Path, framework: str) -> Any:
-    """An open safetensors file, for the framework "np" or "pt".
+    """Return an open safetensors file, for the framework "np" or "pt".
 
     Raises:
         CheckpointError: missing or damaged.

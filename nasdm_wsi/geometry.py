@@ -28,12 +28,12 @@ Block = tuple[int, int]
 
 
 def grow(box: Box, by: int) -> Box:
-    """The box with ``by`` more pixels on each side."""
+    """Return the box with ``by`` more pixels on each side."""
     return box[0] - by, box[1] - by, box[2] + by, box[3] + by
 
 
 def intersect(a: Box, b: Box) -> Box:
-    """The box that two boxes share; it may be empty, with no height or no width."""
+    """Return the box that two boxes share; it may be empty, with no height or no width."""
     y0, x0 = max(a[0], b[0]), max(a[1], b[1])
     return y0, x0, max(y0, min(a[2], b[2])), max(x0, min(a[3], b[3]))
 
@@ -44,7 +44,7 @@ def shape(box: Box) -> tuple[int, int]:
 
 
 def inside(box: Box, frame: Box) -> tuple[slice, slice]:
-    """Slices that pick ``box`` from an array that covers ``frame``."""
+    """Return slices that pick ``box`` from an array that covers ``frame``."""
     y, x = frame[:2]
     return slice(box[0] - y, box[2] - y), slice(box[1] - x, box[3] - x)
 
@@ -114,7 +114,7 @@ class Plan:
         return tuple(-(-n // self.block_side) for n in self.covered[2:])  # type: ignore[return-value]
 
     def core(self, block: Block) -> Box:
-        """The pixels whose windows the block owns."""
+        """Return the pixels whose windows the block owns."""
         i, j, b = *block, self.block_side
         return intersect((i * b, j * b, (i + 1) * b, (j + 1) * b), self.covered)
 
@@ -127,11 +127,11 @@ class Plan:
         return intersect(grow(self.core(block), self.taper), self.bounds)
 
     def view(self, block: Block) -> Box:
-        """The pixels that the block's windows see."""
+        """Return the box of pixels that the block's windows take as input."""
         return intersect(grow(self.core(block), self.margin), self.bounds)
 
     def cores(self, block: Block) -> list[Box]:
-        """The cores of the block's windows, in raster order."""
+        """Return the cores of the block's windows, in raster order."""
         y0, x0, y1, x1 = core = self.core(block)
         s = self.stride
         return [
@@ -141,7 +141,7 @@ class Plan:
         ]
 
     def window(self, core: Box) -> Box:
-        """The window of a core."""
+        """Return the window of a core."""
         return intersect(grow(core, self.margin), self.bounds)
 
     def weight(self, core: Box) -> np.ndarray:
@@ -201,6 +201,6 @@ class Plan:
 
 
 def cells_in(rectangle: Box) -> list[Block]:
-    """The blocks (i, j) of a rectangle (i0, j0, i1, j1), in raster order."""
+    """Return the blocks (i, j) of a rectangle (i0, j0, i1, j1), in raster order."""
     i0, j0, i1, j1 = rectangle
     return [(i, j) for i in range(i0, i1) for j in range(j0, j1)]

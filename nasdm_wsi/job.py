@@ -174,7 +174,7 @@ class Job:
         return provenance(self.facts)
 
     def report(self, *, workers: int | None = None) -> list[str]:
-        """The plan in lines: size, blocks, steps, memory, disk, expected time.
+        """Return the plan in lines: size, blocks, steps, memory, disk, expected time.
 
         The time is extrapolated from painting one small window, which takes a short time.
         """
@@ -212,7 +212,7 @@ class Job:
 
 
 def default_workers() -> int:
-    """One worker for each core this process may use."""
+    """Return one worker for each core this process may use."""
     if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -150,7 +150,7 @@ def is_leftover(path: Path) -> bool:
 
 
 def _hidden(path: Path) -> Path:
-    """A new name beside ``path``."""
+    """Return a new name beside ``path``."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 
 
@@ -190,7 +190,7 @@ def _sweep(path: Path) -> None:
 
 
 def _mode_of_a_new_file(path: Path) -> int:
-    """The mode of a new file at ``path``; the umask cannot be read without setting it."""
+    """Return the mode of a new file at ``path``; the umask cannot be read without setting it."""
     path.touch(exist_ok=False)
     mode = path.stat().st_mode
     path.unlink()

@@ -17,7 +17,7 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Unbiased squared MMD with the cubic kernel (Binkowski and others, 2018)."""
+    """Return unbiased squared MMD with the cubic kernel (Binkowski and others, 2018)."""
 
     def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return (x @ y.T / x.shape[1] + 1) ** 3
@@ -37,7 +37,7 @@ def inception_score(probabilities: np.ndarray) -> float:
 
 
 def precision_recall(real: np.ndarray, painted: np.ndarray, *, k: int = 3) -> tuple[float, float]:
-    """Shares within the k-nearest-neighbour balls of the other set (Kynkäänniemi 2019)."""
+    """Return shares within the k-nearest-neighbour balls of the other set (Kynkäänniemi 2019)."""
 
     def covered(by: np.ndarray, points: np.ndarray) -> float:
         radius = np.partition(squared_distances(by, by), k, axis=1)[:, k]  # the nearest is itself
@@ -47,6 +47,6 @@ def precision_recall(real: np.ndarray, painted: np.ndarray, *, k: int = 3) -> tu
 
 
 def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Squared distances (n, m) between the rows of two sets."""
+    """Return squared distances (n, m) between the rows of two sets."""
     a, b = a.astype(np.float64), b.astype(np.float64)
     return np.clip((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T, 0, None)

@@ -189,7 +189,7 @@ def evaluate(
 def held_out(
     dataset: Path, *, least: int = SIDE, mpp: float | None = None
 ) -> Iterator[tuple[Region, Any]]:
-    """Regions with the slices (y, x) of their held-out rectangles of ``least`` pixels a side.
+    """Yield regions with the slices (y, x) of their held-out rectangles of ``least`` pixels a side.
 
     With ``mpp`` the regions are brought to that pixel size.
 
@@ -204,7 +204,7 @@ def held_out(
 
 
 def paint(region: Region, cut: Any, painter: Painter, *, seed: int = 0) -> np.ndarray:
-    """A part of a region, painted from its mask in the region's style, uint8 (h, w, 3).
+    """Return a part of a region, painted from its mask in the region's style, uint8 (h, w, 3).
 
     The region has the painter's pixel size.
     """

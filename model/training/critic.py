@@ -133,16 +133,16 @@ class Adversarial(Objective):
         self.schedules = [cubic_sigmas(count) for count in steps]
 
     def optimisers(self, settings: TrainingConfig) -> Optimisers:
-        """The optimiser of the network, which has no momentum."""
+        """Return the optimiser of the network, which has no momentum."""
         network = self.denoiser.network
         return {"adam": without_momentum(network.parameters(), settings.learning_rate)}
 
     def own_modules(self) -> dict[str, nn.Module]:
-        """The critic."""
+        """Return the critic."""
         return {"critic": self.critic}
 
     def own_optimisers(self) -> Optimisers:
-        """The optimiser of the critic, which learns faster than the network."""
+        """Return the optimiser of the critic, which learns faster than the network."""
         return {"critic_adam": without_momentum(self.critic.parameters(), RATE)}
 
     def forward(self, batch: Batch) -> Tensor:

@@ -28,7 +28,7 @@ class Objective(nn.Module):
         return loss.mean()
 
     def optimisers(self, settings: TrainingConfig) -> Optimisers:
-        """The optimisers of the network, whose learning rate follows the settings."""
+        """Return the optimisers of the network, whose learning rate follows the settings."""
         return network_optimisers(self.denoiser.network, settings)
 
     def own_modules(self) -> dict[str, nn.Module]:
@@ -36,7 +36,7 @@ class Objective(nn.Module):
         return {}
 
     def own_optimisers(self) -> Optimisers:
-        """The optimisers of these modules, which have their own learning rates."""
+        """Return the optimisers of these modules, which have their own learning rates."""
         return {}
 
 

@@ -64,5 +64,5 @@ def without_momentum(parameters: Iterable[nn.Parameter], rate: float) -> torch.o
 
 
 def _matrix(kernel: Tensor) -> Tensor:
-    """A convolution's kernel (out, in, h, w), channels last, as a view (out, h w in)."""
+    """Return a convolution's kernel (out, in, h, w), channels last, as a view (out, h w in)."""
     return kernel.detach().permute(0, 2, 3, 1).view(len(kernel), -1)

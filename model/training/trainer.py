@@ -100,7 +100,7 @@ class Trainer:
         return tensors
 
     def expected_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of the tensors that `state` has after a first step."""
+        """Return the shapes of the tensors that `state` has after a first step."""
         shapes: dict[str, tuple[int, ...]] = {}
         for name, module in self.modules.items():
             shapes |= {f"{name}.{k}": tuple(v.shape) for k, v in module.state_dict().items()}

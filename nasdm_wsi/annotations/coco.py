@@ -86,12 +86,12 @@ def _add(outlines: Outlines, annotation: Any, tables: _Tables, where: str) -> No
 
 
 def _flat(segmentation: list) -> list:
-    """Polygons as rings of points, from lists of x, y, x, y, ..."""
+    """Return polygons as rings of points, from lists of x, y, x, y, ..."""
     return [[list(zip(flat[::2], flat[1::2], strict=True))] for flat in segmentation]
 
 
 def _of_runs(segmentation: dict) -> list:
-    """The outlines of a mask in run lengths, as rings of points."""
+    """Return the outlines of a mask in run lengths, as rings of points."""
     height, width = segmentation["size"]
     counts = segmentation["counts"]
     runs = np.array(_unpacked(counts) if isinstance(counts, str) else counts, np.int64)

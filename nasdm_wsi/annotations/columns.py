@@ -44,14 +44,14 @@ class Columns:
         return shapely.from_ragged_array(shapely.GeometryType.POLYGON, self.coords, offsets)
 
     def boxes(self) -> np.ndarray:
-        """Bounding boxes, float (n, 4) as (y0, x0, y1, x1)."""
+        """Return bounding boxes, float (n, 4) as (y0, x0, y1, x1)."""
         if not len(self):
             return np.empty((0, 4))
         yx, first = self.coords[:, ::-1], self.ring_offsets[self.polygon_offsets[:-1]]
         return np.hstack([np.minimum.reduceat(yx, first), np.maximum.reduceat(yx, first)])
 
     def areas(self) -> np.ndarray:
-        """Areas without holes in square pixels, float (n,)."""
+        """Return areas without holes in square pixels, float (n,)."""
         areas = np.empty(len(self))
         for first in range(0, len(self), AT_ONCE):
             part = slice(first, min(first + AT_ONCE, len(self)))
@@ -59,7 +59,7 @@ class Columns:
         return areas
 
     def _areas(self, part: slice) -> np.ndarray:
-        """The areas of some consecutive polygons, by the shoelace formula."""
+        """Return the areas of some consecutive polygons, by the shoelace formula."""
         polygons = self.polygon_offsets[part.start : part.stop + 1]
         rings = self.ring_offsets[polygons[0] : polygons[-1] + 1]
         # Counted from a vertex of their own, large coordinates lose no digits.
@@ -71,7 +71,7 @@ class Columns:
         return 2 * by_ring[outlines] - np.add.reduceat(by_ring, outlines)
 
     def take(self, index: np.ndarray) -> Self:
-        """The polygons of an integer index, in its order."""
+        """Return the polygons of an integer index, in its order."""
         rings, counts = members(self.polygon_offsets, index)
         vertices, lengths = members(self.ring_offsets, rings)
         return replace(
@@ -85,7 +85,7 @@ class Columns:
 
 
 def pack(polygons: Any, types: Any, ids: Sequence[str] | None = None) -> Columns:
-    """Columns of (n,) shapely polygons, with their type numbers and perhaps their ids.
+    """Return columns of (n,) shapely polygons, with their type numbers and perhaps their ids.
 
     Each part of a MultiPolygon becomes a polygon of its own (the first keeps the id); empty
     polygons are left out.
@@ -125,7 +125,7 @@ class Packer:
         self._ids += part.ids or [""] * len(part)
 
     def columns(self) -> Columns:
-        """All parts, one after another."""
+        """Return all parts, one after another."""
         return Columns(
             np.frombuffer(self._coords).reshape(-1, 2),
             offsets(np.frombuffer(self._rings, np.int64)),

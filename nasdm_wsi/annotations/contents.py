@@ -38,7 +38,7 @@ class Contents:
     whole: bool = False
 
     def checked(self) -> Nuclei:
-        """The nuclei, if they can be rendered.
+        """Return the nuclei, if they can be rendered.
 
         Raises:
             AnnotationError: there are none, or there are unknown classes.

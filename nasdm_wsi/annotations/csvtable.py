@@ -44,7 +44,7 @@ def class_column(columns: Iterable[str], findings: Findings) -> str | None:
 
 
 def _columns(source: Source) -> list[str]:
-    """The names in the first line, in lower case."""
+    """Return the names in the first line, in lower case."""
     names = _first_line(source).split(_separator(source))
     return [name.strip(' "\r').casefold() for name in names]
 

@@ -10,7 +10,7 @@ STRIP = 1 << 20  # pixels looked at together
 
 
 def dense(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Instances int32 (h, w), numbered 1, 2, ... without gaps, and the label (n,) of each.
+    """Return instances int32 (h, w), numbered 1, 2, ... without gaps, and the label (n,) of each.
 
     labels: whole numbers (h, w), large or sparse; 0, negative ones and NaN are background.
     """
@@ -32,7 +32,7 @@ def dense(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def distinct(labels: np.ndarray) -> np.ndarray:
-    """All values (n,) in an array (h, w), in order."""
+    """Return all values (n,) in an array (h, w), in order."""
     found = [np.unique(labels[rows]) for rows in strips(labels.shape)]
     return np.unique(np.concatenate(found)) if found else np.empty(0, labels.dtype)
 
@@ -73,7 +73,7 @@ def commonest(instances: np.ndarray, types: np.ndarray) -> np.ndarray:
 
 
 def strips(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Slices of rows that hold about `STRIP` pixels each."""
+    """Yield slices of rows that hold about `STRIP` pixels each."""
     rows = max(STRIP // max(shape[1], 1), 1)
     for first in range(0, shape[0], rows):
         yield slice(first, first + rows)

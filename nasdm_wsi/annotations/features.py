@@ -105,7 +105,7 @@ def class_of(properties: dict, class_property: str | None = None) -> str:
 
 
 def class_name(classification: Any) -> str:
-    """The class as one name, its parts separated by colons.
+    """Return the class as one name, its parts separated by colons.
 
     Classifications are names or numbers, or QuPath's objects with ``name`` or ``names`` and perhaps
     a ``parentClass``; after a round trip through GeoPandas these objects are JSON in a text.

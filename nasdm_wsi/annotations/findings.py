@@ -84,7 +84,7 @@ class Findings:
         return [(name, self._meaning(name), n) for name, n in self.counts.most_common()]
 
     def summary(self) -> str:
-        """The notes in words, with the number of objects whose class is left out."""
+        """Return the notes in words, with the number of objects whose class is left out."""
         left_out = sum(n for name, n in self.counts.items() if self._numbers.get(name, 0) is None)
         notes = self.notes + Counter({"of ignored classes": left_out})
         return ", ".join(f"{n} {what}" for what, n in sorted(notes.items()))

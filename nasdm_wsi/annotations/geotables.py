@@ -57,7 +57,7 @@ def _add_vertices(outlines: Outlines, frame: Any, path: Path) -> None:
 
 
 def _frames(source: Source) -> Iterator[Any]:
-    """The tables of a file, as data frames.
+    """Yield the tables of a file, as data frames.
 
     Raises:
         AnnotationError: GeoPandas is not installed, or cannot read the file.

@@ -24,7 +24,7 @@ FIELDS = ("inst_map", "type_map", "inst_type", "inst_uid")
 
 
 def read_instances(source: Source) -> tuple[np.ndarray, list[str]]:
-    """Instances int (h, w), 0 = none, and the class names of instances 1, 2, ...
+    """Return instances int (h, w), 0 = none, and the class names of instances 1, 2, ...
 
     Raises:
         AnnotationError: a damaged file, or types that do not fit the instances.
@@ -57,7 +57,7 @@ def _names(fields: dict, instances: np.ndarray, ids: np.ndarray) -> list[str]:
 
 
 def fields_of(path: Path) -> set[str]:
-    """The names of the variables in a MATLAB file; none if it is damaged."""
+    """Return the names of the variables in a MATLAB file; none if it is damaged."""
     try:
         return mat_names(path)
     except IsolatedError:

@@ -66,7 +66,7 @@ def readable(path: object) -> Iterator[None]:
 
 
 def texts(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[tuple[str, Any]]:
-    """Name and open file of each JSON text in a file: all entries of a zip, else one.
+    """Yield name and open file of each JSON text in a file: all entries of a zip, else one.
 
     Byte order marks are skipped; UTF-16 and UTF-32 are turned into UTF-8. Packed text may be 50
     times as large as the file, or as large as a quarter of ``max_pixels`` in bytes.

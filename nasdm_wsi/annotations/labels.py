@@ -83,7 +83,7 @@ def _traced(instances: np.ndarray, types: np.ndarray, mpp: float) -> Iterator[Nu
 
 
 def pieces(mask: np.ndarray, y0: int, x0: int) -> list[shapely.Polygon]:
-    """The outline of each 4-connected piece of mask (h, w), whose corner is at y0, x0."""
+    """Return the outline of each 4-connected piece of mask (h, w), whose corner is at y0, x0."""
     numbered, _ = ndimage.label(mask)
     # Only the box of each piece is looked at: a binary mask has thousands of them.
     return [
@@ -102,7 +102,7 @@ def _outline(mask: np.ndarray, y0: int, x0: int) -> shapely.Polygon:
 
 
 def split_touching(types: np.ndarray) -> np.ndarray:
-    """Instances int32 (h, w), 1-based, from types uint8 (h, w); 0 and 255 stay 0.
+    """Return instances int32 (h, w), 1-based, from types uint8 (h, w); 0 and 255 stay 0.
 
     Touching nuclei of one type are separated by a watershed on the smoothed distance to the nearest
     pixel of anything else, which suits nuclei of about 8 to 20 pixels.
@@ -250,7 +250,7 @@ def _as_stack(array: np.ndarray, path: Path) -> tuple[str, np.ndarray]:
 
 
 def _layers(tile: np.ndarray, kind: str) -> Iterator[tuple[np.ndarray, Any]]:
-    """Instances (h, w) with one class name for all, or with type numbers (h, w)."""
+    """Yield instances (h, w) with one class name for all, or with type numbers (h, w)."""
     if kind == "instances":
         yield tile, UNTYPED
     elif kind == "Lizard":
@@ -261,7 +261,7 @@ def _layers(tile: np.ndarray, kind: str) -> Iterator[tuple[np.ndarray, Any]]:
 
 
 def _nuclei(labels: np.ndarray, classes: Any, reading: Reading) -> Nuclei:
-    """The nuclei of one layer; all its instances are counted by class."""
+    """Return the nuclei of one layer; all its instances are counted by class."""
     instances, ids = dense(labels)
     if negative := sum(int((labels[rows] < 0).sum()) for rows in strips(labels.shape)):
         reading.findings.warn(f"{negative:,} pixels have negative labels and count as background")
@@ -273,7 +273,7 @@ def _nuclei(labels: np.ndarray, classes: Any, reading: Reading) -> Nuclei:
 
 
 def _names(instances: np.ndarray, count: int, classes: Any) -> list[str]:
-    """The class name of each instance 1, 2, ..."""
+    """Return the class name of each instance 1, 2, ..."""
     if isinstance(classes, str):
         return [classes] * count
     numbers = commonest(instances, classes)

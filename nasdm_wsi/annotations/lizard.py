@@ -24,7 +24,7 @@ MPP = 0.5  # of Lizard
 
 
 def read_mat(path: str | Path, *, mpp: float = MPP, max_pixels: int = MAX_PIXELS) -> Nuclei:
-    """The nuclei of a Lizard ``.mat``; ``mpp`` is that of its image.
+    """Return the nuclei of a Lizard ``.mat``; ``mpp`` is that of its image.
 
     Raises:
         AnnotationError: as `read_mat_labels`; no nuclei; an impossible ``mpp``.
@@ -39,7 +39,7 @@ def read_mat(path: str | Path, *, mpp: float = MPP, max_pixels: int = MAX_PIXELS
 def read_mat_labels(
     path: str | Path, max_pixels: int = MAX_PIXELS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A Lizard ``.mat`` as instances int32 (h, w), 0 = none, and types uint8 (h, w).
+    """Return a Lizard ``.mat`` as instances int32 (h, w), 0 = none, and types uint8 (h, w).
 
     Reads ``inst_map`` (h, w), ``id`` (n, 1) and ``class`` (n, 1); other fields are ignored.
 
@@ -51,7 +51,7 @@ def read_mat_labels(
 
 
 def _read_mat(path: Path, max_pixels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Instances int32 (h, w) and a table from instance to type, uint8 (largest id + 1,)."""
+    """Return instances int32 (h, w) and a table from instance to type, uint8 (largest id + 1,)."""
     if not path.is_file():
         raise AnnotationError(f"{path}: no such file: check the path")
     try:

@@ -73,7 +73,7 @@ class Nuclei(Columns):
         ids: Sequence[str] | None = None,
         tissue: shapely.Geometry | None = None,
     ) -> Nuclei:
-        """Nuclei from (n,) shapely polygons and (n,) type numbers.
+        """Return nuclei from (n,) shapely polygons and (n,) type numbers.
 
         Each part of a MultiPolygon becomes a nucleus of its own (the first keeps the id); empty
         polygons are left out.
@@ -150,7 +150,7 @@ class Nuclei(Columns):
         contours: str = "auto",
         **classes: Any,
     ) -> Nuclei:
-        """Nuclei from a GeoDataFrame of polygons.
+        """Return nuclei from a GeoDataFrame of polygons.
 
         ``mpp`` is that of their coordinates. ``column`` holds the class names, a column "id" the
         ids, of which UUIDs are kept. The rest is as in `from_geojson`.
@@ -193,7 +193,7 @@ class Nuclei(Columns):
         return self._drawing() if 0 < len(self) <= MOST_TO_DRAW else None
 
     def _drawing(self) -> bytes:
-        """The nuclei in the colours of their types, as a PNG; holes are white."""
+        """Return the nuclei in the colours of their types, as a PNG; holes are white."""
         y0, x0, y1, x1 = self.extent()
         scale = SIDE / max(y1 - y0, x1 - x0)
         size = max(1, round((x1 - x0) * scale)), max(1, round((y1 - y0) * scale))

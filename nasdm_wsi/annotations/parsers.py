@@ -25,7 +25,7 @@ BATCH = 4096  # rows of a store at a time
 
 
 def mat_names(path: Path) -> set[str]:
-    """The names of the variables in a MATLAB file.
+    """Return the names of the variables in a MATLAB file.
 
     Raises:
         IsolatedError: the file cannot be read.
@@ -43,7 +43,7 @@ def mat_variables(path: Path, names: Sequence[str], max_pixels: int = MAX_PIXELS
 
 
 def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """The pixels of a PNG or TIFF as they are stored.
+    """Return the pixels of a PNG or TIFF as they are stored.
 
     Raises:
         IsolatedError: the file cannot be read, or is too large.
@@ -72,7 +72,7 @@ def read_npz(path: Path, names: Sequence[str], max_pixels: int = MAX_PIXELS) -> 
 
 
 def read_frames(path: Path, *, parquet: bool) -> Iterator[Any]:
-    """The layers of a file as data frames of GeoPandas, or of pandas if it has no geometry.
+    """Yield the layers of a file as data frames of GeoPandas, or of pandas if it has no geometry.
 
     Raises:
         IsolatedError: the file cannot be read.
@@ -81,7 +81,7 @@ def read_frames(path: Path, *, parquet: bool) -> Iterator[Any]:
 
 
 def read_zarr(path: Path, level: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """The array of a level of a Zarr group.
+    """Return the array of a level of a Zarr group.
 
     Raises:
         IsolatedError: it cannot be read, or is too large.

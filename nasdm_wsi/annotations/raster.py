@@ -97,7 +97,7 @@ class Conditioning:
         self._recent = _Recent(CACHE_BYTES)
 
     def planes(self, names: Sequence[str], box: Box) -> np.ndarray:
-        """The planes of a box in the order of their names: float32 (len(names), h, w).
+        """Return the planes of a box in the order of their names: float32 (len(names), h, w).
 
         Raises:
             PlanError: a name that is none of `types.PLANES`.
@@ -181,7 +181,7 @@ class _Recent:
         self._lock = Lock()
 
     def get(self, box: Box) -> np.ndarray | None:
-        """The array of a box, or None if it is not kept."""
+        """Return the array of a box, or None if it is not kept."""
         with self._lock:
             if box in self._arrays:
                 self._arrays.move_to_end(box)
@@ -208,14 +208,14 @@ def _outline_edges(outline: shapely.Geometry) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fixed(coords: np.ndarray) -> np.ndarray:
-    """Coordinates in whole 1 / GRID pixels: int64."""
+    """Return coordinates in whole 1 / GRID pixels: int64."""
     return np.clip(np.rint(coords * GRID), -FAR, FAR).astype(np.int64)
 
 
 def _inside(
     a: np.ndarray, b: np.ndarray, owner: np.ndarray, box: Box
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels inside polygons, as (flat index in the box, owner) by ascending owner.
+    """Return pixels inside polygons, as (flat index in the box, owner) by ascending owner.
 
     a, b: the ends of edges, int64 (e, 2), as x and y in 1 / GRID pixels. owner: int (e,), the
     polygon of each edge. A pixel is inside where an odd number of its polygon's edges cross its row

@@ -47,7 +47,7 @@ def _rois(source: Source) -> list[Any]:
 
 
 def _composite(roi: Any) -> shapely.Geometry:
-    """The area of several paths, in which a path within another is a hole."""
+    """Return the area of several paths, in which a path within another is a hole."""
     paths = [shapely.Polygon(path) for path in roi.coordinates(multi=True) if len(path) > 2]
     return reduce(shapely.symmetric_difference, map(shapely.make_valid, paths), shapely.Polygon())
 

@@ -74,7 +74,7 @@ _KNOWN_VAGUE = {plain_name(name): _VAGUE_TYPE for name in _VAGUE}
 
 
 def known_names() -> dict[str, list[str]]:
-    """All known class names, grouped by how they are read."""
+    """Return all known class names, grouped by how they are read."""
     groups = {name: [name, *aliases.split(", ")] for name, _, aliases in _ROWS[1:]}
     groups[f"{TYPES[_VAGUE_TYPE]}, with a warning"] = list(_VAGUE)
     groups["nothing: left out"] = list(_LEFT_OUT)

@@ -15,7 +15,7 @@ _ROOT = re.compile(rb"<([A-Za-z_][\w.:-]*)")
 
 
 def root(source: Source) -> str:
-    """The name of the first element of an XML file; "" if it is none."""
+    """Return the name of the first element of an XML file; "" if it is none."""
     text = source.start.replace(b"\0", b"")  # UTF-16 has one in each letter of a name
     found = _ROOT.search(text) if text.startswith(b"<") else None
     return found[1].decode() if found else ""
@@ -48,7 +48,7 @@ def elements(path: Path) -> Iterator[tuple[str, dict[str, str] | None]]:
 
 
 def point(attributes: dict[str, str], where: str) -> tuple[float, float]:
-    """The point in the attributes X and Y of an element.
+    """Return the point in the attributes X and Y of an element.
 
     Raises:
         AnnotationError: it has none, or they are not numbers; the message begins with ``where``.

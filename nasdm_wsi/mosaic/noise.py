@@ -15,7 +15,7 @@ _OFFSET = 2**31  # tiles left of and above the canvas have negative places
 
 
 def noise(box: Box, *, seed: int, step: int | None = None, channels: int = 3) -> np.ndarray:
-    """Unit Gaussian noise, float32 (channels, h, w), of any box of the plane.
+    """Return unit Gaussian noise, float32 (channels, h, w), of any box of the plane.
 
     Without a ``step`` it is the noise that a canvas starts from. Each solver step, counted from 0,
     has independent noise.

@@ -88,7 +88,7 @@ class Stage:
     # What follows from it.
 
     def sources(self, place: Block) -> Box:
-        """The tasks of the stage before that a task reads: a rectangle."""
+        """Return the tasks of the stage before that a task reads: a rectangle."""
         return intersect(self._reads(place), self.before.cells) if self.before else (0, 0, 0, 0)
 
     def place(self, row: int, column: int) -> Block:
@@ -157,7 +157,7 @@ class Phase(Stage):
         return fused
 
     def state(self, box: Box) -> np.ndarray:
-        """The state (channels, h, w) of a box after the phase: the sum of the blocks' parts.
+        """Return the state (channels, h, w) of a box after the phase: the sum of the blocks' parts.
 
         It is zero where no part is needed.
         """
@@ -192,7 +192,7 @@ class Picture(Stage):
         raise NotImplementedError
 
     def pixels(self, box: Box) -> np.ndarray:
-        """The pixels of a box, uint8 (h, w, 3), when all that hold it are done."""
+        """Return the pixels of a box, uint8 (h, w, 3), when all that hold it are done."""
         out = np.empty((*shape(box), 3), np.uint8)
         for place in cells_in(intersect(self.holders(box), self.cells)):
             common = intersect(box, self.covers(place))
@@ -219,11 +219,11 @@ class Pixels(Picture):
         self.product = self.part if wanted else None
 
     def covers(self, place: Block) -> Box:
-        """The pixels that the block delivers."""
+        """Return the pixels that the block delivers."""
         return self.plan.owned(place)
 
     def holders(self, box: Box) -> Box:
-        """The blocks that deliver a box of the canvas."""
+        """Return the blocks that deliver a box of the canvas."""
         return self.plan.blocks_of(box)
 
     def _reads(self, place: Block) -> Box:
@@ -292,7 +292,7 @@ class Level(Picture):
             self.canvas.store.write(self.part, place, halved(pixels))
 
     def encoded(self) -> Iterator[bytes]:
-        """The encoded tiles in raster order, when all are done."""
+        """Yield the encoded tiles in raster order, when all are done."""
         for place in cells_in(self.cells):
             glass = self.is_glass(place)
             yield self._blank if glass else self.canvas.store.read(self.tiles, place)
@@ -304,7 +304,7 @@ class Level(Picture):
 
 
 def phases_of(canvas: Canvas) -> list[Phase]:
-    """The phases of a job."""
+    """Return the phases of a job."""
     phases: list[Phase] = []
     for number, cells in enumerate(canvas.plan.needed(canvas.job.region)):
         phases.append(Phase(canvas, number, cells, phases[-1] if phases else None))
@@ -312,7 +312,7 @@ def phases_of(canvas: Canvas) -> list[Phase]:
 
 
 def levels_of(canvas: Canvas, pyramid: Pyramid, pixels: Pixels) -> list[Level]:
-    """The levels of a job's pyramid."""
+    """Return the levels of a job's pyramid."""
     top, left = canvas.job.region[:2]
     levels = [Level(canvas, pyramid, 0, pixels, (top, left))]
     for number in range(1, len(pyramid.shapes)):

@@ -136,7 +136,7 @@ def _write(
 
 
 def _encoding_tags(pyramid: Pyramid) -> dict[str, Any]:
-    """The arguments of tifffile that say how tiles are encoded."""
+    """Return the arguments of tifffile that say how tiles are encoded."""
     photometric = "rgb" if len(pyramid.shape) == 3 else "minisblack"
     if pyramid.deflated:
         return {"photometric": photometric, "compression": "zlib", "predictor": True}
@@ -168,7 +168,7 @@ class _Stored:
 
 
 def _rows(pixels: Any, *, side: int, sink: BinaryIO) -> Iterator[list[np.ndarray]]:
-    """The rows of tiles of a level, while those of the next level go to ``sink``."""
+    """Yield the rows of tiles of a level, while those of the next level go to ``sink``."""
     for y in range(0, pixels.shape[0], side):
         rows = np.asarray(pixels[y : y + side])
         # A plain write fails when the disk is full, where a memory map would kill the process.
@@ -194,7 +194,7 @@ def _link_levels(path: Path) -> None:
 
 
 def _ome_xml(pyramid: Pyramid, *, mpp: float, description: str) -> bytes:
-    """The OME-XML of one image, as UTF-8.
+    """Return the OME-XML of one image, as UTF-8.
 
     The encoding is not ASCII, because Bio-Formats silently ignores the pyramid if the micro sign is
     a character reference.

@@ -68,7 +68,7 @@ def _write_levels(
 
 
 def _halved(finer: zarr.Array, y: int, x: int, tile: int) -> np.ndarray:
-    """The pixels of the shard at (y, x), (h, w, 3) or (h, w), from the level before."""
+    """Return the pixels of the shard at (y, x), (h, w, 3) or (h, w), from the level before."""
     fine = finer[..., 2 * y : 2 * (y + tile), 2 * x : 2 * (x + SHARD_TILES * tile)]
     return halved(np.moveaxis(np.asarray(fine), 0, -1) if finer.ndim == 3 else np.asarray(fine))
 
@@ -92,7 +92,7 @@ def _axes(shape: Shape) -> list[dict[str, str]]:
 
 
 def _attributes(name: str, shapes: list[Shape], *, mpp: float, description: str) -> dict[str, Any]:
-    """The attributes of the group: those of OME, and the description."""
+    """Return the attributes of the group: those of OME, and the description."""
     rgb = len(shapes[0]) == 3
     ome: dict[str, Any] = {
         "version": "0.5",
@@ -158,7 +158,7 @@ class Reader:
     def read_region(
         self, corner: tuple[int, int], level: int, size: tuple[int, int]
     ) -> Image.Image:
-        """The pixels of ``size`` (width, height); ``corner`` (x, y) counts in level 0."""
+        """Return the pixels of ``size`` (width, height); ``corner`` (x, y) counts in level 0."""
         x, y = (round(place / self.level_downsamples[level]) for place in corner)
         part = self._levels[level][:, y : y + size[1], x : x + size[0]]
         return Image.fromarray(np.ascontiguousarray(np.moveaxis(part, 0, -1)))

@@ -71,12 +71,12 @@ class Pyramid:
         return shapes
 
     def grid(self, level: int) -> tuple[int, int]:
-        """The number of rows and columns of tiles of a level."""
+        """Return the number of rows and columns of tiles of a level."""
         h, w = self.shapes[level][:2]
         return -(-h // self.tile), -(-w // self.tile)
 
     def box(self, level: int, place: Block) -> Box:
-        """The pixels (y0, x0, y1, x1) of a level that the tile in a row and column shows."""
+        """Return the pixels (y0, x0, y1, x1) of a level that the tile in a row and column shows."""
         (i, j), side, (h, w) = place, self.tile, self.shapes[level][:2]
         return intersect((i * side, j * side, (i + 1) * side, (j + 1) * side), (0, 0, h, w))
 
@@ -97,7 +97,7 @@ class Pyramid:
         return (2, 2) if self.quality < 90 else (2, 1)
 
     def encode(self, pixels: np.ndarray) -> bytes:
-        """A tile of a level; beyond the picture it is white, or background in labels."""
+        """Return a tile of a level; beyond the picture it is white, or background in labels."""
         beyond = 255 if pixels.ndim == 3 else 0
         tile = np.full((self.tile, self.tile, *pixels.shape[2:]), beyond, self.dtype)
         tile[: pixels.shape[0], : pixels.shape[1]] = pixels

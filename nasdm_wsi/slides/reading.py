@@ -94,7 +94,7 @@ class Slide:
         return mpp
 
     def read(self, box: Box, *, mpp: float) -> np.ndarray:
-        """The pixels of ``box``, uint8 (h, w, 3); outside the slide they are white.
+        """Return the pixels of ``box``, uint8 (h, w, 3); outside the slide they are white.
 
         Args:
             box: in pixels of ``mpp``, counted from the corner of the slide.
@@ -119,7 +119,7 @@ class Slide:
         return np.asarray(resampled)
 
     def thumbnail(self, side: int = SIDE) -> np.ndarray:
-        """The whole slide, uint8 (h, w, 3), whose longer side has at most ``side`` pixels.
+        """Return the whole slide, uint8 (h, w, 3), whose longer side has at most ``side`` pixels.
 
         Raises:
             SlideError: the file is damaged.
@@ -146,7 +146,7 @@ class Slide:
             return None
 
     def _level(self, scale: float) -> int:
-        """The coarsest level whose pixels are at most ``scale`` pixels of level 0 wide."""
+        """Return the coarsest level whose pixels are at most ``scale`` pixels of level 0 wide."""
         return max(0, sum(down <= scale * 1.01 for down in self._downsamples) - 1)
 
     def _read_level(self, level: int, frame: Box) -> Image.Image:
@@ -177,7 +177,7 @@ def open_slide(path: str | Path) -> Slide:
 def tissue_sample(
     path: str | Path, *, mpp: float = 0.5, size: int = 256, count: int = 24, seed: int = 0
 ) -> np.ndarray:
-    """Tiles of tissue for measuring stain, uint8 (n, size, size, 3), n at most ``count``.
+    """Return tiles of tissue for measuring stain, uint8 (n, size, size, 3), n at most ``count``.
 
     They are drawn at random, without overlap, from the tiles that are at least half tissue (ink and
     black areas do not count as tissue); if there are none, from those with the most tissue. If an
@@ -255,7 +255,7 @@ def _open_reader(path: Path) -> Any:
 
 
 def _open_tiffslide(path: Path) -> TiffSlide | None:
-    """A reader, or None if tiffslide does not know the file."""
+    """Return a reader, or None if tiffslide does not know the file."""
     try:
         slide = TiffSlide(path)
     except Exception:
@@ -277,13 +277,13 @@ def _open_picture(path: Path) -> ImageSlide:
 
 
 def _property(reader: Any, name: str) -> Any:
-    """A property, by the name that either library gives it, or None."""
+    """Return a property, by the name that either library gives it, or None."""
     values = (reader.properties.get(f"{library}.{name}") for library in ("openslide", "tiffslide"))
     return next((value for value in values if value is not None), None)
 
 
 def _description(comment: str) -> str:
-    """The description in OME-XML; any other comment unchanged."""
+    """Return the description in OME-XML; any other comment unchanged."""
     if "<OME" not in comment:
         return comment
     try:
@@ -293,7 +293,7 @@ def _description(comment: str) -> str:
 
 
 def _mpp(reader: Any, path: Path) -> float | None:
-    """Micrometres per pixel, the mean of both directions; None if a value is implausible.
+    """Return micrometres per pixel, the mean of both directions; None if a value is implausible.
 
     Raises:
         SlideError: the pixels are not square.

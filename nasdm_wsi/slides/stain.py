@@ -36,7 +36,7 @@ STYLES = {
 
 
 def haematoxylin(rgb: np.ndarray) -> np.ndarray:
-    """The amount of haematoxylin, float32 (...), of uint8 RGB (..., 3)."""
+    """Return the amount of haematoxylin, float32 (...), of uint8 RGB (..., 3)."""
     return optical_density(rgb) @ hed_from_rgb[:, 0].astype(np.float32)
 
 
@@ -129,7 +129,7 @@ def normalise(rgb: np.ndarray, *, source: Stains, target: Stains) -> np.ndarray:
 
 
 def vahadane(tissue: np.ndarray, *, sparsity: float = 0.1, rounds: int = 200) -> np.ndarray:
-    """Two stain vectors (2, 3) of tissue pixels, uint8 (n, 3), by sparse factorisation.
+    """Return two stain vectors (2, 3) of tissue pixels, uint8 (n, 3), by sparse factorisation.
 
     Minimises ``|V - H W|^2 / 2 + sparsity |H|_1`` over non-negative amounts H and unit rows of W
     (Vahadane and others), by turns; at most 50,000 pixels are used.
@@ -182,5 +182,5 @@ def _amounts(density: np.ndarray, vectors: np.ndarray, sparsity: float) -> np.nd
 
 
 def _haematoxylin_first(vectors: np.ndarray) -> np.ndarray:
-    """The vectors with haematoxylin, which absorbs more red relative to green, first."""
+    """Return the vectors with haematoxylin, which absorbs more red relative to green, first."""
     return vectors[np.argsort(-vectors[:, 0] / np.maximum(vectors[:, 1], 1e-9))]

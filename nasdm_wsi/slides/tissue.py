@@ -23,7 +23,7 @@ FOLD = 6.0  # pixels; density is smoothed by a Gaussian so wide, because nuclei 
 
 
 def optical_density(rgb: np.ndarray) -> np.ndarray:
-    """Optical density, float32 (..., 3) and at least 0, of uint8 RGB (..., 3)."""
+    """Return optical density, float32 (..., 3) and at least 0, of uint8 RGB (..., 3)."""
     return _DENSITY[rgb]
 
 

@@ -126,7 +126,7 @@ def prepare(
 
 
 def read_manifest(path: Path) -> dict:
-    """The manifest of a prepared dataset, with the pixel size of each region.
+    """Return the manifest of a prepared dataset, with the pixel size of each region.
 
     Raises:
         DatasetError: ``path`` is no prepared dataset, of another version, or damaged.
@@ -146,7 +146,7 @@ def read_manifest(path: Path) -> dict:
 
 
 def read_regions(path: Path) -> Iterator[Region]:
-    """The regions of a prepared dataset, in the manifest's order.
+    """Yield the regions of a prepared dataset, in the manifest's order.
 
     Raises:
         DatasetError: it is no prepared dataset, or it is damaged.
@@ -162,7 +162,7 @@ def read_regions(path: Path) -> Iterator[Region]:
 
 
 def dataset_mpp(path: Path) -> float:
-    """The pixel size that all regions of a prepared dataset share, in micrometres.
+    """Return the pixel size that all regions of a prepared dataset share, in micrometres.
 
     Raises:
         DatasetError: it is no prepared dataset, or its regions have several pixel sizes.

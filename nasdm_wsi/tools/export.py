@@ -108,7 +108,7 @@ def _check(out: Path, form: str, *, overwrite: bool) -> None:
 def _read_nuclei(
     slide: Slide, labels: str | Path | None, *, mpp: float | None, **reading: Any
 ) -> Nuclei:
-    """The nuclei in pixels of the slide, relative to its corner."""
+    """Return the nuclei in pixels of the slide, relative to its corner."""
     if labels is None:
         labels = labels_path(slide.path)
         if not labels.exists():
@@ -179,7 +179,7 @@ def _provenance(slide: Slide) -> str:
 
 
 def _cuts(length: int, side: int) -> list[int]:
-    """The bounds of nearly equal parts, of at most ``side``, of a length."""
+    """Return the bounds of nearly equal parts, of at most ``side``, of a length."""
     parts = math.ceil(length / side)
     return [length * k // parts for k in range(parts + 1)]
 

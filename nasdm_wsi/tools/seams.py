@@ -121,7 +121,7 @@ class Grid:
 
 
 def rendered_grid(description: str) -> Grid | None:
-    """The grid of a slide that `rendering.render` made, or None for other slides."""
+    """Return the grid of a slide that `rendering.render` made, or None for other slides."""
     try:
         facts = json.loads(description[description.index("{") : description.rindex("}") + 1])
         plan, (y0, x0, *_) = facts["plan"], facts["region"]
@@ -203,7 +203,7 @@ class _View:
 
 
 def _views(slide: Slide, grid: Grid, rng: np.random.Generator) -> Iterator[_View]:
-    """Both views of randomly chosen cells that are at least half tissue."""
+    """Yield both views of randomly chosen cells that are at least half tissue."""
     most = max(2, MOST_PIXELS // grid.cell**2)
     kept = 0
     for y0, x0, y1, x1 in rng.permutation(grid.cells(slide.size))[: 8 * most].tolist():
@@ -261,13 +261,13 @@ def _ratio(sums: np.ndarray) -> np.ndarray:
 
 
 def _bands(plane: np.ndarray, grid: Grid) -> np.ndarray:
-    """Sums over bands STEP pixels wide, the first centred on the start of the cell."""
+    """Return sums over bands STEP pixels wide, the first centred on the start of the cell."""
     start = MARGIN - STEP // 2
     return plane[:, start : start + grid.cell].reshape(len(plane), -1, STEP).sum(axis=(0, 2))
 
 
 def _rolled(bands: np.ndarray) -> np.ndarray:
-    """The bands (n, ...) of a cell under each shift, (n, n, ...)."""
+    """Return the bands (n, ...) of a cell under each shift, (n, n, ...)."""
     n = len(bands)
     return bands[(np.arange(n) + np.arange(n)[:, None]) % n]
 
@@ -283,7 +283,7 @@ def _histograms(view: _View, grid: Grid) -> Table:
 
 
 def _divergence(sums: np.ndarray) -> np.ndarray:
-    """The Jensen-Shannon divergence in bits."""
+    """Return the Jensen-Shannon divergence in bits."""
     near, middle = np.split(sums, 2, axis=-1)
     return jensenshannon(near, middle, base=2, axis=-1) ** 2
 
@@ -355,7 +355,7 @@ def _jumps(view: _View, grid: Grid) -> Table:
 
 
 def _tables(view: _View, grid: Grid) -> dict[str, tuple[Statistic, Table]]:
-    """The tables of a view, by the name of the measure."""
+    """Return the tables of a view, by the name of the measure."""
     tables: dict[str, tuple[Statistic, Table]] = {}
     for kind in grid.lines:
         name = f"gradient ratio, {view.lines} {kind} lines"
@@ -375,7 +375,7 @@ def _tables(view: _View, grid: Grid) -> dict[str, tuple[Statistic, Table]]:
 
 
 def _finding(name: str, cells: list, rng: np.random.Generator) -> Finding:
-    """The finding of one measure; `measure_seams` decides whether it is a seam."""
+    """Return the finding of one measure; `measure_seams` decides whether it is a seam."""
     statistic = next(tables[name][0] for _, tables in cells if name in tables)
     table = np.stack([tables[name][1] for _, tables in cells if name in tables])
     lines = [line for line, tables in cells if name in tables]
@@ -394,7 +394,7 @@ def _finding(name: str, cells: list, rng: np.random.Generator) -> Finding:
 
 
 def _chance(tables: np.ndarray, lines: list, rng: np.random.Generator) -> np.ndarray:
-    """Sums (DRAWS, n) of tables (cells, shifts, n) with each line shifted at random."""
+    """Return sums (DRAWS, n) of tables (cells, shifts, n) with each line shifted at random."""
     total = np.zeros((DRAWS, tables.shape[2]))
     for line in sorted(set(lines)):
         table = tables[[other == line for other in lines]].sum(axis=0)
@@ -403,7 +403,7 @@ def _chance(tables: np.ndarray, lines: list, rng: np.random.Generator) -> np.nda
 
 
 def _interval(tables: np.ndarray, statistic: Statistic, rng: np.random.Generator) -> np.ndarray:
-    """The 95 % bootstrap interval over the segments of tables (cells, segments, n)."""
+    """Return the 95 % bootstrap interval over the segments of tables (cells, segments, n)."""
     parts = tables.reshape(-1, tables.shape[-1])
     counts = rng.multinomial(len(parts), np.full(len(parts), 1 / len(parts)), size=DRAWS)
     return np.quantile(statistic(counts @ parts), [0.025, 0.975])

@@ -45,7 +45,7 @@ class Labelled:
 
 
 def find(source: Path) -> list[Labelled]:
-    """All labelled pictures in a folder, by name.
+    """Return all labelled pictures in a folder, by name.
 
     Raises:
         DatasetError: it has none of the layouts, a picture has no labels, or labels have no
@@ -66,7 +66,7 @@ def find(source: Path) -> list[Labelled]:
 def read_labels(
     path: Path, class_map: Mapping[str, str] | None = None, ignore_classes: Iterable[str] = ()
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Instances int (h, w), 0 = none, and types uint8 (h, w), 255 where nothing is known.
+    """Return instances int (h, w), 0 = none, and types uint8 (h, w), 255 where nothing is known.
 
     ``class_map`` and ``ignore_classes`` say what the numbers of HoVer-Net and CoNSeP mean; nuclei
     that are left out count as unknown.
@@ -90,7 +90,7 @@ def read_labels(
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """The pixels of a picture as they are stored."""
+    """Return the pixels of a picture as they are stored."""
     with Image.open(path) as file:
         return np.array(file)
 
@@ -99,7 +99,7 @@ Files = dict[str, list[Path]]  # by their names without suffix
 
 
 def _files(folder: Path, *suffixes: str, deep: bool = False) -> Files:
-    """The files in a folder, by default the pictures; hidden ones are left out.
+    """Return the files in a folder, by default the pictures; hidden ones are left out.
 
     deep: also those in folders within it.
     """
@@ -125,7 +125,7 @@ def _lizard(folders: dict[str, Path], source: Path) -> list[Labelled]:
 
 
 def _folds(table: Path) -> dict[str, int]:
-    """The fold of each picture, from Lizard's columns Filename and Split.
+    """Return the fold of each picture, from Lizard's columns Filename and Split.
 
     Raises:
         DatasetError: the table has other columns.
@@ -141,7 +141,7 @@ def _folds(table: Path) -> dict[str, int]:
 
 
 def _paired(pictures: Files, labels: Files, source: Path) -> list[Labelled]:
-    """Each picture with its labels.
+    """Return each picture with its labels.
 
     Raises:
         DatasetError: there are no pictures, a picture or its labels are missing, or there are two.

@@ -208,7 +208,7 @@ class _Shown:
             raise Gone(f"{self.slide.path.name} was deleted or moved: put it back, or view others")
 
     def about(self) -> dict[str, Any]:
-        """The facts that the page loads first."""
+        """Return the facts that the page loads first."""
         self.check_there()
         height, width = self.slide.size
         description = self.slide.description
@@ -230,7 +230,7 @@ class _Shown:
         }
 
     def tile(self, level: int, x: int, y: int) -> bytes:
-        """A tile as JPEG, with ``OVERLAP`` except at the edges of the slide."""
+        """Return a tile as JPEG, with ``OVERLAP`` except at the edges of the slide."""
         box, down = self._box(level, x, y)
         y0, x0, y1, x1 = (n // down for n in box)
         height, width = (math.ceil(n / down) for n in self.slide.size)
@@ -242,14 +242,14 @@ class _Shown:
         return encoded.getvalue()
 
     def outlines(self, level: int, x: int, y: int) -> bytes:
-        """The outlines that touch a tile; see `Overlay.outlines`."""
+        """Return the outlines that touch a tile; see `Overlay.outlines`."""
         box, down = self._box(level, x, y)
         if level < self.top - OUTLINED:
             raise NotFound
         return self.overlay.outlines(box, down=down)
 
     def counts(self, level: int, x: int, y: int) -> bytes:
-        """The number of nuclei in each cell of a tile; see `Overlay.counts`."""
+        """Return the number of nuclei in each cell of a tile; see `Overlay.counts`."""
         box, down = self._box(level, x, y)
         return self.overlay.counts(box, cell=CELL * down).tobytes()
 
@@ -265,7 +265,7 @@ class _Shown:
         return self._overlay
 
     def _box(self, level: int, x: int, y: int) -> tuple[Box, int]:
-        """The slide pixels of a tile, and the factor by which it reduces them."""
+        """Return the slide pixels of a tile, and the factor by which it reduces them."""
         if not self.bottom <= level <= self.top:
             raise NotFound
         down = 2 ** (self.top - level)

@@ -27,7 +27,7 @@ class Overlay:
         self._y0, self._x0, self._y1, self._x1 = np.ascontiguousarray(nuclei.boxes().T)
 
     def outlines(self, box: Box, *, down: int = 1) -> bytes:
-        """The complete rings of all nuclei whose bounding boxes meet ``box``.
+        """Return the complete rings of all nuclei whose bounding boxes meet ``box``.
 
         uint32 n; n lengths in vertices and n type numbers, uint32; then x, y of all vertices,
         float32, relative to the corner of ``box``. For a slide that is reduced by the factor
