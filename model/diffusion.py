@@ -99,7 +99,7 @@ class Denoiser(nn.Module):
         return self.error(x0 + noise * sigma[:, None, None, None], sigma, condition, x0)
 
     def error(self, x: Tensor, sigma: Tensor, condition: Condition, target: Tensor) -> Tensor:
-        """Return the weighted squared error of the estimates of noisy ``x`` against a target, (n,)."""
+        """Return the weighted squared error of estimates of noisy ``x`` against a target, (n,)."""
         error = self(x, sigma, condition) - target
         return self.weight(sigma) * error.square().mean(dim=(1, 2, 3))
 
