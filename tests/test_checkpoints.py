@@ -11,12 +11,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from nasdm_wsi.annotations.types import PLANES, TYPES
+from nasdm_wsi.annotations.types import TYPES
 from nasdm_wsi.checkpoints import KEY, OLD_KEY, Sampler, read_header
 from nasdm_wsi.errors import CheckpointError
 from nasdm_wsi.model.checkpoint import SHIPPED, digest, load, load_weights, save
 from nasdm_wsi.model.config import PRESETS
 from nasdm_wsi.model.families import build
+from nasdm_wsi.model.planes import ALL_PLANES
 from nasdm_wsi.model.training.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # tensorboard's own
@@ -58,10 +59,10 @@ def test_a_header_comes_back_as_it_was_written(weights, tmp_path):
 def test_the_shipped_weights_tell_all_that_a_render_needs():
     header, _ = read_header(SHIPPED)
     assert (header.kind, header.family, header.mpp, header.halo) == ("weights", "local", 0.5, 72)
-    assert header.planes == PLANES and header.types == TYPES[1:]
-    assert header.sampler == Sampler("dpmpp_2m", steps=8, channels=6)
-    assert header.guidance == 1.0 and header.training.preset == "small-adversarial"
-    assert header.training.seen == 28_800 and header.training.settings["crop"] == 96
+    assert header.planes == ALL_PLANES and header.types == TYPES[1:]
+    assert header.sampler == Sampler("dpmpp_2m", steps=4, channels=6)
+    assert header.guidance == 1.0 and header.training.preset == "small-regions"
+    assert header.training.settings["crop"] == 128 and header.sha256
 
 
 def old_header(name, **facts):

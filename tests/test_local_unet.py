@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -94,7 +95,8 @@ def test_the_measured_halo_is_shorter_and_long_enough_for_the_shipped_weights():
     assert header.halo == measured_halo(network) < full
     side = 32 + 2 * full
     conditioning = Conditioning(read_annotations(EXAMPLE, mpp=0.5), (1536, 1536))
-    planes = conditioning.planes(PLANES, (480, 480, 480 + side, 480 + side))
+    planes = np.zeros((len(header.planes), side, side), np.float32)  # regions and pixels unknown
+    planes[: len(PLANES)] = conditioning.planes(PLANES, (480, 480, 480 + side, 480 + side))
     mask, style = torch.from_numpy(planes)[None], network.style_mean[None]
     noise = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     picture = sample(denoise, noise[:1], Condition(mask, style), sigmas=karras_sigmas(4))
