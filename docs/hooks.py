@@ -19,7 +19,6 @@ PAGES = (
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "model/weights/small.md",
-    "model/weights/regions.md",
 )
 
 
