@@ -24,7 +24,7 @@ from .families import FAMILIES, denoiser_of
 from .guidance import guided
 from .local_unet import STYLE_SIZE
 from .pixels import to_image
-from .planes import PIXELS, REGIONS, REGIONS_KNOWN
+from .planes import PIXELS
 from .samplers import SOLVERS, solve
 from .styles import held
 
@@ -32,7 +32,7 @@ GUIDANCE = 1.0
 GLASS = 0.92  # pixels of the empty slide, in [-1, 1]: 245 of 255
 PRECISIONS = ("float32", "bfloat16", "float16")
 # Planes that a network may take and that no render gives yet: all zero, they mean "unknown".
-MAY_BE_UNKNOWN = {*REGIONS, REGIONS_KNOWN, *PIXELS}
+MAY_BE_UNKNOWN = {*PIXELS}
 
 
 class Painter:
@@ -43,8 +43,8 @@ class Painter:
 
     Args:
         weights: a file of weights, or the name of weights in the package. Its header says at which
-            pixel size (``mpp``) and from which planes the network paints; regions and known pixels,
-            which no render gives yet, are unknown.
+            pixel size (``mpp``) and from which planes the network paints; known pixels, which no
+            render gives yet, are unknown.
         steps: of the solver; by default what the header says.
         solver: one of `samplers.SOLVERS`; by default what the header says.
         guidance: s of equation 7 (Shrivastava and Fletcher, 2023); 0 turns it off. A step takes two

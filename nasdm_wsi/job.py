@@ -189,6 +189,7 @@ class Job:
         h, w = shape(self.region)
         return [
             f"slide     {w} x {h} pixels at {self.painter.mpp} mpp, {len(self.nuclei):,} nuclei",
+            *self._region_lines(),
             f"blocks    {len(self.blocks)} of {self.plan.block_side} pixels, "
             f"margin {self.plan.margin}; {len(painted.intersection(self.blocks))} show tissue",
             f"phases    {len(needed)}",
@@ -197,6 +198,15 @@ class Job:
             f"disk      {self.disk(workers) / 1e9:.1f} GB at most",
             f"time      {minutes:.1f} minutes expected",
         ]
+
+    def _region_lines(self) -> list[str]:
+        """Return what regions are drawn, in a line, if there are any."""
+        regions = self.nuclei.regions
+        if not regions:
+            return []
+        areas = regions.square_millimetres()
+        told = (f"{n:,} {name} ({areas[name]:.3g} mm2)" for name, n in regions.counts().items())
+        return [f"regions   {', '.join(told)}"]
 
     def _window_pixels(self, block: Block) -> int:
         return sum(math.prod(shape(self.plan.window(core))) for core in self.plan.cores(block))

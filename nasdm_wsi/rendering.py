@@ -18,6 +18,7 @@ import numpy as np
 from .annotations.formats import read_contents
 from .annotations.nuclei import Nuclei
 from .annotations.plausible import MOST_CANVAS, check_canvas, on_canvas
+from .annotations.regions import unpainted
 from .delivery import (
     check_disk,
     check_output,
@@ -95,7 +96,8 @@ def plan_render(
         seed: of the noise from which the slide is painted, 0 to 2**64 - 1.
         max_canvas: a larger canvas is refused.
 
-    Nuclei outside the slide and a region without nuclei are logged as warnings.
+    Nuclei outside the slide, a region without nuclei, and tissue regions that the painter has no
+    planes for are logged as warnings.
 
     Raises:
         PlanError: an empty or too large canvas, one on which no nucleus lies, a region outside it,
@@ -121,6 +123,8 @@ def plan_render(
     if not 0 <= seed < 2**64:
         raise PlanError(f"seed {seed}: choose 0 to 2**64 - 1")
     for warning in on_canvas(nuclei, size, region, mpp=painter.mpp, own_mpp=own.mpp):
+        log.warning("%s", warning)
+    for warning in unpainted(nuclei.regions, painter.planes):
         log.warning("%s", warning)
     return Job(nuclei, painter, painter.plan(size), region, seed)
 
