@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, NasdmError, PlanError
 from ..geometry import Plan
-from ..job import Window
+from ..job import PIXELS, PIXELS_KNOWN, Window
 from ..slides.reading import find_style
 from .arithmetic import arithmetic as arithmetic_of
 from .checkpoint import SHIPPED, WEIGHTS, checksum, find_weights, load_weights
@@ -23,8 +23,8 @@ from .diffusion import Condition, Denoise
 from .families import FAMILIES, denoiser_of
 from .guidance import guided
 from .local_unet import STYLE_SIZE
-from .pixels import to_image
-from .planes import PIXELS
+from .pixels import to_image, to_signal
+from .planes import REGIONS, REGIONS_KNOWN
 from .samplers import SOLVERS, solve
 from .styles import held
 
@@ -32,7 +32,7 @@ GUIDANCE = 1.0
 GLASS = 0.92  # pixels of the empty slide, in [-1, 1]: 245 of 255
 PRECISIONS = ("float32", "bfloat16", "float16")
 # Planes that a network may take and that no render gives yet: all zero, they mean "unknown".
-MAY_BE_UNKNOWN = {*PIXELS}
+MAY_BE_UNKNOWN = {*REGIONS, REGIONS_KNOWN}
 
 
 class Painter:
@@ -43,8 +43,8 @@ class Painter:
 
     Args:
         weights: a file of weights, or the name of weights in the package. Its header says at which
-            pixel size (``mpp``) and from which planes the network paints; known pixels, which no
-            render gives yet, are unknown.
+            pixel size (``mpp``) and from which planes the network paints; regions, which no render
+            gives yet, are unknown.
         steps: of the solver; by default what the header says.
         solver: one of `samplers.SOLVERS`; by default what the header says.
         guidance: s of equation 7 (Shrivastava and Fletcher, 2023); 0 turns it off. A step takes two
@@ -218,12 +218,13 @@ class Painter:
         tissue = np.stack([window.tissue for window in windows])
         covered = torch.from_numpy(tissue[:, None]).to(self.device)
         condition = self._condition(windows)
+        fit = _keeper(condition) if PIXELS_KNOWN in self.inputs else lambda estimate: estimate
 
         def estimate(x: Tensor, k: int) -> Tensor:
             glass = torch.full_like(x, GLASS)
             if not tissue.any():
                 return glass
-            return torch.where(covered, self._estimate(x, k, condition), glass)
+            return fit(torch.where(covered, self._estimate(x, k, condition), glass))
 
         x, previous = solve(
             estimate,
@@ -255,12 +256,19 @@ class Painter:
 
         For a stochastic solver, the solver without noise is used at the same noise levels.
         """
+        return self._of_estimate(phase, unit, np.full_like(unit, GLASS))
+
+    def kept(self, phase: int, unit: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+        """State after a phase, as `glass`, where the pixels uint8 (h, w, 3) are known."""
+        return self._of_estimate(phase, unit, to_signal(pixels))
+
+    def _of_estimate(self, phase: int, unit: np.ndarray, estimate: np.ndarray) -> np.ndarray:
+        """Return the state after a phase in which every step has estimated the same pixels."""
         solver = SOLVERS[self.solver]
-        glass = np.full_like(unit, GLASS)
         x, previous = solve(
-            lambda x, k: glass,
+            lambda x, k: estimate,
             unit * np.float32(self.sigmas[0]),
-            glass,
+            estimate,
             solver=SOLVERS["ddim"] if solver.stochastic else solver,
             sigmas=self.sigmas,
             steps=range(self.phases[phase][1]),
@@ -279,6 +287,13 @@ class Painter:
     def _tensor(self, planes: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(planes)).to(self.device)
         return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def _keeper(condition: Condition) -> Callable[[Tensor], Tensor]:
+    """Return a function that puts the known pixels of a condition into an estimate of all."""
+    known = condition.pick(PIXELS_KNOWN) > 0
+    pixels = condition.pick(*PIXELS[1:])
+    return lambda estimate: torch.where(known, pixels, estimate)
 
 
 def _arithmetic_here(device: str, precision: str) -> str | None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from ..annotations.regions import REGIONS_KNOWN
 from ..annotations.types import EDGE, PLANES, TYPES
+from ..job import PIXELS
 
 NUCLEI = (*TYPES[1:], EDGE)  # the planes that show nuclei
-REGIONS = ("lumen", "epithelium", "stroma", "mucus", "blood")  # those that networks learn
-PIXELS_KNOWN = "pixels known"  # 1 where the picture itself is given
-PIXELS = (PIXELS_KNOWN, "known red", "known green", "known blue")
+REGIONS = ("lumen", "epithelium", "stroma", "mucus", "blood")
+REGIONS_KNOWN = "regions known"  # 1 where it is told which region a pixel lies in
 ALL_PLANES = (*PLANES, *REGIONS, REGIONS_KNOWN, *PIXELS)
-
-__all__ = ["ALL_PLANES", "NUCLEI", "PIXELS", "PIXELS_KNOWN", "REGIONS", "REGIONS_KNOWN"]

@@ -16,11 +16,14 @@ import numpy as np
 
 from .annotations.nuclei import Nuclei
 from .annotations.raster import Conditioning, check_planes
-from .geometry import Block, Box, Plan, cells_in, shape
+from .errors import PlanError
+from .geometry import Block, Box, Plan, cells_in, inside, intersect, shape
 from .provenance import provenance
-from .resampling import KERNEL, Resampling
 
 FLOAT32 = 4  # bytes
+# The planes of known pixels: 1 where the picture is given, and its values there in [-1, 1].
+PIXELS_KNOWN = "pixels known"
+PIXELS = (PIXELS_KNOWN, "known red", "known green", "known blue")
 
 
 @dataclass(frozen=True)
@@ -77,21 +80,31 @@ class Painter(Protocol):
         Each pixel depends only on its own noise, and all finished pixels have the same colour.
         """
 
+    def kept(self, phase: int, unit: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+        """State after a phase, as `glass`, where the pixels uint8 (h, w, 3) are known.
+
+        Only painters with the planes of known pixels need it.
+        """
+
     def finish(self, state: np.ndarray) -> np.ndarray:
         """Pixels uint8 (h, w, 3) of a state (channels, h, w) after the last phase."""
 
 
-@dataclass(frozen=True)
-class Output:
-    """A slide whose pixel size is not that of the painter.
+class Known(Protocol):
+    """The protocol of what is known of the picture, such as the slide of which a part is edited.
 
-    Attributes:
-        mpp: micrometres per pixel of the slide.
-        box: the part that is shown, in pixels of the slide.
+    Boxes may reach beyond the canvas. Processes that paint get a copy by pickle, and threads share
+    it.
     """
 
-    mpp: float
-    box: Box
+    def mask(self, box: Box) -> np.ndarray:
+        """Return bool (h, w): the pixels that are known; all others are painted."""
+
+    def pixels(self, box: Box) -> np.ndarray:
+        """Return the picture, uint8 (h, w, 3); where it is not known, it has no meaning."""
+
+    def fingerprint(self) -> str:
+        """Return a text that changes when the mask or a known pixel does."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +113,12 @@ class Job:
 
     Attributes:
         nuclei: in canvas pixels at the painter's mpp.
-        region: the part of the canvas that is painted; the slide shows it, unless there is an
-            ``output``.
-        output: the slide, if it is resampled from the canvas to another pixel size.
+        region: the part of the canvas that the slide will show.
+        known: pixels of the picture that are given: they are kept exactly, and the rest is painted
+            to fit them.
 
     Raises:
-        PlanError: the painter requires a plane that cannot be made.
+        PlanError: the painter requires a plane that cannot be made, or takes no known pixels.
     """
 
     nuclei: Nuclei
@@ -113,14 +126,19 @@ class Job:
     plan: Plan
     region: Box
     seed: int
-    output: Output | None = None
+    known: Known | None = None
 
     def __post_init__(self) -> None:
-        check_planes(self.painter.planes)
+        check_planes(self._drawn)
+        if self.known and (PIXELS_KNOWN not in self.painter.planes or self.plan.taper):
+            raise PlanError(
+                "these weights cannot fit what they paint to known pixels: choose `weights` whose "
+                f"planes include {PIXELS_KNOWN!r}"
+            )
 
     def __repr__(self) -> str:
-        h, w = shape(self.shown)
-        what = f"{w} x {h} pixels at {self.mpp} mpp, {len(self.nuclei):,} nuclei"
+        h, w = shape(self.region)
+        what = f"{w} x {h} pixels at {self.painter.mpp} mpp, {len(self.nuclei):,} nuclei"
         return f"<Job: {what}, seed {self.seed}>"
 
     def __getstate__(self) -> dict[str, Any]:
@@ -132,30 +150,30 @@ class Job:
         """The files from which nuclei, network and style were read, as far as they are known."""
         return (*self.nuclei.sources, *getattr(self.painter, "sources", ()))
 
-    @property
-    def mpp(self) -> float:
-        """Micrometres per pixel of the slide."""
-        return self.output.mpp if self.output else self.painter.mpp
-
-    @property
-    def shown(self) -> Box:
-        """The part that the slide shows, in its own pixels."""
-        return self.output.box if self.output else self.region
-
-    @property
-    def resampling(self) -> Resampling | None:
-        """The way from the canvas to a slide of another pixel size."""
-        if self.output is None:
-            return None
-        return Resampling(self.plan.size, self.output.mpp / self.painter.mpp)
-
     @cached_property
     def _conditioning(self) -> Conditioning:
         return Conditioning(self.nuclei, self.plan.size)
 
+    @property
+    def _drawn(self) -> list[str]:
+        """The planes of the painter that are drawn from annotations."""
+        return [name for name in self.painter.planes if name not in PIXELS]
+
     def planes(self, box: Box) -> np.ndarray:
         """Return the planes that the painter requires, float32 (planes, h, w), of a box."""
-        return self._conditioning.planes(self.painter.planes, box)
+        drawn = self._conditioning.planes(self._drawn, box)
+        if len(drawn) == len(self.painter.planes):
+            return drawn
+        planes = dict(zip((*self._drawn, *PIXELS), (*drawn, *self._known_planes(box)), strict=True))
+        return np.stack([planes[name] for name in self.painter.planes])
+
+    def _known_planes(self, box: Box) -> np.ndarray:
+        """Return the planes `PIXELS` of a box, float32 (4, h, w): zero where nothing is known."""
+        if self.known is None:
+            return np.zeros((len(PIXELS), *shape(box)), np.float32)
+        mask = self.known.mask(box)
+        values = self.known.pixels(box).astype(np.float32) / np.float32(127.5) - 1
+        return np.concatenate([mask[None], values.transpose(2, 0, 1) * mask]).astype(np.float32)
 
     def tissue(self, box: Box) -> np.ndarray:
         """Return bool (h, w): where the slide shows tissue and not glass."""
@@ -163,7 +181,16 @@ class Job:
 
     def is_glass(self, box: Box) -> bool:
         """Return whether the slide shows only glass in the box."""
-        return self._conditioning.is_glass(box)
+        return self.known is None and self._conditioning.is_glass(box)
+
+    def unknown(self, box: Box) -> np.ndarray:
+        """Return bool (h, w): the pixels of the canvas that have to be painted."""
+        on_canvas = intersect(box, (0, 0, *self.plan.size))
+        unknown = np.zeros(shape(box), bool)
+        unknown[inside(on_canvas, box)] = (
+            True if self.known is None else ~self.known.mask(on_canvas)
+        )
+        return unknown
 
     @property
     def blocks(self) -> list[Block]:
@@ -180,7 +207,7 @@ class Job:
         state = min(waiting, 2 * short * long) * pixels * self.painter.channels * FLOAT32
         # The tiles of all levels, a third more than the pixels, lie in the run folder and again in
         # the output; at worst they cannot be compressed.
-        tiles = 3 * math.prod(shape(self.shown)) * 4 // 3
+        tiles = 3 * math.prod(shape(self.region)) * 4 // 3
         return state + 2 * tiles
 
     @property
@@ -193,7 +220,7 @@ class Job:
             "region": list(self.region),
             "plan": self._plan_facts(),
             "nuclei": self.nuclei.fingerprint(),
-            **self._resampling_facts(),
+            **({"known": self.known.fingerprint()} if self.known else {}),
             **self.painter.facts,
         }
 
@@ -202,12 +229,6 @@ class Job:
         names = ("stride", "margin", "taper", "windows", "grid")
         facts: dict[str, Any] = {name: getattr(self.plan, name) for name in names}
         return facts | {"phases": [last for _, last in self.plan.phases]}
-
-    def _resampling_facts(self) -> dict[str, Any]:
-        if self.output is None:
-            return {}
-        told = {"from mpp": self.painter.mpp, "to mpp": self.mpp, "kernel": KERNEL}
-        return {"resampled": told | {"region": list(self.shown)}}
 
     @property
     def provenance(self) -> str:
@@ -227,12 +248,9 @@ class Job:
         largest = math.prod(shape(self.plan.window(self.plan.cores(self.blocks[0])[0])))
         memory = workers * largest * self.painter.bytes_per_pixel + self.painter.resident_bytes
         minutes = work * self._seconds_per_pixel() / workers / 60
-        h, w = shape(self.shown)
-        painted_at = f", painted at {self.painter.mpp} mpp" if self.output else ""
+        h, w = shape(self.region)
         return [
-            f"slide     {w} x {h} pixels at {self.mpp} mpp{painted_at}, "
-            f"{len(self.nuclei):,} nuclei",
-            *self._region_lines(),
+            f"slide     {w} x {h} pixels at {self.painter.mpp} mpp, {len(self.nuclei):,} nuclei",
             f"blocks    {len(self.blocks)} of {self.plan.block_side} pixels, "
             f"margin {self.plan.margin}; {len(painted.intersection(self.blocks))} show tissue",
             f"phases    {len(needed)}",
@@ -241,15 +259,6 @@ class Job:
             f"disk      {self.disk(workers) / 1e9:.1f} GB at most",
             f"time      {minutes:.1f} minutes expected",
         ]
-
-    def _region_lines(self) -> list[str]:
-        """Return what regions are drawn, in a line, if there are any."""
-        regions = self.nuclei.regions
-        if not regions:
-            return []
-        areas = regions.square_millimetres()
-        told = (f"{n:,} {name} ({areas[name]:.3g} mm2)" for name, n in regions.counts().items())
-        return [f"regions   {', '.join(told)}"]
 
     def _window_pixels(self, block: Block) -> int:
         return sum(math.prod(shape(self.plan.window(core))) for core in self.plan.cores(block))

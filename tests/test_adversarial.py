@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F
 
 from nasdm_wsi.errors import CheckpointError
+from nasdm_wsi.job import PIXELS_KNOWN
 from nasdm_wsi.model.checkpoint import load, load_network, load_weights
 from nasdm_wsi.model.config import PRESETS
 from nasdm_wsi.model.diffusion import Condition, Denoiser
 from nasdm_wsi.model.local_unet import LocalUNet
 from nasdm_wsi.model.painter import Painter
-from nasdm_wsi.model.planes import ALL_PLANES, NUCLEI, PIXELS_KNOWN, REGIONS
+from nasdm_wsi.model.planes import ALL_PLANES, NUCLEI, REGIONS
 from nasdm_wsi.model.samplers import cubic_sigmas, sample
 from nasdm_wsi.model.training import critic as adversarial
 from nasdm_wsi.model.training.critic import Adversarial, Critic

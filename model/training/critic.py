@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from ...job import PIXELS_KNOWN
 from ..config import TrainingConfig
 from ..diffusion import Condition, Denoise, Denoiser
 from ..evaluation.features import efficientnet_lite, feature_maps
-from ..planes import NUCLEI, PIXELS_KNOWN
+from ..planes import NUCLEI
 from ..samplers import SOLVERS, STEPS, cubic_sigmas, solve
 from .data import Batch
 from .objectives import Objective

@@ -15,15 +15,15 @@ from ..geometry import Box, intersect, shape
 from ..job import Job
 from ..slides.pyramid import Pyramid
 from .schedule import Ledger, Task, WorkerPool, run
-from .stages import Canvas, Picture, Pixels, Resampled, Stage, levels_of, phases_of
+from .stages import Canvas, Pixels, Stage, levels_of, phases_of
 from .store import RunStore
 
 
 class Mosaic:
     """The region of a job while it is painted: its stages and tasks.
 
-    With a ``pyramid``, finished pixels become its encoded tiles; without one they stay in the
-    store.
+    With a ``pyramid`` of the region's shape, finished pixels become its encoded tiles; without one
+    they stay in the store.
     """
 
     def __init__(self, job: Job, store: RunStore, pyramid: Pyramid | None = None):
@@ -32,21 +32,18 @@ class Mosaic:
         phases = phases_of(canvas)
         blocks = job.plan.blocks_of(job.region)
         self._pixels = Pixels(canvas, blocks, phases[-1], wanted=pyramid is None)
-        self._picture: Picture = self._pixels
-        if job.resampling:
-            self._picture = Resampled(self._pixels, job.resampling)
-        self._levels = levels_of(canvas, pyramid, self._picture) if pyramid else []
+        self._levels = levels_of(canvas, pyramid, self._pixels) if pyramid else []
         self._stages: list[Stage] = [*phases, self._pixels, *self._levels]
-        self.painted = 0  # pixels of the region that `paint` has finished, glass blocks aside
+        self.painted = 0  # pixels of the region that `paint` has finished, settled blocks aside
 
     def ledger(self) -> Ledger:
         """Return the tasks that the store lacks; parts that no task will read are freed."""
         on_disk = [self.store.present(stage.part, stage.cells) for stage in self._stages]
-        glass = [stage.glass() for stage in self._stages]
+        settled = [stage.settled() for stage in self._stages]
         ledger = Ledger(
             [stage.grid() for stage in self._stages],
-            present=[a | b for a, b in zip(on_disk, glass, strict=True)],
-            finished=[self._finished(*both) for both in zip(self._stages, glass, strict=True)],
+            present=[a | b for a, b in zip(on_disk, settled, strict=True)],
+            finished=[self._finished(*both) for both in zip(self._stages, settled, strict=True)],
         )
         for number, (stage, parts) in enumerate(zip(self._stages, on_disk, strict=True)):
             if stage.part != stage.product:
@@ -54,11 +51,11 @@ class Mosaic:
                     self.free((number, row, column))
         return ledger
 
-    def _finished(self, stage: Stage, glass: np.ndarray) -> np.ndarray:
+    def _finished(self, stage: Stage, settled: np.ndarray) -> np.ndarray:
         """Return bool, for each task of a stage: whether its final result is in the store."""
         if stage.product is None:
-            return np.ones_like(glass)
-        return self.store.present(stage.product, stage.cells) | glass
+            return np.ones_like(settled)
+        return self.store.present(stage.product, stage.cells) | settled
 
     def paint(
         self, pool: WorkerPool, *, progress: Callable[[Task, int, int], None] | None = None
@@ -96,13 +93,9 @@ class Mosaic:
             return None
         return self._pixels.covers(self._pixels.place(row, column))
 
-    def canvas_pixels(self, box: Box) -> np.ndarray:
-        """Return the finished pixels, uint8 (h, w, 3), of a box of the region on the canvas."""
-        return self._pixels.pixels(box)
-
     def pixels(self, box: Box) -> np.ndarray:
-        """Return the finished pixels, uint8 (h, w, 3), of a box of what the slide shows."""
-        return self._picture.pixels(box)
+        """Finished pixels, uint8 (h, w, 3), of a box of the region."""
+        return self._pixels.pixels(box)
 
     def encoded(self, level: int) -> Iterator[bytes]:
         """Yield the encoded tiles of a level in raster order, when all tasks are done."""

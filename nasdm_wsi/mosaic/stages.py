@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
+from scipy import ndimage
 
 from ..geometry import Block, Box, cells_in, grow, inside, intersect, shape
 from ..job import Job, Window
-from ..resampling import Resampling
 from ..slides.pyramid import Pyramid, halved
 from .noise import noise
 from .schedule import Grid
@@ -23,11 +23,12 @@ from .store import RunStore
 
 
 class Canvas:
-    """The data that all stages share: the job, the store, the noise, and which blocks are glass."""
+    """The data that all stages share: the job, the store, the noise, and what is left to paint."""
 
     def __init__(self, job: Job, store: RunStore):
         self.job, self.plan, self.painter, self.store = job, job.plan, job.painter, store
         self._glass: dict[Block, bool] = {}
+        self._unpainted: dict[Block, list[Box]] = {}
 
     def noise(self, box: Box, *, step: int | None = None) -> np.ndarray:
         """Return unit noise (3, h, w) of a box, for a solver step or for the start."""
@@ -48,6 +49,42 @@ class Canvas:
         if block not in self._glass:
             self._glass[block] = self.job.is_glass(self.plan.part(block))
         return self._glass[block]
+
+    def known_pixels(self, box: Box) -> np.ndarray:
+        """Return the known pixels of a box, uint8 (h, w, 3), in a job that has some."""
+        assert self.job.known is not None
+        return self.job.known.pixels(box)
+
+    def cores(self, block: Block) -> list[Box]:
+        """Return the cores of a block's windows, or boxes round its pixels that are not known."""
+        if self.job.known is None:
+            return self.plan.cores(block)
+        if block not in self._unpainted:
+            self._unpainted[block] = self._boxes_to_paint(self.plan.core(block))
+        return self._unpainted[block]
+
+    def _boxes_to_paint(self, core: Box) -> list[Box]:
+        """Return boxes, on the grid of the plan, that hold all unknown pixels of a core.
+
+        Pixels whose windows would overlap lie in one box.
+        """
+        grid = self.plan.grid
+        h, w = (n // grid for n in shape(core))
+        unknown = self.job.unknown(core).reshape(h, grid, w, grid).any(axis=(1, 3))
+        if not unknown.any():
+            return []
+        near = ndimage.maximum_filter(unknown, 1 + 2 * (self.plan.margin // grid))
+        groups, _ = ndimage.label(near, np.ones((3, 3)))
+        found = ndimage.find_objects(groups * unknown)
+        return [
+            tuple(side * grid + core[k % 2] for k, side in enumerate(sides))
+            for rows, columns in found
+            for sides in [(rows.start, columns.start, rows.stop, columns.stop)]
+        ]
+
+    def is_settled(self, block: Block) -> bool:
+        """Return whether nothing has to be painted in a block: it is glass, or known."""
+        return self.is_glass(block) or not self.cores(block)
 
     @cached_property
     def glass_colour(self) -> np.ndarray:
@@ -79,8 +116,12 @@ class Stage:
         raise NotImplementedError
 
     def is_glass(self, place: Block) -> bool:
-        """Return whether a task can be skipped because it would show only glass."""
+        """Return whether a task would show only glass."""
         raise NotImplementedError
+
+    def is_settled(self, place: Block) -> bool:
+        """Return whether a task can be skipped, because its result is known without it."""
+        return self.is_glass(place)
 
     def do(self, place: Block) -> None:
         """Run one task."""
@@ -107,9 +148,9 @@ class Stage:
             tuple(range(box[1] - left, box[3] - left) for box in columns),
         )
 
-    def glass(self) -> np.ndarray:
-        """Return bool (rows, columns): which tasks would show only glass."""
-        found = [self.is_glass(place) for place in cells_in(self.cells)]
+    def settled(self) -> np.ndarray:
+        """Return bool (rows, columns): which tasks can be skipped."""
+        found = [self.is_settled(place) for place in cells_in(self.cells)]
         return np.reshape(found, shape(self.cells))
 
 
@@ -130,8 +171,15 @@ class Phase(Stage):
         """Return whether the block shows only glass, which is the same in every phase."""
         return self.canvas.is_glass(place)
 
+    def is_settled(self, place: Block) -> bool:
+        """Return whether nothing has to be painted, which is the same in every phase."""
+        return self.canvas.is_settled(place)
+
     def do(self, place: Block) -> None:
         """Run the block's windows through the phase, and store their weighted sum."""
+        if self.canvas.job.known:
+            self.canvas.store.write(self.part, place, self._beside_known(place))
+            return
         view = self.plan.view(place)
         state = self._state_before(view)
         cores = self.plan.cores(place)
@@ -139,6 +187,25 @@ class Phase(Stage):
         windows = [self.canvas.window(box, state[:, *inside(box, view)]) for box in boxes]
         results = self.canvas.painter.solve(self.number, windows)
         self.canvas.store.write(self.part, place, self._fused(place, cores, results))
+
+    def _beside_known(self, block: Block) -> np.ndarray:
+        """Return the state of a block, (channels, h, w), of which only unknown pixels are painted.
+
+        Each box of them is painted in a window of its own, so that the cost follows their number.
+        """
+        core = self.plan.core(block)
+        state = self._kept(core)
+        for box in self.canvas.cores(block):
+            around = self.plan.window(box)
+            window = self.canvas.window(around, self._state_before(around))
+            (result,) = self.canvas.painter.solve(self.number, [window])
+            state[:, *inside(box, core)] = result[:, *inside(box, around)]
+        return state
+
+    def _kept(self, box: Box) -> np.ndarray:
+        """Return the state (channels, h, w) of a box after the phase, as if all were known."""
+        pixels = self.canvas.known_pixels(box)
+        return self.canvas.painter.kept(self.number, self.canvas.noise(box), pixels)
 
     def _state_before(self, box: Box) -> np.ndarray:
         if self.before is None:
@@ -172,6 +239,8 @@ class Phase(Stage):
         """Return the contribution of a block to a box within its part."""
         covers = self.plan.part(block)
         at = inside(box, covers)
+        if self.canvas.job.known and self.is_settled(block):
+            return self._kept(box)
         if self.is_glass(block):
             glass = self.canvas.painter.glass(self.number, self.canvas.noise(box))
             return glass * self.plan.block_weight(block)[at]
@@ -203,6 +272,8 @@ class Picture(Stage):
     def _of_task(self, place: Block, box: Box) -> np.ndarray:
         if self.is_glass(place):
             return self.canvas.glass_colour
+        if self.is_settled(place):
+            return self.canvas.known_pixels(box)
         covers = self.covers(place)
         pixels = self.canvas.store.array(self.part, place, (*shape(covers), 3), np.uint8)
         return pixels[inside(box, covers)]
@@ -234,47 +305,23 @@ class Pixels(Picture):
         """Return whether the block shows only glass, as in the phases."""
         return self.canvas.is_glass(place)
 
+    def is_settled(self, place: Block) -> bool:
+        """Return whether the block shows only glass or what is known, as in the phases."""
+        return self.canvas.is_settled(place)
+
     def do(self, place: Block) -> None:
-        """Store the pixels that the block delivers."""
-        state = self.before.state(self.covers(place))
-        self.canvas.store.write(self.part, place, self.canvas.painter.finish(state))
-
-
-class Resampled(Picture):
-    """The finished pixels at another pixel size.
-
-    There are no tasks: a box is computed from the finished pixels whenever it is read.
-    """
-
-    PIECE = 2048  # columns that are computed at once, so that a wide row needs little memory
-
-    def __init__(self, pixels: Pixels, resampling: Resampling):
-        super().__init__(pixels.cells, pixels.before)
-        self.source, self.resampling = pixels, resampling
-
-    def holders(self, box: Box) -> Box:
-        """Return the blocks that a box of the slide is computed from."""
-        return self.source.holders(self.resampling.reads(box))
-
-    def is_glass(self, place: Block) -> bool:
-        """Return whether the block shows only glass, as in the phases."""
-        return self.source.is_glass(place)
-
-    def pixels(self, box: Box) -> np.ndarray:
-        """Return the pixels of a box of the slide, uint8 (h, w, 3)."""
-        y0, left, y1, right = box
-        starts = range(left, right, self.PIECE)
-        pieces = [(y0, x, y1, min(x + self.PIECE, right)) for x in starts]
-        return np.concatenate([self._resampled(piece) for piece in pieces], axis=1)
-
-    def _resampled(self, box: Box) -> np.ndarray:
-        return self.resampling.pixels(self.source.pixels(self.resampling.reads(box)), box)
+        """Store the pixels that the block delivers; those that are known stay as they are."""
+        box = self.covers(place)
+        pixels = self.canvas.painter.finish(self.before.state(box))
+        if known := self.canvas.job.known:
+            pixels = np.where(known.mask(box)[..., None], known.pixels(box), pixels)
+        self.canvas.store.write(self.part, place, pixels)
 
 
 class Level(Picture):
     """A level of the pyramid; a task encodes a tile, and writes it at half size for the next level.
 
-    The tile's box counts from ``corner`` of the stage before: that of what the slide shows, or that
+    The tile's box counts from ``corner`` of the stage before: the region's on the canvas, or that
     of the level below.
     """
 
@@ -343,10 +390,10 @@ def phases_of(canvas: Canvas) -> list[Phase]:
     return phases
 
 
-def levels_of(canvas: Canvas, pyramid: Pyramid, picture: Picture) -> list[Level]:
+def levels_of(canvas: Canvas, pyramid: Pyramid, pixels: Pixels) -> list[Level]:
     """Return the levels of a job's pyramid."""
-    top, left = canvas.job.shown[:2]
-    levels = [Level(canvas, pyramid, 0, picture, (top, left))]
+    top, left = canvas.job.region[:2]
+    levels = [Level(canvas, pyramid, 0, pixels, (top, left))]
     for number in range(1, len(pyramid.shapes)):
         levels.append(Level(canvas, pyramid, number, levels[-1], (0, 0)))
     return levels
