@@ -52,8 +52,7 @@ class Canvas:
 
     def known_pixels(self, box: Box) -> np.ndarray:
         """Return the known pixels of a box, uint8 (h, w, 3), in a job that has some."""
-        assert self.job.known is not None
-        return self.job.known.pixels(box)
+        return self.job.known.pixels(box)  # type: ignore[union-attr]
 
     def cores(self, block: Block) -> list[Box]:
         """Return the cores of a block's windows, or boxes round its pixels that are not known."""
