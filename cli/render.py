@@ -6,11 +6,15 @@ import logging
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ..slides.formats import names
 from . import options
+
+if TYPE_CHECKING:
+    from ..job import Job
 
 
 @click.command()
@@ -24,6 +28,12 @@ from . import options
     help="Take pixel size and slide size from the slide that was annotated.",
 )
 @options.reading
+@click.option(
+    "--mpp-out",
+    type=float,
+    help="Pixel size of the slide in micrometres; default: that of the weights. Another one means "
+    "that the slide is painted at theirs and then enlarged or reduced.",
+)
 @click.option(
     "--size",
     type=(click.IntRange(1), click.IntRange(1)),
@@ -91,7 +101,7 @@ def render(
     from ..errors import PlanError
     from ..model.arithmetic import describe
     from ..model.painter import Painter
-    from ..rendering import plan_render, read_annotations
+    from ..rendering import plan_render, read_annotations, slide_mpp
     from ..rendering import render as render_slide
     from ..slides.formats import format_of, labels_path
     from ..slides.reading import find_style
@@ -115,10 +125,12 @@ def render(
         job = plan_render(
             nuclei,
             painter,
-            size=_size(like, given["mpp"], painter.mpp) if like else size and size[::-1],
+            size=_size(like, given["mpp"], slide_mpp(given["mpp_out"], painter.mpp))
+            if like
+            else size and size[::-1],
             region=region and _box(*region),
             seed=given["seed"],
-            max_canvas=given["max_canvas"],
+            **{k: given[k] for k in ("max_canvas", "mpp_out")},
         )
         if dry_run:
             for line in job.report(workers=workers):
@@ -133,11 +145,11 @@ def render(
                 progress=progress,
                 **{k: given[k] for k in ("overwrite", "quality", "lossless")},
             )
-    height, width = job.region[2] - job.region[0], job.region[3] - job.region[1]
+    y0, x0, y1, x1 = job.shown
     seconds = time.perf_counter() - begin
     next_step = format_of(out).next_step.format(labels=labels_path(out).name)
     options.say(
-        f"{out}: {width} x {height} pixels at {painter.mpp} mpp, "
+        f"{out}: {x1 - x0} x {y1 - y0} pixels at {job.mpp} mpp{_painted_at(job)}, "
         f"{painted / seconds:,.0f} pixels/s; {next_step}"
     )
 
@@ -147,6 +159,11 @@ def _size(like: Path, slide_mpp: float | None, mpp: float) -> tuple[int, int]:
     from ..slides.reading import size_like
 
     return size_like(like, mpp, slide_mpp=slide_mpp)
+
+
+def _painted_at(job: Job) -> str:
+    """Say at what pixel size a slide was painted, if it is not its own."""
+    return f" (painted at {job.painter.mpp})" if job.output else ""
 
 
 def _box(x: int, y: int, width: int, height: int) -> tuple[int, int, int, int]:

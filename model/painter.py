@@ -24,15 +24,12 @@ from .families import FAMILIES, denoiser_of
 from .guidance import guided
 from .local_unet import STYLE_SIZE
 from .pixels import to_image, to_signal
-from .planes import REGIONS, REGIONS_KNOWN
 from .samplers import SOLVERS, solve
 from .styles import held
 
 GUIDANCE = 1.0
 GLASS = 0.92  # pixels of the empty slide, in [-1, 1]: 245 of 255
 PRECISIONS = ("float32", "bfloat16", "float16")
-# Planes that a network may take and that no render gives yet: all zero, they mean "unknown".
-MAY_BE_UNKNOWN = {*REGIONS, REGIONS_KNOWN}
 
 
 class Painter:
@@ -43,8 +40,7 @@ class Painter:
 
     Args:
         weights: a file of weights, or the name of weights in the package. Its header says at which
-            pixel size (``mpp``) and from which planes the network paints; regions, which no render
-            gives yet, are unknown.
+            pixel size (``mpp``) and from which planes the network paints.
         steps: of the solver; by default what the header says.
         solver: one of `samplers.SOLVERS`; by default what the header says.
         guidance: s of equation 7 (Shrivastava and Fletcher, 2023); 0 turns it off. A step takes two
@@ -95,7 +91,7 @@ class Painter:
         self._kind = device, precision
         self.family, self.styled = header.family, family.styled
         self.mpp, self.inputs = header.mpp, header.planes
-        self.planes = tuple(name for name in self.inputs if name not in MAY_BE_UNKNOWN)
+        self.planes = self.inputs
         self.solver, self.sigmas = solver, family.sigmas(steps)
         self.channels = SOLVERS[solver].channels
         self.guidance, self.learnt = guidance, header.guidance

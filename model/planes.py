@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from ..annotations.regions import REGIONS_KNOWN
 from ..annotations.types import EDGE, PLANES, TYPES
-from ..job import PIXELS
+from ..job import PIXELS, PIXELS_KNOWN
 
 NUCLEI = (*TYPES[1:], EDGE)  # the planes that show nuclei
-REGIONS = ("lumen", "epithelium", "stroma", "mucus", "blood")
-REGIONS_KNOWN = "regions known"  # 1 where it is told which region a pixel lies in
+REGIONS = ("lumen", "epithelium", "stroma", "mucus", "blood")  # those that networks learn
 ALL_PLANES = (*PLANES, *REGIONS, REGIONS_KNOWN, *PIXELS)
+
+__all__ = ["ALL_PLANES", "NUCLEI", "PIXELS", "PIXELS_KNOWN", "REGIONS", "REGIONS_KNOWN"]

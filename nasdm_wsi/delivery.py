@@ -163,7 +163,7 @@ def write_outputs(
     if nuclei_digest(out) not in (None, replaced):
         _check_nuclei(out, overwrite=False)
     common: dict[str, Any] = {
-        "mpp": job.painter.mpp,
+        "mpp": job.mpp,
         "description": provenance({**job.facts, "labels": _write_nuclei(mosaic, out)}),
         "progress": partial(progress, "writing") if progress else None,
     }
@@ -179,8 +179,9 @@ def _write_nuclei(mosaic: Mosaic, out: Path) -> str:
     The digest is stored in the run folder before the file gets its name, so that a render that was
     killed between the two recognises its file.
     """
-    y0, x0, y1, x1 = mosaic.job.region
-    shown = mosaic.job.nuclei.shifted(-y0, -x0).within((0, 0, y1 - y0, x1 - x0))
+    job = mosaic.job
+    y0, x0, y1, x1 = job.shown
+    shown = job.nuclei.scaled(job.mpp).shifted(-y0, -x0).within((0, 0, y1 - y0, x1 - x0))
     with whole_or_nothing(labels_path(out)) as part:
         with part.open("wb") as file:
             write_features(file, shown)
@@ -193,14 +194,14 @@ def _write_nuclei(mosaic: Mosaic, out: Path) -> str:
 
 
 class _Rows:
-    """The pixels of a finished region, which are read when rows are sliced."""
+    """The pixels of a finished slide, which are read when rows are sliced."""
 
     dtype = np.dtype(np.uint8)
 
     def __init__(self, mosaic: Mosaic):
-        self.mosaic, self.shape = mosaic, (*shape(mosaic.job.region), 3)
+        self.mosaic, self.shape = mosaic, (*shape(mosaic.job.shown), 3)
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        y0, x0, _, x1 = self.mosaic.job.region
+        y0, x0, _, x1 = self.mosaic.job.shown
         start, stop, _ = rows.indices(self.shape[0])
         return self.mosaic.pixels((y0 + start, x0, y0 + stop, x1))

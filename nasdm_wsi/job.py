@@ -19,6 +19,7 @@ from .annotations.raster import Conditioning, check_planes
 from .errors import PlanError
 from .geometry import Block, Box, Plan, cells_in, inside, intersect, shape
 from .provenance import provenance
+from .resampling import KERNEL, Resampling
 
 FLOAT32 = 4  # bytes
 # The planes of known pixels: 1 where the picture is given, and its values there in [-1, 1].
@@ -108,12 +109,27 @@ class Known(Protocol):
 
 
 @dataclass(frozen=True)
+class Output:
+    """A slide whose pixel size is not that of the painter.
+
+    Attributes:
+        mpp: micrometres per pixel of the slide.
+        box: the part that is shown, in pixels of the slide.
+    """
+
+    mpp: float
+    box: Box
+
+
+@dataclass(frozen=True)
 class Job:
     """A planned render: all settings are known, and nothing has been computed or written yet.
 
     Attributes:
         nuclei: in canvas pixels at the painter's mpp.
-        region: the part of the canvas that the slide will show.
+        region: the part of the canvas that is painted; the slide shows it, unless there is an
+            ``output``.
+        output: the slide, if it is resampled from the canvas to another pixel size.
         known: pixels of the picture that are given: they are kept exactly, and the rest is painted
             to fit them.
 
@@ -126,6 +142,7 @@ class Job:
     plan: Plan
     region: Box
     seed: int
+    output: Output | None = None
     known: Known | None = None
 
     def __post_init__(self) -> None:
@@ -137,8 +154,8 @@ class Job:
             )
 
     def __repr__(self) -> str:
-        h, w = shape(self.region)
-        what = f"{w} x {h} pixels at {self.painter.mpp} mpp, {len(self.nuclei):,} nuclei"
+        h, w = shape(self.shown)
+        what = f"{w} x {h} pixels at {self.mpp} mpp, {len(self.nuclei):,} nuclei"
         return f"<Job: {what}, seed {self.seed}>"
 
     def __getstate__(self) -> dict[str, Any]:
@@ -149,6 +166,23 @@ class Job:
     def sources(self) -> tuple[Path, ...]:
         """The files from which nuclei, network and style were read, as far as they are known."""
         return (*self.nuclei.sources, *getattr(self.painter, "sources", ()))
+
+    @property
+    def mpp(self) -> float:
+        """Micrometres per pixel of the slide."""
+        return self.output.mpp if self.output else self.painter.mpp
+
+    @property
+    def shown(self) -> Box:
+        """The part that the slide shows, in its own pixels."""
+        return self.output.box if self.output else self.region
+
+    @property
+    def resampling(self) -> Resampling | None:
+        """The way from the canvas to a slide of another pixel size."""
+        if self.output is None:
+            return None
+        return Resampling(self.plan.size, self.output.mpp / self.painter.mpp)
 
     @cached_property
     def _conditioning(self) -> Conditioning:
@@ -207,7 +241,7 @@ class Job:
         state = min(waiting, 2 * short * long) * pixels * self.painter.channels * FLOAT32
         # The tiles of all levels, a third more than the pixels, lie in the run folder and again in
         # the output; at worst they cannot be compressed.
-        tiles = 3 * math.prod(shape(self.region)) * 4 // 3
+        tiles = 3 * math.prod(shape(self.shown)) * 4 // 3
         return state + 2 * tiles
 
     @property
@@ -220,6 +254,7 @@ class Job:
             "region": list(self.region),
             "plan": self._plan_facts(),
             "nuclei": self.nuclei.fingerprint(),
+            **self._resampling_facts(),
             **({"known": self.known.fingerprint()} if self.known else {}),
             **self.painter.facts,
         }
@@ -229,6 +264,12 @@ class Job:
         names = ("stride", "margin", "taper", "windows", "grid")
         facts: dict[str, Any] = {name: getattr(self.plan, name) for name in names}
         return facts | {"phases": [last for _, last in self.plan.phases]}
+
+    def _resampling_facts(self) -> dict[str, Any]:
+        if self.output is None:
+            return {}
+        told = {"from mpp": self.painter.mpp, "to mpp": self.mpp, "kernel": KERNEL}
+        return {"resampled": told | {"region": list(self.shown)}}
 
     @property
     def provenance(self) -> str:
@@ -248,9 +289,12 @@ class Job:
         largest = math.prod(shape(self.plan.window(self.plan.cores(self.blocks[0])[0])))
         memory = workers * largest * self.painter.bytes_per_pixel + self.painter.resident_bytes
         minutes = work * self._seconds_per_pixel() / workers / 60
-        h, w = shape(self.region)
+        h, w = shape(self.shown)
+        painted_at = f", painted at {self.painter.mpp} mpp" if self.output else ""
         return [
-            f"slide     {w} x {h} pixels at {self.painter.mpp} mpp, {len(self.nuclei):,} nuclei",
+            f"slide     {w} x {h} pixels at {self.mpp} mpp{painted_at}, "
+            f"{len(self.nuclei):,} nuclei",
+            *self._region_lines(),
             f"blocks    {len(self.blocks)} of {self.plan.block_side} pixels, "
             f"margin {self.plan.margin}; {len(painted.intersection(self.blocks))} show tissue",
             f"phases    {len(needed)}",
@@ -259,6 +303,15 @@ class Job:
             f"disk      {self.disk(workers) / 1e9:.1f} GB at most",
             f"time      {minutes:.1f} minutes expected",
         ]
+
+    def _region_lines(self) -> list[str]:
+        """Return what regions are drawn, in a line, if there are any."""
+        regions = self.nuclei.regions
+        if not regions:
+            return []
+        areas = regions.square_millimetres()
+        told = (f"{n:,} {name} ({areas[name]:.3g} mm2)" for name, n in regions.counts().items())
+        return [f"regions   {', '.join(told)}"]
 
     def _window_pixels(self, block: Block) -> int:
         return sum(math.prod(shape(self.plan.window(core))) for core in self.plan.cores(block))

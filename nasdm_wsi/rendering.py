@@ -8,6 +8,7 @@ folder beside the output, and writes the slide and the nuclei in the slide's pix
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +19,7 @@ import numpy as np
 from .annotations.formats import read_contents
 from .annotations.nuclei import Nuclei
 from .annotations.plausible import MOST_CANVAS, check_canvas, on_canvas
+from .annotations.regions import unpainted
 from .delivery import (
     check_disk,
     check_output,
@@ -28,9 +30,10 @@ from .delivery import (
 )
 from .errors import PlanError
 from .geometry import Box, intersect, shape
-from .job import Job, Painter
+from .job import Job, Output, Painter
 from .mosaic.painting import painted
 from .mosaic.watch import Progress
+from .resampling import Resampling
 from .slides.formats import format_of
 from .slides.reading import open_slide
 
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MARGIN = 16  # pixels of background round the annotations where no size is given
+MOST_RESAMPLED = 8  # times that a slide may be enlarged or reduced
 
 
 def read_annotations(
@@ -82,27 +86,32 @@ def plan_render(
     region: Box | None = None,
     seed: int = 0,
     max_canvas: int = MOST_CANVAS,
+    mpp_out: float | None = None,
 ) -> Job:
-    """Plan a slide at the painter's pixel size; nothing is written yet.
+    """Plan a slide; nothing is written yet.
 
     Args:
         nuclei: at any pixel size.
         painter: a `nasdm_wsi.model.Painter` or another object with the protocol `job.Painter`.
-        size: of the canvas, (h, w) in pixels. Without it the canvas is the bounding box of the
-            annotations and a small margin, and the nuclei are shifted to its corner.
-        region: the box (y0, x0, y1, x1) of the canvas to show, exactly as the whole slide would
+        size: of the slide, (h, w) in its own pixels. Without it the slide is the bounding box of
+            the annotations and a small margin, and the nuclei are shifted to its corner.
+        region: the box (y0, x0, y1, x1) of the slide to show, exactly as the whole slide would
             show it; by default all.
         seed: of the noise from which the slide is painted, 0 to 2**64 - 1.
         max_canvas: a larger canvas is refused.
+        mpp_out: micrometres per pixel of the slide; by default that of the painter. Other slides
+            are painted at the painter's and then enlarged or reduced (`resampling`), which adds no
+            detail.
 
-    Nuclei outside the slide and a region without nuclei are logged as warnings.
+    Nuclei outside the slide, a region without nuclei, and tissue regions that the painter has no
+    planes for are logged as warnings.
 
     Raises:
         PlanError: an empty or too large canvas, one on which no nucleus lies, a region outside it,
             or a painter that requires a plane that cannot be made.
     """
-    own = nuclei
-    nuclei = nuclei.scaled(painter.mpp)
+    own, mpp = nuclei, slide_mpp(mpp_out, painter.mpp)
+    nuclei = nuclei.scaled(mpp)
     if size is None:
         y0, x0, y1, x1 = nuclei.extent()
         dy, dx = MARGIN - int(np.floor(y0)), MARGIN - int(np.floor(x0))
@@ -120,9 +129,35 @@ def plan_render(
         )
     if not 0 <= seed < 2**64:
         raise PlanError(f"seed {seed}: choose 0 to 2**64 - 1")
-    for warning in on_canvas(nuclei, size, region, mpp=painter.mpp, own_mpp=own.mpp):
+    for warning in on_canvas(nuclei, size, region, mpp=mpp, own_mpp=own.mpp):
         log.warning("%s", warning)
-    return Job(nuclei, painter, painter.plan(size), region, seed)
+    for warning in unpainted(nuclei.regions, painter.planes):
+        log.warning("%s", warning)
+    if mpp == painter.mpp:
+        return Job(nuclei, painter, painter.plan(size), region, seed)
+    step = mpp / painter.mpp
+    painted_size = math.ceil(size[0] * step), math.ceil(size[1] * step)
+    check_canvas(painted_size, max_canvas)
+    read = Resampling(painted_size, step).reads(region)
+    nuclei, output = nuclei.scaled(painter.mpp), Output(mpp, region)
+    return Job(nuclei, painter, painter.plan(painted_size), read, seed, output)
+
+
+def slide_mpp(wanted: float | None, painter_mpp: float) -> float:
+    """Return the pixel size of the slide: the one that is wanted, or that of the painter.
+
+    Raises:
+        PlanError: it differs too much from that of the painter.
+    """
+    if wanted is None or math.isclose(wanted, painter_mpp, rel_tol=1e-6):
+        return painter_mpp
+    least, most = painter_mpp / MOST_RESAMPLED, painter_mpp * MOST_RESAMPLED
+    if not least <= wanted <= most:
+        raise PlanError(
+            f"a slide of {wanted:g} micrometres per pixel: the weights paint at {painter_mpp:g}, "
+            f"so give a `mpp_out` of {least:g} to {most:g}"
+        )
+    return wanted
 
 
 def render(
@@ -163,7 +198,7 @@ def render(
             full, or the cluster was lost.
     """
     out = Path(out)
-    size = (*shape(job.region), 3)
+    size = (*shape(job.shown), 3)
     pyramid = format_of(out).encoded(size, quality=quality, lossless=lossless)
     if not overwrite and finish_cleaning(job, out, pyramid):
         return 0
@@ -199,4 +234,4 @@ def render_region(
         check_disk(Path(folder), job.disk(workers))
         run = Path(folder, "run")
         with painted(job, run, workers=workers, client=client, progress=progress) as mosaic:
-            return mosaic.pixels(job.region)
+            return mosaic.pixels(job.shown)

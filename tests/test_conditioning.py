@@ -250,8 +250,8 @@ def test_planes_are_given_by_name_in_the_order_asked_for(seed):
 
 def test_a_plane_that_nobody_can_give_is_named():
     conditioning = Conditioning(random_nuclei(0, n=1), SIZE)
-    for names in (("lumen",), ("edge", "lumen"), ("background", "lumen")):
-        with pytest.raises(PlanError, match=r"^[^\n]*a plane '(lumen|background)'[^\n]*$"):
+    for names in (("known red",), ("edge", "known red"), ("background", "lumen")):
+        with pytest.raises(PlanError, match=r"^[^\n]*a plane '(known red|background)'[^\n]*$"):
             conditioning.planes(names, WHOLE)
 
 
@@ -295,9 +295,9 @@ def test_a_box_is_not_taken_for_one_that_shares_its_corner_or_sides(box):
 def test_a_window_is_rasterised_once_for_all_phases(monkeypatch):
     conditioning = Conditioning(random_nuclei(2, tissue=shapely.box(0, 0, 50, 50)), SIZE)
     boxes = []
-    rasterise = Conditioning._rasterise
+    encoded = Conditioning._encoded
     monkeypatch.setattr(
-        Conditioning, "_rasterise", lambda self, box: (boxes.append(box), rasterise(self, box))[1]
+        Conditioning, "_encoded", lambda self, box: (boxes.append(box), encoded(self, box))[1]
     )
     for _ in range(3):
         conditioning.planes(PLANES, WHOLE)

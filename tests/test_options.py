@@ -34,6 +34,9 @@ TESTS = Path(__file__).parent
 SEEN: dict[tuple[str, str], str] = {  # by a test of another file
     ("", "--version"): "test_docs.py::test_the_version_tells_what_a_bug_report_needs",
     ("render", "--like"): "test_formats.py::test_render_like_a_slide",
+    ("render", "--mpp-out"): (
+        "test_resampling.py::test_annotations_at_40x_get_a_slide_at_40x_with_their_own_coordinates"
+    ),
     ("render", "--device"): "test_cli.py::test_a_mistake_ends_in_one_line_and_leaves_nothing",
     ("render", "--dry-run"): "test_cli.py::test_dry_run_prints_the_plan_and_touches_nothing",
     ("render", "--overwrite"): "test_cli.py::test_existing_outputs_are_kept_unless_told_otherwise",

@@ -25,7 +25,7 @@ def run(*arguments):
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
 def test_a_slide_and_its_labels_go_the_whole_way(form, annotations, weights, tmp_path):
-    out, labels = (tmp_path / f"{name}{form.suffixes[0]}" for name in ("slide", "types"))
+    out = tmp_path / f"slide{form.suffixes[0]}"
     said = run("render", annotations, "-o", out, *RENDER, "--weights", weights)
     assert form.next_step.format(labels="slide.geojson") in said
     with open_slide(out) as slide:
@@ -33,9 +33,18 @@ def test_a_slide_and_its_labels_go_the_whole_way(form, annotations, weights, tmp
         assert slide.read((0, 0, 70, 90), mpp=0.5).std() > 10
         assert '"seed": 0' in slide.description or form.reader
     assert "size 90 x 70 pixels" in " ".join(run("info", out).split())
-    run("export", out, "-o", labels, "--format", "types")
-    assert labels.exists() and labels_path(labels) == tmp_path / "types.geojson"
     run("render", annotations, "-o", out, *RENDER, "--weights", weights, "--overwrite")
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+def test_labels_are_exported_where_the_format_can_hold_them(form, annotations, tmp_path):
+    slide, out = tmp_path / "slide.png", tmp_path / f"types{form.suffixes[0]}"
+    Image.new("RGB", (400, 300)).save(slide)
+    arguments = ["export", slide, "-o", out, "--labels", annotations, "--mpp", 0.25]
+    result = CliRunner().invoke(main, [str(a) for a in (*arguments, "--format", "types")])
+    assert result.exit_code == (not form.labels) and out.exists() == form.labels
+    if not form.labels:
+        assert f"types{form.suffixes[0]}: the output must end in .ome.tif, " in result.output
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
@@ -47,10 +56,10 @@ def test_suffixes_decide_whatever_their_case(form, tmp_path):
 
 
 def test_other_names_are_refused_and_have_labels_beside_them_all_the_same(tmp_path):
-    assert find_format("a.svs") is None
-    assert labels_path(tmp_path / "a.b.svs") == tmp_path / "a.b.geojson"
-    with pytest.raises(OutputError, match="a.svs: .* end in .ome.tif, .* or .ome.zarr"):
-        format_of("a.svs")
+    assert find_format("a.mrxs") is None
+    assert labels_path(tmp_path / "a.b.mrxs") == tmp_path / "a.b.geojson"
+    with pytest.raises(OutputError, match="a.mrxs: .* end in .ome.tif, .* or .ome.zarr"):
+        format_of("a.mrxs")
 
 
 def test_one_more_format_is_a_module_and_an_entry(annotations, weights, tmp_path, monkeypatch):

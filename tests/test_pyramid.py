@@ -26,7 +26,7 @@ def target(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("options", [{}, {"quality": 95}, {"lossless": True}])
 def test_every_reader_sees_every_level(target, options, big, monkeypatch):
     if big:
-        monkeypatch.setattr(ome_tiff, "BIGTIFF_BYTES", 0)
+        monkeypatch.setattr("nasdm_wsi.slides.tiff.BIGTIFF_BYTES", 0)
     image = tissue(*SIZES[0])
     ome_tiff.write(target, image, **SETTINGS, **options)
 

@@ -5,6 +5,7 @@ The modules are listed in the order in which they process a file; each imports o
     types       names, colours and aliases of nucleus types, names of planes
     findings    the classes of one file, and what was left out
     columns     polygons as flat arrays
+    regions     names, colours and aliases of tissue regions, `Regions`
     plausible   nuclei or regions, and whether size and place can be right
     contours    contours traced by OpenCV
     outlines    outlines in, checked, repaired and packed

@@ -6,7 +6,8 @@ QuPath: the centre of pixel i is i + 0.5.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -82,6 +83,51 @@ class Columns:
             types=self.types[index],
             ids=None if self.ids is None else tuple(self.ids[k] for k in index),
         )
+
+
+@dataclass(frozen=True, eq=False)
+class PolygonTable(Columns):
+    """Columns with the pixel size of their coordinates.
+
+    Attributes:
+        mpp: micrometres per pixel.
+    """
+
+    mpp: float
+
+    def scaled(self, mpp: float) -> Self:
+        """Return the polygons in pixels of ``mpp`` micrometres."""
+        factor = self.mpp / mpp
+        return self if factor == 1 else self._moved(lambda xy: xy * factor, mpp)
+
+    def shifted(self, dy: float, dx: float) -> Self:
+        """Return the polygons moved by these numbers of pixels."""
+        return self._moved(lambda xy: xy + (dx, dy), self.mpp) if dx or dy else self
+
+    def within(self, box: tuple[float, float, float, float]) -> Self:
+        """Return the polygons that touch the box (y0, x0, y1, x1); nothing is cut."""
+        y0, x0, y1, x1 = box
+        a, b, c, d = self.boxes().T
+        touch = (a <= y1) & (b <= x1) & (c >= y0) & (d >= x0)
+        # Most lie wholly inside; only the others need their outlines looked at.
+        cut = np.flatnonzero(touch & ~((a >= y0) & (b >= x0) & (c <= y1) & (d <= x1)))
+        touch[cut] = shapely.intersects(self.take(cut).polygons(), shapely.box(x0, y0, x1, y1))
+        return self if touch.all() else self.take(np.flatnonzero(touch))
+
+    def arrays(self) -> dict[str, Any]:
+        """Return everything except the ids, by the names of the attributes."""
+        names = ("coords", "ring_offsets", "polygon_offsets", "types", "mpp")
+        return {name: getattr(self, name) for name in names}
+
+    def digest(self) -> Any:
+        """Return a SHA-256 of the outlines and types."""
+        digest = hashlib.sha256()
+        for column in (self.coords, self.ring_offsets, self.polygon_offsets, self.types):
+            digest.update(np.ascontiguousarray(column).reshape(-1).data)
+        return digest
+
+    def _moved(self, move: Callable[[np.ndarray], np.ndarray], mpp: float) -> Self:
+        return replace(self, coords=move(self.coords), mpp=mpp)
 
 
 def pack(polygons: Any, types: Any, ids: Sequence[str] | None = None) -> Columns:

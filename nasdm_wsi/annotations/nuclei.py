@@ -6,7 +6,6 @@ QuPath: the centre of pixel i is i + 0.5. Boxes are (y0, x0, y1, x1), half open.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -21,11 +20,12 @@ from PIL import Image, ImageDraw
 
 from ..errors import AnnotationError, disk_errors
 from ..notebook import SIDE, png
-from .columns import Columns, Packer, pack
+from .columns import Packer, PolygonTable, pack
 from .features import add_feature, canonical_uuid, class_name, feature_lines, features_in
 from .findings import Findings
 from .outlines import Outlines
 from .plausible import sort_out
+from .regions import Regions
 from .types import PALETTE, TYPES, ClassNames
 
 LEAST_MPP, MOST_MPP = 0.01, 100.0
@@ -49,19 +49,26 @@ def check_mpp(mpp: float | None, source: object) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class Nuclei(Columns):
+class Nuclei(PolygonTable):
     """A table of nuclei as columns; a million take 0.4 GB, where shapely objects would take 2 GB.
 
     Attributes:
         coords, ring_offsets, polygon_offsets, types, ids: as in `columns.Columns`.
         mpp: micrometres per pixel of the coordinates.
         tissue: where there is tissue; None if unknown, which counts as everywhere.
+        regions: what tissue lies between the nuclei, in the same pixels; None if nothing is known.
         sources: the files from which they were read, which no output may replace.
     """
 
-    mpp: float
     tissue: shapely.Geometry | None = field(default=None, kw_only=True)
+    regions: Regions | None = field(default=None, kw_only=True)
     sources: tuple[Path, ...] = field(default=(), kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.regions is not None and self.regions.mpp != self.mpp:
+            raise ValueError(
+                f"regions at {self.regions.mpp:g} mpp and nuclei at {self.mpp:g}: scale the regions"
+            )
 
     @classmethod
     def from_polygons(
@@ -72,17 +79,18 @@ class Nuclei(Columns):
         mpp: float,
         ids: Sequence[str] | None = None,
         tissue: shapely.Geometry | None = None,
+        regions: Regions | None = None,
     ) -> Nuclei:
         """Return nuclei from (n,) shapely polygons and (n,) type numbers.
 
         Each part of a MultiPolygon becomes a nucleus of its own (the first keeps the id); empty
         polygons are left out.
         """
-        return cls(**vars(pack(polygons, types, ids)), mpp=mpp, tissue=tissue)
+        return cls(**vars(pack(polygons, types, ids)), mpp=mpp, tissue=tissue, regions=regions)
 
     @classmethod
     def concatenate(cls, parts: Iterable[Nuclei]) -> Nuclei:
-        """Join tables that share their mpp into one; the tissue is that of the first.
+        """Join tables that share their mpp; tissue and regions are those of the first.
 
         Each part is added before the next is requested, so memory is needed only once.
         """
@@ -209,32 +217,20 @@ class Nuclei(Columns):
         return png(np.asarray(image))
 
     def extent(self) -> tuple[float, float, float, float]:
-        """The bounding box (y0, x0, y1, x1) of nuclei and tissue, of which there must be some."""
+        """The bounding box (y0, x0, y1, x1) of nuclei, tissue and regions; it must not be empty."""
         boxes = self.boxes()
+        if self.regions is not None:
+            boxes = np.vstack([boxes, self.regions.boxes()])
         if self.tissue is not None:
             x0, y0, x1, y1 = self.tissue.bounds
             boxes = np.vstack([boxes, [y0, x0, y1, x1]])
         (y0, x0), (y1, x1) = boxes[:, :2].min(0).tolist(), boxes[:, 2:].max(0).tolist()
         return y0, x0, y1, x1
 
-    def scaled(self, mpp: float) -> Nuclei:
-        """Return the nuclei in pixels of ``mpp`` micrometres."""
-        factor = self.mpp / mpp
-        return self if factor == 1 else replace(self._moved(lambda xy: xy * factor), mpp=mpp)
-
-    def shifted(self, dy: float, dx: float) -> Nuclei:
-        """Return the nuclei moved by these numbers of pixels."""
-        return self._moved(lambda xy: xy + (dx, dy)) if dx or dy else self
-
     def within(self, box: tuple[float, float, float, float]) -> Nuclei:
-        """Return the nuclei that touch the box (y0, x0, y1, x1); nothing is cut."""
-        y0, x0, y1, x1 = box
-        a, b, c, d = self.boxes().T
-        touch = (a <= y1) & (b <= x1) & (c >= y0) & (d >= x0)
-        # Most lie wholly inside; only the others need their outlines looked at.
-        cut = np.flatnonzero(touch & ~((a >= y0) & (b >= x0) & (c <= y1) & (d <= x1)))
-        touch[cut] = shapely.intersects(self.take(cut).polygons(), shapely.box(x0, y0, x1, y1))
-        return self if touch.all() else self.take(np.flatnonzero(touch))
+        """Return the nuclei and regions that touch the box (y0, x0, y1, x1); nothing is cut."""
+        near = super().within(box)
+        return near if near.regions is None else replace(near, regions=near.regions.within(box))
 
     def counts(self) -> dict[str, int]:
         """Return the number of nuclei of each of the six types."""
@@ -242,28 +238,26 @@ class Nuclei(Columns):
         return {name: int(n) for name, n in zip(TYPES[1:], counts[1:], strict=True)}
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that change when an outline, a type or the tissue does.
+        """16 hexadecimal digits that change when an outline, a type, the tissue or a region does.
 
         Ids and the pixel size are left out: they change no pixel of a canvas.
         """
-        digest = hashlib.sha256()
-        for column in (self.coords, self.ring_offsets, self.polygon_offsets, self.types):
-            digest.update(np.ascontiguousarray(column).reshape(-1).data)
+        digest = self.digest()
         digest.update(b"" if self.tissue is None else self.tissue.wkb)
+        if self.regions:
+            digest.update(self.regions.fingerprint().encode())
         return digest.hexdigest()[:16]
 
     def save(self, path: Path) -> None:
         """Write everything except the ids, for `load` in another process."""
         tissue = b"" if self.tissue is None else shapely.to_wkb(self.tissue)
+        regions = {} if self.regions is None else self.regions.arrays()
         with disk_errors(path.parent), open(path, "wb") as file:
             np.savez(
                 file,
-                coords=self.coords,
-                ring_offsets=self.ring_offsets,
-                polygon_offsets=self.polygon_offsets,
-                types=self.types,
-                mpp=self.mpp,
+                **self.arrays(),
                 tissue=np.frombuffer(tissue, np.uint8),
+                **{f"region_{name}": array for name, array in regions.items()},
             )
 
     @classmethod
@@ -272,14 +266,18 @@ class Nuclei(Columns):
         with np.load(path) as file:
             columns = dict(file)
         tissue = columns.pop("tissue").tobytes()
+        of_regions = [name for name in columns if name.startswith("region_")]
+        regions = {name.removeprefix("region_"): columns.pop(name) for name in of_regions}
         return cls(
             **{**columns, "mpp": float(columns["mpp"])},
             tissue=shapely.from_wkb(tissue) if tissue else None,
+            regions=Regions(**{**regions, "mpp": float(regions["mpp"])}) if regions else None,
         )
 
-    def _moved(self, move: Callable[[np.ndarray], np.ndarray]) -> Nuclei:
+    def _moved(self, move: Callable[[np.ndarray], np.ndarray], mpp: float) -> Nuclei:
         tissue = None if self.tissue is None else shapely.transform(self.tissue, move)
-        return replace(self, coords=move(self.coords), tissue=tissue)
+        regions = None if self.regions is None else self.regions._moved(move, mpp)
+        return replace(self, coords=move(self.coords), mpp=mpp, tissue=tissue, regions=regions)
 
 
 def _check_feature(feature: dict, where: str) -> None:

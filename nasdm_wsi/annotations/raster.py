@@ -1,10 +1,10 @@
-"""Rasterising of nuclei: conditioning planes, tissue and labels of any box of the canvas.
+"""Rasterising of nuclei and regions: planes, tissue and labels of any box of the canvas.
 
 A pixel belongs to a nucleus if its centre lies inside the outline. Where nuclei overlap, it belongs
 to the last of them. A centre on an outline belongs to the nucleus to its right, or to the one below
 it if the outline is horizontal there: polygons that share an edge share no pixel and leave none
-out. A pixel depends on the nuclei alone, whatever box it is rasterised with, because everything is
-computed in integers.
+out. The same holds for regions. A pixel depends on the outlines alone, whatever box it is
+rasterised with, because everything is computed in integers.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ import shapely
 
 from ..errors import PlanError
 from ..geometry import Box, grow, inside, intersect, shape
-from .columns import members, runs
+from .columns import Columns, members, runs
 from .nuclei import Nuclei
+from .regions import GLASS, REGIONS, REGIONS_KNOWN
+from .regions import PLANES as REGION_PLANES
 from .types import EDGE, NUCLEI_KNOWN, PLANES, TYPES
 
 CACHE_BYTES = 64_000_000  # for the codes that each `Conditioning` keeps
-# The code of a pixel is its type number and two bits.
-TYPE_MASK, EDGE_BIT, TISSUE_BIT = 0x3F, 0x40, 0x80
+# The code of a pixel is its type number and two bits, and from bit 8 on the number of its region.
+TYPE_MASK, EDGE_BIT, TISSUE_BIT, REGION_SHIFT = 0x3F, 0x40, 0x80, 8
 
 GRID = 1024  # vertices are rounded to 1 / GRID pixels
 FAR = 1 << 30  # in these units; vertices farther away are moved here, so that products fit int64
@@ -43,120 +45,159 @@ def edges(instances: np.ndarray) -> np.ndarray:
     return edge
 
 
-def planes_of(names: Sequence[str], types: np.ndarray, edge: np.ndarray) -> np.ndarray:
+def planes_of(
+    names: Sequence[str], types: np.ndarray, edge: np.ndarray, regions: np.ndarray | None = None
+) -> np.ndarray:
     """Conditioning planes in the order of their names: float32 (len(names), h, w).
 
-    types: uint8 (h, w), nucleus types; any other number, such as 255, counts as background.
-    edge: bool (h, w), from `edges`.
+    A region that ``names`` lacks counts as unknown.
+
+    Args:
+        types: uint8 (h, w), nucleus types; any other number, such as 255, counts as background.
+        edge: bool (h, w), from `edges`.
+        regions: uint8 (h, w), numbers of regions, 0 where unknown; None if no region is known.
 
     Raises:
-        PlanError: a name that is none of `types.PLANES`.
+        PlanError: a name that is none of `types.PLANES` and `regions.PLANES`.
     """
     check_planes(names)
+    told = [REGIONS.index(name) + 1 for name in names if name in REGIONS]
     planes = np.empty((len(names), *types.shape), np.float32)
     for name, plane in zip(names, planes, strict=True):
         if name == NUCLEI_KNOWN:
             plane[...] = 1
         elif name == EDGE:
             plane[...] = edge
-        else:
+        elif name in TYPES:
             plane[...] = types == TYPES.index(name)
+        elif regions is None:
+            plane[...] = 0
+        elif name == REGIONS_KNOWN:
+            plane[...] = np.isin(regions, told)
+        else:
+            plane[...] = regions == REGIONS.index(name) + 1
     return planes
 
 
 def check_planes(names: Sequence[str]) -> None:
-    """Refuse names of planes that cannot be made from nuclei.
+    """Refuse names of planes that cannot be made from annotations.
 
     Raises:
-        PlanError: a name that is none of `types.PLANES`.
+        PlanError: a name that is none of `types.PLANES` and `regions.PLANES`.
     """
+    given = (*PLANES, *REGION_PLANES)
     for name in names:
-        if name not in PLANES:
+        if name not in given:
             raise PlanError(
                 f"the painter asks for a plane {name!r}, which annotations do not give: "
-                f"choose a painter that asks for some of {', '.join(PLANES)}"
+                f"choose a painter that asks for some of {', '.join(given)}"
             )
 
 
 class Conditioning:
     """The conditioning of a canvas of ``size`` (h, w), rasterised box by box on demand.
 
-    ``nuclei`` are in canvas pixels. Boxes may reach beyond the canvas, where no nuclei are drawn.
+    ``nuclei``, with their tissue and regions, are in canvas pixels. Boxes may reach beyond the
+    canvas, where no nuclei and no regions are drawn.
     Many threads may share one object. It keeps the latest boxes, so that a window is rasterised
     once although every phase asks for its planes and its tissue.
     """
 
     def __init__(self, nuclei: Nuclei, size: tuple[int, int]):
-        self._nuclei = nuclei
         self._canvas = (0, 0, *size)
-        boxes = nuclei.boxes()
-        self._order = np.argsort(boxes[:, 0], kind="stable")
-        self._boxes = boxes[self._order]
-        self._lowest = np.maximum.accumulate(self._boxes[:, 2])  # of each and all before it
+        self._nuclei = _Drawing(nuclei)
+        self._regions = _Drawing(nuclei.regions) if nuclei.regions else None
         self._tissue = None if nuclei.tissue is None else _outline_edges(nuclei.tissue)
+        has_glass = self._regions is not None and GLASS in self._regions.table.types
+        self._all_tissue = self._tissue is None and not has_glass
         self._recent = _Recent(CACHE_BYTES)
 
     def planes(self, names: Sequence[str], box: Box) -> np.ndarray:
         """Return the planes of a box in the order of their names: float32 (len(names), h, w).
 
         Raises:
-            PlanError: a name that is none of `types.PLANES`.
+            PlanError: a name that is none of `types.PLANES` and `regions.PLANES`.
         """
         codes = self._codes(box)
-        return planes_of(names, codes & TYPE_MASK, (codes & EDGE_BIT) > 0)
+        regions = None if self._regions is None else codes >> REGION_SHIFT
+        return planes_of(names, codes & TYPE_MASK, (codes & EDGE_BIT) > 0, regions)
 
     def labels(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
         """Instances int32 (h, w), 0 = none, else the nucleus' index + 1; and types uint8 (h, w)."""
-        instances, types = self._rasterise(box)
+        instances, types = self._nuclei.labels(box)
         on_canvas = self._on_canvas(box)
         return instances * on_canvas, types * on_canvas
 
+    def regions(self, box: Box) -> np.ndarray:
+        """Return the numbers of the regions of a box, uint8 (h, w); 0 where they are unknown."""
+        return (self._codes(box).astype(np.uint16) >> REGION_SHIFT).astype(np.uint8)
+
     def tissue(self, box: Box) -> np.ndarray:
-        """Return bool (h, w): the pixels of tissue and nuclei; all, if no tissue is outlined."""
-        if self._tissue is None:
+        """Return bool (h, w): the pixels of tissue and nuclei.
+
+        All are of tissue if none is outlined. Regions of glass are cut out of it.
+        """
+        if self._all_tissue:
             return np.ones(shape(box), bool)
         return (self._codes(box) & TISSUE_BIT) > 0
 
     def is_glass(self, box: Box) -> bool:
-        """Return whether tissue is outlined, but no pixel of the box is of tissue or a nucleus."""
-        return self._tissue is not None and not self.tissue(box).any()
+        """Return whether no pixel of the box is of tissue or a nucleus."""
+        return not (self._all_tissue or self.tissue(box).any())
 
     def _codes(self, box: Box) -> np.ndarray:
-        """Type, edge and tissue of each pixel in one number: uint8 (h, w), read-only."""
+        """Type, edge, tissue and region of each pixel in one number: (h, w), read-only.
+
+        The numbers are uint8, or uint16 if there are regions.
+        """
         codes = self._recent.get(box)
         if codes is None:
             codes = self._encoded(box)
+            codes.flags.writeable = False
             self._recent.put(box, codes)
         return codes
 
     def _encoded(self, box: Box) -> np.ndarray:
-        around, types = self._rasterise(grow(box, 1))  # edges depend on neighbours
+        around, types = self._nuclei.labels(grow(box, 1))  # edges depend on neighbours
         instances, types = around[1:-1, 1:-1], types[1:-1, 1:-1]
         edge = edges(around)[1:-1, 1:-1]
-        codes = (types | edge * np.uint8(EDGE_BIT)) * self._on_canvas(box)
-        codes[instances > 0] |= TISSUE_BIT
+        on_canvas = self._on_canvas(box)
+        codes = (types | edge * np.uint8(EDGE_BIT)) * on_canvas
+        regions = None
+        if self._regions is not None:
+            regions = self._regions.labels(box)[1] * on_canvas
+        codes[self._is_tissue(box, regions) | (instances > 0)] |= TISSUE_BIT
+        if regions is None:
+            return codes
+        return codes | regions.astype(np.uint16) << REGION_SHIFT
+
+    def _is_tissue(self, box: Box, regions: np.ndarray | None) -> np.ndarray:
+        """Return bool (h, w): the pixels of tissue, without nuclei."""
+        tissue = np.full(shape(box), self._tissue is None)
         if self._tissue is not None:
             pixels, _ = _inside(*self._tissue, np.zeros(len(self._tissue[0]), int), box)
-            codes.reshape(-1)[pixels] |= TISSUE_BIT
-        codes.flags.writeable = False
-        return codes
-
-    def _near(self, box: Box) -> np.ndarray:
-        """Return the indices of nuclei whose bounding boxes meet the box, in no order."""
-        y0, x0, y1, x1 = box
-        first, last = np.searchsorted(self._lowest, y0), np.searchsorted(self._boxes[:, 0], y1)
-        _, left, bottom, right = self._boxes[first:last].T
-        meet = (bottom >= y0) & (left <= x1) & (right >= x0)
-        return self._order[first:last][meet]
+            tissue.reshape(-1)[pixels] = True
+        return tissue if regions is None else tissue & (regions != GLASS)
 
     def _on_canvas(self, box: Box) -> np.ndarray:
         mask = np.zeros(shape(box), bool)
         mask[inside(intersect(box, self._canvas), box)] = True
         return mask
 
-    def _rasterise(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
-        """Rasterise instances and types as in `labels`, but draw nuclei beyond the canvas too."""
-        near, table = self._near(box), self._nuclei
+
+class _Drawing:
+    """Polygons that are rasterised box by box."""
+
+    def __init__(self, table: Columns):
+        self.table = table
+        boxes = table.boxes()
+        self._order = np.argsort(boxes[:, 0], kind="stable")
+        self._boxes = boxes[self._order]
+        self._lowest = np.maximum.accumulate(self._boxes[:, 2])  # of each and all before it
+
+    def labels(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
+        """Index + 1 of the polygon of each pixel, int32 (h, w), 0 = none, and its type, uint8."""
+        near, table = self._near(box), self.table
         rings, counts = members(table.polygon_offsets, near)
         # Rings are closed: an edge begins at each vertex but the last.
         begins = table.ring_offsets[rings]
@@ -166,10 +207,18 @@ class Conditioning:
         pixels, number = _inside(
             _fixed(table.coords[begins]), _fixed(table.coords[begins + 1]), number, box
         )
-        instances, types = np.zeros(shape(box), np.int32), np.zeros(shape(box), np.uint8)
-        instances.reshape(-1)[pixels] = number  # of repeated pixels the last one stays
+        labels, types = np.zeros(shape(box), np.int32), np.zeros(shape(box), np.uint8)
+        labels.reshape(-1)[pixels] = number  # of repeated pixels the last one stays
         types.reshape(-1)[pixels] = table.types[number - 1]
-        return instances, types
+        return labels, types
+
+    def _near(self, box: Box) -> np.ndarray:
+        """Return the indices of polygons whose bounding boxes meet the box, in no order."""
+        y0, x0, y1, x1 = box
+        first, last = np.searchsorted(self._lowest, y0), np.searchsorted(self._boxes[:, 0], y1)
+        _, left, bottom, right = self._boxes[first:last].T
+        meet = (bottom >= y0) & (left <= x1) & (right >= x0)
+        return self._order[first:last][meet]
 
 
 class Cover:

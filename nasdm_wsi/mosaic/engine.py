@@ -15,15 +15,15 @@ from ..geometry import Box, intersect, shape
 from ..job import Job
 from ..slides.pyramid import Pyramid
 from .schedule import Ledger, Task, WorkerPool, run
-from .stages import Canvas, Pixels, Stage, levels_of, phases_of
+from .stages import Canvas, Picture, Pixels, Resampled, Stage, levels_of, phases_of
 from .store import RunStore
 
 
 class Mosaic:
     """The region of a job while it is painted: its stages and tasks.
 
-    With a ``pyramid`` of the region's shape, finished pixels become its encoded tiles; without one
-    they stay in the store.
+    With a ``pyramid``, finished pixels become its encoded tiles; without one they stay in the
+    store.
     """
 
     def __init__(self, job: Job, store: RunStore, pyramid: Pyramid | None = None):
@@ -32,7 +32,10 @@ class Mosaic:
         phases = phases_of(canvas)
         blocks = job.plan.blocks_of(job.region)
         self._pixels = Pixels(canvas, blocks, phases[-1], wanted=pyramid is None)
-        self._levels = levels_of(canvas, pyramid, self._pixels) if pyramid else []
+        self._picture: Picture = self._pixels
+        if job.resampling:
+            self._picture = Resampled(self._pixels, job.resampling)
+        self._levels = levels_of(canvas, pyramid, self._picture) if pyramid else []
         self._stages: list[Stage] = [*phases, self._pixels, *self._levels]
         self.painted = 0  # pixels of the region that `paint` has finished, settled blocks aside
 
@@ -93,9 +96,13 @@ class Mosaic:
             return None
         return self._pixels.covers(self._pixels.place(row, column))
 
-    def pixels(self, box: Box) -> np.ndarray:
-        """Finished pixels, uint8 (h, w, 3), of a box of the region."""
+    def canvas_pixels(self, box: Box) -> np.ndarray:
+        """Return the finished pixels, uint8 (h, w, 3), of a box of the region on the canvas."""
         return self._pixels.pixels(box)
+
+    def pixels(self, box: Box) -> np.ndarray:
+        """Return the finished pixels, uint8 (h, w, 3), of a box of what the slide shows."""
+        return self._picture.pixels(box)
 
     def encoded(self, level: int) -> Iterator[bytes]:
         """Yield the encoded tiles of a level in raster order, when all tasks are done."""

@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from ..geometry import Block, Box, cells_in, grow, inside, intersect, shape
 from ..job import Job, Window
+from ..resampling import Resampling
 from ..slides.pyramid import Pyramid, halved
 from .noise import noise
 from .schedule import Grid
@@ -317,10 +318,41 @@ class Pixels(Picture):
         self.canvas.store.write(self.part, place, pixels)
 
 
+class Resampled(Picture):
+    """The finished pixels at another pixel size.
+
+    There are no tasks: a box is computed from the finished pixels whenever it is read.
+    """
+
+    PIECE = 2048  # columns that are computed at once, so that a wide row needs little memory
+
+    def __init__(self, pixels: Pixels, resampling: Resampling):
+        super().__init__(pixels.cells, pixels.before)
+        self.source, self.resampling = pixels, resampling
+
+    def holders(self, box: Box) -> Box:
+        """Return the blocks that a box of the slide is computed from."""
+        return self.source.holders(self.resampling.reads(box))
+
+    def is_glass(self, place: Block) -> bool:
+        """Return whether the block shows only glass, as in the phases."""
+        return self.source.is_glass(place)
+
+    def pixels(self, box: Box) -> np.ndarray:
+        """Return the pixels of a box of the slide, uint8 (h, w, 3)."""
+        y0, left, y1, right = box
+        starts = range(left, right, self.PIECE)
+        pieces = [(y0, x, y1, min(x + self.PIECE, right)) for x in starts]
+        return np.concatenate([self._resampled(piece) for piece in pieces], axis=1)
+
+    def _resampled(self, box: Box) -> np.ndarray:
+        return self.resampling.pixels(self.source.pixels(self.resampling.reads(box)), box)
+
+
 class Level(Picture):
     """A level of the pyramid; a task encodes a tile, and writes it at half size for the next level.
 
-    The tile's box counts from ``corner`` of the stage before: the region's on the canvas, or that
+    The tile's box counts from ``corner`` of the stage before: that of what the slide shows, or that
     of the level below.
     """
 
@@ -389,10 +421,10 @@ def phases_of(canvas: Canvas) -> list[Phase]:
     return phases
 
 
-def levels_of(canvas: Canvas, pyramid: Pyramid, pixels: Pixels) -> list[Level]:
+def levels_of(canvas: Canvas, pyramid: Pyramid, picture: Picture) -> list[Level]:
     """Return the levels of a job's pyramid."""
-    top, left = canvas.job.region[:2]
-    levels = [Level(canvas, pyramid, 0, pixels, (top, left))]
+    top, left = canvas.job.shown[:2]
+    levels = [Level(canvas, pyramid, 0, picture, (top, left))]
     for number in range(1, len(pyramid.shapes)):
         levels.append(Level(canvas, pyramid, number, levels[-1], (0, 0)))
     return levels

@@ -47,7 +47,7 @@ class Watch:
         y0, x0 = box[:2]
         top, left = self.region[:2]
         first = -(y0 - top) % self.step, -(x0 - left) % self.step
-        seen = self.mosaic.pixels(box)[first[0] :: self.step, first[1] :: self.step]
+        seen = self.mosaic.canvas_pixels(box)[first[0] :: self.step, first[1] :: self.step]
         i, j = (y0 - top + first[0]) // self.step, (x0 - left + first[1]) // self.step
         self.picture[i : i + seen.shape[0], j : j + seen.shape[1]] = seen
         if time.monotonic() - self.shown > self.SECONDS:

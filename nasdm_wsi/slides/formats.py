@@ -41,6 +41,7 @@ class OutputFormat:
         tiled: whether it stores JPEG or deflated tiles, so that quality and lossless matter.
         reader: whether its module has a reader; otherwise OpenSlide or tiffslide read it.
         marker: the file by which a folder is recognised as a slide; "" if a slide is a file.
+        labels: whether it can hold pyramids of labels.
     """
 
     name: str
@@ -50,6 +51,7 @@ class OutputFormat:
     tiled: bool = False
     reader: bool = False
     marker: str = ""
+    labels: bool = True
 
     @property
     def code(self) -> ModuleType:
@@ -88,6 +90,14 @@ FORMATS = (
         tiled=True,
     ),
     OutputFormat(
+        "Aperio SVS",
+        (".svs",),
+        module="aperio",
+        next_step="open it in QuPath and drop {labels} on it",
+        tiled=True,
+        labels=False,
+    ),
+    OutputFormat(
         "OME-Zarr",
         (".ome.zarr",),
         module="ome_zarr",
@@ -110,15 +120,17 @@ def find_format(path: str | Path) -> OutputFormat | None:
     return next((form for form in FORMATS if name.endswith(form.suffixes)), None)
 
 
-def format_of(path: str | Path) -> OutputFormat:
-    """Return the format in which an output is written.
+def format_of(path: str | Path, *, labels: bool = False) -> OutputFormat:
+    """Return the format in which a slide, or a pyramid of ``labels``, is written.
 
     Raises:
-        OutputError: the name ends in none of the suffixes.
+        OutputError: the name ends in none of the suffixes of these formats.
     """
-    if form := find_format(path):
+    form = find_format(path)
+    if form and (form.labels or not labels):
         return form
-    *most, last = (suffix for form in FORMATS for suffix in form.suffixes)
+    possible = [form for form in FORMATS if form.labels or not labels]
+    *most, last = (suffix for form in possible for suffix in form.suffixes)
     raise OutputError(f"{path}: the output must end in {', '.join(most)} or {last}")
 
 

@@ -112,7 +112,20 @@ class Pyramid:
         )
         return bytes(jpeg)
 
+    def decode(self, tile: bytes) -> np.ndarray:
+        """Return the pixels of an encoded tile, also those beyond the picture."""
+        if not self.deflated:
+            return np.asarray(imagecodecs.jpeg8_decode(tile))
+        flat = np.frombuffer(imagecodecs.zlib_decode(tile), self.dtype)
+        pixels = flat.reshape(self.tile, self.tile, *self.shape[2:])
+        return np.asarray(imagecodecs.delta_decode(pixels, axis=1))
+
 
 def halved(pixels: np.ndarray) -> np.ndarray:
     """Half the size, rounding up: RGB by the mean of 2 x 2 (halves go up), labels by choice."""
     return pixels[::2, ::2] if pixels.ndim == 2 else np.asarray(Image.fromarray(pixels).reduce(2))
+
+
+def objective_power(mpp: float) -> float:
+    """Return the power of an objective: by convention, 20x has 0.5 micrometres per pixel."""
+    return float(f"{10 / mpp:.2g}")

@@ -24,6 +24,7 @@ from tiffslide import TiffSlide
 from ..errors import SlideError
 from ..geometry import Box, grow, intersect, shape
 from ..notebook import SIDE, png
+from . import aperio
 from .formats import find_format
 from .stain import STYLES, style_vector
 from .tissue import tissue_mask
@@ -283,9 +284,9 @@ def _property(reader: Any, name: str) -> Any:
 
 
 def _description(comment: str) -> str:
-    """Return the description in OME-XML; any other comment unchanged."""
+    """Return the description in OME-XML or in an SVS of ours; any other comment unchanged."""
     if "<OME" not in comment:
-        return comment
+        return aperio.description_of(comment)
     try:
         return ElementTree.fromstring(comment.encode()).findtext("{*}Image/{*}Description") or ""
     except ElementTree.ParseError:

@@ -97,7 +97,7 @@ def _check(out: Path, form: str, *, overwrite: bool) -> None:
     if form not in FORMATS:
         raise ValueError(f"{form} is none of {', '.join(FORMATS)}")
     if form in PYRAMIDS:
-        format_of(out)  # refuses other suffixes
+        format_of(out, labels=True)  # refuses other suffixes
     if out.is_dir():
         raise OutputError(f"{out} exists: choose another name or remove it")
     if out.exists() and not overwrite:
