@@ -23,7 +23,8 @@ from nasdm_wsi.annotations.types import TYPES
 from nasdm_wsi.errors import SlideError
 from nasdm_wsi.model.planes import REGIONS
 from nasdm_wsi.slides.stain import StainStatistics
-from nasdm_wsi.tools.dataset import HELD_OUT, UNPUBLISHED, held_out_box
+from nasdm_wsi.tools.dataset import UNPUBLISHED
+from nasdm_wsi.tools.prepare import HELD_OUT, held_out_box
 
 LARGEST = 40  # MB of a pack
 # Types that pseudo-labels tell; the segmenter never finds the other three.

@@ -88,6 +88,15 @@ ignore_classes = click.option(
 )
 
 
+max_pixels = click.option(
+    "--max-pixels",
+    type=click.IntRange(min=1),
+    default=1 << 28,
+    show_default=True,
+    help="Most pixels of a label image; the other limits on files are derived from it.",
+)
+
+
 def reading(command: Callable) -> Callable:
     """Add the options that say how to read an annotation file."""
     for option in reversed(
@@ -115,13 +124,7 @@ def reading(command: Callable) -> Callable:
                 show_default=True,
                 help="Whether outlines follow pixel corners or, as in OpenCV (cv2), pixel centres.",
             ),
-            click.option(
-                "--max-pixels",
-                type=click.IntRange(min=1),
-                default=1 << 28,
-                show_default=True,
-                help="Most pixels of a label image; the other limits on files are derived from it.",
-            ),
+            max_pixels,
         ]
     ):
         command = option(command)

@@ -20,11 +20,18 @@ from . import options
     help="Share of each picture's area that is held out from training.",
 )
 @click.option(
+    "--held-out-patient",
+    "held_out_patients",
+    metavar="NAME",
+    multiple=True,
+    help="Hold out all pictures of the patient NAME of a table; repeatable.",
+)
+@click.option(
     "--mpp",
     type=click.FloatRange(0, 100, min_open=True),
     default=0.5,
     show_default=True,
-    help="Micrometres per pixel of the pictures.",
+    help="Micrometres per pixel of the dataset; those of a table may have others.",
 )
 @click.option(
     "--exclude", metavar="NAME", multiple=True, help="Leave out the picture NAME; repeatable."
@@ -50,6 +57,7 @@ from . import options
     show_default=True,
     help="Method that estimates the stains; staintools needs the extra of that name.",
 )
+@options.max_pixels
 @options.seed
 @options.quiet
 def prepare(sources: tuple[Path, ...], out: Path, **settings) -> None:
@@ -58,9 +66,11 @@ def prepare(sources: tuple[Path, ...], out: Path, **settings) -> None:
     A source is one of three kinds of folder: Lizard's layout, with images/NAME.png and
     labels/NAME.mat (the .mat may be of HoVer-Net or CoNSeP); Lizard as it is downloaded
     (Lizard_Images1, Lizard_Images2, Lizard_Labels); or NAME.png with NAME_classes.png (0
-    background, 1 to 6 types, 255 ignored).
+    background, 1 to 6 types, 255 ignored). A source may also be a table of pictures, as CSV or
+    JSON, with the columns image, name, mpp, nuclei, points, regions, pseudo, patient, collection
+    and same_as.
     """
-    from ..tools.dataset import prepare as prepare_dataset
+    from ..tools.prepare import prepare as prepare_dataset
 
     with options.bars("region") as progress:
         rows = prepare_dataset(

@@ -13,7 +13,7 @@ from nasdm_wsi import plan_render, read_annotations, render
 from nasdm_wsi.model import Painter
 from nasdm_wsi.model.devices import choose_device
 from nasdm_wsi.model.training.train import train
-from nasdm_wsi.tools.dataset import prepare
+from nasdm_wsi.tools.prepare import prepare
 
 
 def main() -> None:

@@ -46,7 +46,7 @@ def region_source(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory, lizard_source, region_source) -> Path:
     """Both sources, prepared."""
-    from nasdm_wsi.tools.dataset import prepare
+    from nasdm_wsi.tools.prepare import prepare
 
     out = tmp_path_factory.mktemp("prepared") / "dataset"
     prepare([lizard_source, region_source], out)

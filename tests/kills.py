@@ -176,7 +176,7 @@ class Prepare(Scenario):
             imsave(folder / f"source/{name}_classes.png", types, check_contrast=False)
 
     def begin(self, folder: Path) -> None:
-        from nasdm_wsi.tools.dataset import prepare
+        from nasdm_wsi.tools.prepare import prepare
 
         prepare([folder / "source"], folder / "out")
 

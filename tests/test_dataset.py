@@ -13,7 +13,8 @@ from nasdm_wsi.annotations.types import PLANES
 from nasdm_wsi.errors import DatasetError, OutputError
 from nasdm_wsi.model.training.data import Crops, Patches, draws
 from nasdm_wsi.slides.stain import restain, style_vector
-from nasdm_wsi.tools.dataset import at_mpp, dataset_mpp, prepare, read_manifest, read_regions
+from nasdm_wsi.tools.dataset import at_mpp, dataset_mpp, read_manifest, read_regions
+from nasdm_wsi.tools.prepare import prepare
 
 
 def test_regions_are_what_the_sources_hold(dataset):

@@ -20,7 +20,8 @@ from nasdm_wsi.model.evaluation.distances import (
     precision_recall,
 )
 from nasdm_wsi.model.evaluation.evaluate import Agreement, Features, evaluate
-from nasdm_wsi.tools.dataset import prepare, read_regions
+from nasdm_wsi.tools.dataset import read_regions
+from nasdm_wsi.tools.prepare import prepare
 
 
 def sets(n=300, d=12):

@@ -29,8 +29,9 @@ from nasdm_wsi.errors import AnnotationError, OutputError
 from nasdm_wsi.slides import ome_tiff, ome_zarr
 from nasdm_wsi.slides.reading import open_slide
 from nasdm_wsi.tools import export as exporting
-from nasdm_wsi.tools.dataset import prepare, read_regions
+from nasdm_wsi.tools.dataset import read_regions
 from nasdm_wsi.tools.export import export
+from nasdm_wsi.tools.prepare import prepare
 
 SIZE = (230, 310)
 CUTS = ([0, 76, 153, 230], [0, 77, 155, 232, 310])  # of tiles of at most 100 pixels

@@ -23,8 +23,8 @@ from nasdm_wsi.model.families import build
 from nasdm_wsi.model.training.train import train
 from nasdm_wsi.output import keep_inputs
 from nasdm_wsi.slides import ome_tiff, ome_zarr
-from nasdm_wsi.tools.dataset import prepare
 from nasdm_wsi.tools.export import export
+from nasdm_wsi.tools.prepare import prepare
 
 SIZE = ("--size", 64, 64)
 

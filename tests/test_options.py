@@ -46,6 +46,12 @@ SEEN: dict[tuple[str, str], str] = {  # by a test of another file
     ("info", "--mpp"): "test_plausible.py::test_the_size_of_the_nuclei_is_weighed",
     ("seams", "--stride"): "test_seams.py::test_what_cannot_be_measured_is_one_line",
     ("prepare", "--fold"): "test_sources.py::test_fold_takes_the_pictures_of_a_fold",
+    ("prepare", "--held-out-patient"): (
+        "test_tables.py::test_the_command_reads_a_csv_and_follows_its_options"
+    ),
+    ("prepare", "--max-pixels"): (
+        "test_tables.py::test_the_command_reads_a_csv_and_follows_its_options"
+    ),
     ("prepare", "--class-map"): (
         "test_sources.py::test_numbers_of_hovernet_and_consep_are_named_by_the_user"
     ),

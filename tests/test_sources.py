@@ -13,7 +13,8 @@ from scipy.io import savemat
 
 from nasdm_wsi.cli.main import main
 from nasdm_wsi.errors import AnnotationError, DatasetError
-from nasdm_wsi.tools.dataset import prepare, read_manifest, read_regions
+from nasdm_wsi.tools.dataset import read_manifest, read_regions
+from nasdm_wsi.tools.prepare import prepare
 
 SIZE = (60, 80)
 

@@ -32,7 +32,7 @@ from nasdm_wsi.model.training.objectives import Objective
 from nasdm_wsi.model.training.optimisers import KernelMuon
 from nasdm_wsi.model.training.train import _start_from, train
 from nasdm_wsi.model.training.trainer import Trainer
-from nasdm_wsi.tools.dataset import prepare
+from nasdm_wsi.tools.prepare import prepare
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # tensorboard's own
 

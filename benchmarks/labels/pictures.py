@@ -20,7 +20,8 @@ from PIL import Image
 
 from nasdm_wsi.annotations.labels import split_touching
 from nasdm_wsi.annotations.lizard import read_mat_labels
-from nasdm_wsi.tools.dataset import HELD_OUT, UNPUBLISHED, held_out_box
+from nasdm_wsi.tools.dataset import UNPUBLISHED
+from nasdm_wsi.tools.prepare import HELD_OUT, held_out_box
 
 INFLAMMATORY = 7  # neutrophil, lymphocyte, plasma or eosinophil
 UNTYPED = 8  # a nucleus of unknown type

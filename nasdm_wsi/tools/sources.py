@@ -1,4 +1,4 @@
-"""Folders of labelled pictures: the pairs of picture and labels, and reading of the labels.
+"""Folders of labelled pictures: the pairs of picture and labels.
 
 Layouts, whose names may be in capitals or not:
 
@@ -13,19 +13,10 @@ Pictures may be PNG, TIFF, JPEG or BMP.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from ..annotations.contents import Source
-from ..annotations.findings import Findings
-from ..annotations.hovernet_mat import is_hovernet, read_instances
-from ..annotations.labels import split_touching
-from ..annotations.lizard import read_mat_labels
-from ..annotations.types import ClassNames
 from ..errors import DatasetError
 
 UNPUBLISHED = 255
@@ -36,12 +27,66 @@ _CLASSES = "_classes"
 
 @dataclass(frozen=True)
 class Labelled:
-    """A picture with its labels; fold is Lizard's, 1 to 3, if info.csv gives it."""
+    """A picture with the files of its labels, and what is known about it.
+
+    labels: outlines of nuclei; None if there are none, or only ``points`` (`tables`).
+    fold: that of Lizard, 1 to 3, if info.csv gives it.
+    mpp: micrometres per pixel; None for those of the dataset.
+    pseudo: which labels are predictions, of "nuclei" and "regions".
+    same_as: the name of a picture of the same tissue.
+    """
 
     name: str
     picture: Path
-    labels: Path
+    labels: Path | None
     fold: int | None = None
+    mpp: float | None = None
+    points: Path | None = None
+    regions: Path | None = None
+    pseudo: tuple[str, ...] = ()
+    patient: str = ""
+    collection: str = ""
+    same_as: str = ""
+
+    @property
+    def origins(self) -> dict[str, str]:
+        """Where the labels of nuclei and of regions come from: published, pseudo, points, none."""
+        given = {"nuclei": self.labels or self.points, "regions": self.regions}
+        origins = {
+            kind: "none" if path is None else "pseudo" if kind in self.pseudo else "published"
+            for kind, path in given.items()
+        }
+        return origins | ({"nuclei": "points"} if self.points else {})
+
+
+def original(name: str, same_as: Mapping[str, str]) -> str:
+    """Follow ``same_as``, a picture to its copy, to the picture that is the same as no other.
+
+    Raises:
+        DatasetError: there is no such picture, because the names lead back to ``name``.
+    """
+    passed = {name}
+    while after := same_as.get(name):
+        if after in passed:
+            raise DatasetError(f"same_as leads from {after!r} back to it: leave one of them empty")
+        passed.add(name := after)
+    return name
+
+
+def without_copies(found: list[Labelled]) -> list[Labelled]:
+    """Return the pictures without those that show the tissue of another one.
+
+    Of several copies stays the one that the others name, or else the first.
+    """
+    same_as = {row.name: row.same_as for row in found}
+    originals = {row.name: original(row.name, same_as) for row in found}
+    kept = set(originals) & set(originals.values())
+    taken = set(kept)
+    for name, first in originals.items():
+        if first not in taken:
+            taken.add(first)
+            kept.add(name)
+    return [row for row in found if row.name in kept]
 
 
 def find(source: Path) -> list[Labelled]:
@@ -61,38 +106,6 @@ def find(source: Path) -> list[Labelled]:
     named = {name.removesuffix(_CLASSES): paths for name, paths in labels.items()}
     pictures = {name: paths for name, paths in files.items() if name in named}
     return _paired(pictures, named, source)
-
-
-def read_labels(
-    path: Path, class_map: Mapping[str, str] | None = None, ignore_classes: Iterable[str] = ()
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return instances int (h, w), 0 = none, and types uint8 (h, w), 255 where nothing is known.
-
-    ``class_map`` and ``ignore_classes`` say what the numbers of HoVer-Net and CoNSeP mean; nuclei
-    that are left out count as unknown.
-
-    Raises:
-        AnnotationError: damaged labels, or an unknown class.
-        OSError, SyntaxError: a picture of types that cannot be read.
-    """
-    if path.suffix.casefold() != ".mat":
-        types = read_picture(path)
-        return split_touching(types), types
-    if not is_hovernet(path):
-        return read_mat_labels(path)
-    instances, names = read_instances(Source(path))
-    findings = Findings(path, ClassNames(class_map, ignore_classes))
-    numbers = [findings.number(name) for name in names]
-    findings.check(len(names))
-    table = np.array([0, *(UNPUBLISHED if k is None else k for k in numbers)], np.uint8)
-    types = table[instances]
-    return np.where(types == UNPUBLISHED, 0, instances), types
-
-
-def read_picture(path: Path) -> np.ndarray:
-    """Return the pixels of a picture as they are stored."""
-    with Image.open(path) as file:
-        return np.array(file)
 
 
 Files = dict[str, list[Path]]  # by their names without suffix
