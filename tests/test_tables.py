@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from helpers import labelled_tissue
+from nasdm_wsi.annotations.regions import REGIONS
 from PIL import Image
 from skimage.measure import regionprops
 
@@ -146,6 +147,20 @@ def test_a_wrong_row_is_one_line(folder, rows, message):
     with pytest.raises(DatasetError, match=message) as caught:
         read_table(table)
     assert "\n" not in str(caught.value)
+
+
+def test_regions_are_enlarged_and_checked(folder, tmp_path):
+    drawn = np.zeros(SIZE, np.uint8)
+    drawn[20:50, 30:80] = REGIONS.index("mucus") + 1
+    Image.fromarray(drawn).save(folder / "drawn.png")
+    row = {"image": "b.webp", "mpp": 1.0, "regions": "drawn.png", "pseudo": "regions"}
+    regions, facts = prepared(folder, tmp_path / "drawn", [row, {"image": "c.webp"}])
+    np.testing.assert_array_equal(regions["b"].regions, np.kron(drawn, np.ones((2, 2), np.uint8)))
+    assert regions["b"].tissue == "pseudo" and facts["b"]["labels"]["nuclei"] == "none"
+    assert regions["c"].regions is None
+    Image.fromarray(np.full(SIZE, 99, np.uint8)).save(folder / "drawn.png")
+    with pytest.raises(DatasetError, match="99 is the number of no region"):
+        prepared(folder, tmp_path / "x", [row])
 
 
 def test_labels_that_do_not_fit_are_refused(folder, tmp_path):

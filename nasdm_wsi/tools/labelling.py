@@ -23,6 +23,7 @@ from ..annotations.labels import split_touching
 from ..annotations.lizard import read_mat_labels
 from ..annotations.parsers import BYTES, MAX_PIXELS, check_pixels
 from ..annotations.raster import Conditioning
+from ..annotations.regions import REGIONS
 from ..annotations.types import TYPES, ClassNames
 from ..errors import DatasetError
 from ..slides.stain import haematoxylin
@@ -117,6 +118,23 @@ def nuclei_of(row: Labelled, image: np.ndarray, frame: Frame, **reading: Any) ->
         return frame.labels(instances, row.labels), frame.labels(types, row.labels)
     nuclei = read_contents(row.labels, mpp=frame.own_mpp, **reading).checked().scaled(frame.mpp)
     return Conditioning(nuclei, frame.size).labels((0, 0, *frame.size))
+
+
+def regions_of(row: Labelled, frame: Frame, max_pixels: int = MAX_PIXELS) -> np.ndarray | None:
+    """Return the numbers of the regions of a picture in its frame, uint8 (h, w); None without any.
+
+    Raises:
+        DatasetError: they do not fit, or have numbers of no region.
+    """
+    if row.regions is None:
+        return None
+    regions = frame.labels(_pixels(row.regions, max_pixels), row.regions)
+    if (largest := int(regions.max(initial=0))) > len(REGIONS):
+        raise DatasetError(
+            f"{row.regions}: {largest} is the number of no region: use 0 for unknown and 1 to "
+            f"{len(REGIONS)} for {', '.join(REGIONS)}"
+        )
+    return regions.astype(np.uint8)
 
 
 def read_labels(

@@ -22,7 +22,7 @@ from ..output import check_writable, keep_inputs, whole_or_nothing
 from ..slides.reading import tissue_sample
 from ..slides.stain import BACKENDS, StainStatistics, fit_stains, normalise
 from .dataset import FORMAT, MANIFEST, random_box
-from .labelling import Frame, nearest, nuclei_of, read_labels, read_rgb
+from .labelling import Frame, nearest, nuclei_of, read_labels, read_rgb, regions_of
 from .sources import PICTURES, UNPUBLISHED, Labelled, find, without_copies
 from .tables import COARSEST, read_table
 
@@ -142,6 +142,7 @@ class _Picture:
     image: np.ndarray
     instances: np.ndarray
     types: np.ndarray
+    regions: np.ndarray | None
     own: tuple[int, int]
 
     @property
@@ -158,7 +159,8 @@ def _read(row: Labelled, mpp: float, **reading: Any) -> _Picture:
     instances, types = nuclei_of(row, image, frame, **reading)
     if stray := sorted(set(np.unique(types)) - {*range(len(TYPES)), UNPUBLISHED}):
         raise DatasetError(f"{row.labels}: type {stray[0]} is none of 0..6 and 255")
-    return _Picture(image, instances, types, frame.own)
+    regions = regions_of(row, frame, reading["max_pixels"])
+    return _Picture(image, instances, types, regions, frame.own)
 
 
 def _repainted(picture: _Picture, repaint: Repaint) -> _Picture:
@@ -176,6 +178,8 @@ def _write(folder: Path, picture: _Picture) -> None:
         compression="zlib",
         predictor=True,
     )
+    if picture.regions is not None:
+        Image.fromarray(picture.regions).save(folder / "regions.png")
 
 
 def _facts(row: Labelled, picture: _Picture, mpp: float, held_out: list[list[int]]) -> dict:
