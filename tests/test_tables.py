@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from helpers import labelled_tissue
-from nasdm_wsi.annotations.regions import REGIONS
 from PIL import Image
 from skimage.measure import regionprops
 
 from nasdm_wsi.annotations.geojson import write_geojson
 from nasdm_wsi.annotations.labels import from_labels
+from nasdm_wsi.annotations.regions import REGIONS
 from nasdm_wsi.cli.main import main
 from nasdm_wsi.errors import DatasetError
 from nasdm_wsi.tools.dataset import read_manifest, read_regions
