@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +21,9 @@ from torch import Tensor, nn
 from .config import LocalConfig
 
 STYLE_SIZE = 6
+
+Sides = tuple[int, int, int, int]  # numbers of pixels at the top, left, bottom and right
+NONE: Sides = (0, 0, 0, 0)
 
 
 class Block(nn.Module):
@@ -36,16 +43,45 @@ class Block(nn.Module):
         return x + self.conv2(F.silu(self.conv1(h)))
 
 
+class Features(NamedTuple):
+    """Features (n, c, h, w) in cells of ``cell`` pixels, with the context that they still carry.
+
+    ``context`` counts the pixels on each side that serve only as context: the network reads them
+    for the pixels inside, and its result leaves them out.
+    """
+
+    tensor: Tensor
+    cell: int
+    context: Sides
+
+    def within(self, reach: int) -> Features:
+        """Drop the context farther than ``reach`` pixels, rounded up to whole cells."""
+        reach = _up_to(reach, self.cell)
+        top, left, bottom, right = (max(n - reach, 0) // self.cell for n in self.context)
+        h, w = self.tensor.shape[-2:]
+        kept = self.tensor[..., top : h - bottom, left : w - right]
+        return Features(kept, self.cell, _nearest(self.context, reach))
+
+    def then(self, layer: Callable[[Tensor], Tensor], cell: int | None = None) -> Features:
+        """Apply a layer whose result has cells of ``cell`` pixels, by default those of its input.
+
+        The result has the same context, whose outermost cells the border of the input may falsify.
+        """
+        return Features(layer(self.tensor), cell or self.cell, self.context)
+
+
 class Stage(nn.ModuleList):
     """Blocks of one width, one after another."""
 
     def __init__(self, count: int, width: int, embedding: int):
         super().__init__(Block(width, embedding) for _ in range(count))
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        for block in self:
-            x = block(x, embedding)
-        return x
+    def forward(self, x: Features, embedding: Tensor, reach: int) -> Features:
+        """Features after the stage; what follows it reads ``reach`` pixels of their context."""
+        for number, block in enumerate(self):
+            x = x.within(reach + 2 * x.cell * (len(self) - number))  # two convolutions each
+            x = x.then(partial(block, embedding=embedding))
+        return x.within(reach)
 
 
 class Fine(nn.Module):
@@ -66,6 +102,37 @@ class Fine(nn.Module):
         return self.conv2(h)
 
 
+@dataclass(frozen=True)
+class Reaches:
+    """How many pixels round an aligned block are read of each kind of features.
+
+    They are counted from the output back to the input: a 3x3 convolution reaches one cell further,
+    and a change of resolution rounds the reach up to whole cells. ``encoder`` and ``decoder`` are
+    of the results of the stages by level, ``skip`` of what the decoder adds.
+    """
+
+    stem: int
+    encoder: tuple[int, ...]
+    skip: tuple[int, ...]
+    decoder: tuple[int, ...]
+    head: int
+
+    @classmethod
+    def of(cls, config: LocalConfig) -> Reaches:
+        """Compute the reaches of a network."""
+        head = 2 if config.fine else 0  # its last two convolutions
+        encoder, skip, decoder = [], [], []
+        reach = head + 2
+        for level, count in enumerate(config.blocks[:-1]):
+            decoder.append(reach)
+            reach = _up_to(reach + 2 * count * 2 ** (level + 1), 2 ** (level + 2))
+            skip.append(reach)
+        for level, count in reversed(list(enumerate(config.blocks))):
+            encoder.insert(0, reach)
+            reach += 2 * count * 2 ** (level + 1)
+        return cls(reach + 2, tuple(encoder), tuple(skip), tuple(decoder), head)
+
+
 class LocalUNet(nn.Module):
     """A network from noisy pixels, planes and style to pixels; sides are multiples of `grid`.
 
@@ -83,6 +150,7 @@ class LocalUNet(nn.Module):
         widths, blocks, size = config.widths, config.blocks, config.embedding
         pairs = list(zip(widths, widths[1:], strict=False))
         self.config = config
+        self.reaches = Reaches.of(config)
         self.grid = 2 ** len(widths)
         self.register_buffer("style_mean", torch.zeros(STYLE_SIZE))
         self.register_buffer("style_std", torch.ones(STYLE_SIZE))
@@ -101,44 +169,44 @@ class LocalUNet(nn.Module):
         _zero(self.fine.conv2 if self.fine else self.head)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, x: Tensor, noise: Tensor, planes: Tensor, style: Tensor) -> Tensor:
-        """x (n, 3, h, w), noise (n,) = ln(sigma) / 4, planes (n, p, h, w), style (n, 6)."""
+    def forward(
+        self, x: Tensor, noise: Tensor, planes: Tensor, style: Tensor, context: Sides = NONE
+    ) -> Tensor:
+        """Pixels (n, 3, h', w') without the ``context``, pixels at the sides of the input.
+
+        x (n, 3, h, w), noise (n,) = ln(sigma) / 4, planes (n, p, h, w), style (n, 6); ``context``
+        consists of multiples of `grid`. Features are dropped as soon as no wanted pixel depends on
+        them, so the result equals the inner part of that without ``context``.
+        """
+        e = self._embedding(noise, style)
+        cells = F.pixel_unshuffle(torch.cat([x, planes], dim=1), 2)
+        h = Features(cells, 2, context).then(self.stem)
+        skips = []
+        for level, stage in enumerate(self.encoder):
+            h = stage(h, e, self.reaches.encoder[level])
+            if level < len(self.down):
+                skips.append(h.within(self.reaches.skip[level]))
+                h = h.then(self.down[level], 2 * h.cell)
+        for level in reversed(range(len(self.up))):
+            h = h.then(self.up[level]).then(_finer, h.cell // 2)
+            h = h.then(skips[level].tensor.add)
+            h = self.decoder[level](h, e, self.reaches.decoder[level])
+        h = h.then(self.head).then(_finer, 1).within(self.reaches.head)
+        if self.fine is not None:
+            pixels = Features(x, 1, context).within(self.reaches.head)
+            h = h.then(partial(self.fine, x=pixels.tensor)).within(0)
+        return h.tensor
+
+    def _embedding(self, noise: Tensor, style: Tensor) -> Tensor:
         angle = noise[:, None] * self.frequencies
         style = (style - self.style_mean) / self.style_std
         e = self.embed_noise(torch.cat([angle.cos(), angle.sin()], dim=1)) + self.embed_style(style)
-        e = F.silu(self.embed(F.silu(e)))
-
-        h = self.stem(F.pixel_unshuffle(torch.cat([x, planes], dim=1), 2))
-        skips = []
-        for level, stage in enumerate(self.encoder):
-            h = stage(h, e)
-            if level < len(self.down):
-                skips.append(h)
-                h = self.down[level](h)
-        for level in reversed(range(len(self.up))):
-            h = F.pixel_shuffle(self.up[level](h), 2) + skips[level]
-            h = self.decoder[level](h, e)
-        h = F.pixel_shuffle(self.head(h), 2)
-        return h if self.fine is None else self.fine(h, x)
+        return F.silu(self.embed(F.silu(e)))
 
     @property
     def receptive_field(self) -> int:
-        """The number of pixels on each side of an aligned block on which its output can depend.
-
-        It is counted from the output back to the input: a 3x3 convolution reaches one cell further,
-        and a change of resolution rounds the reach up to whole cells.
-        """
-        convs = [2 * n for n in self.config.blocks]
-        reach = 2  # the head, in pixels: one cell of two
-        if self.fine is not None:
-            reach += 2  # its own pixel, rounded up to such a cell
-        for level, n in enumerate(convs[:-1]):
-            cell = 2 ** (level + 1)
-            reach = math.ceil(reach / cell) * cell + n * cell
-        for level in reversed(range(len(convs))):
-            cell = 2 ** (level + 1)
-            reach = math.ceil(reach / cell) * cell + convs[level] * cell
-        return reach + 2  # the stem
+        """The number of pixels on each side of an aligned block on which its output can depend."""
+        return self.reaches.stem
 
     @property
     def halo(self) -> int:
@@ -177,6 +245,20 @@ def measured_halo(network: LocalUNet, *, tolerance: float = 5e-5) -> int:
         while (block_of(halo) - whole).abs().max() * network.config.sigma_data > tolerance:
             halo += network.grid
     return halo
+
+
+def _up_to(number: int, unit: int) -> int:
+    """Round up to a multiple of ``unit``."""
+    return -(-number // unit) * unit
+
+
+def _nearest(context: Sides, reach: int) -> Sides:
+    top, left, bottom, right = (min(n, reach) for n in context)
+    return top, left, bottom, right
+
+
+def _finer(h: Tensor) -> Tensor:
+    return F.pixel_shuffle(h, 2)
 
 
 def _zero(layer: nn.Module) -> None:
