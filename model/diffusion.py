@@ -18,6 +18,7 @@ from .ddpm import hybrid_loss, linear_schedule
 from .local_unet import LocalUNet
 from .planes import PIXELS
 from .semantic_unet import SemanticUNet
+from .sides import NONE, Sides, without
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,13 @@ class Condition:
     known; each group of planes includes one that is 1 where the group is known.
     style: (n, 6), the stain (`nasdm_wsi.slides.stain`).
     names: the names of the planes, in order.
+    context: how many pixels on each side are only context, which the estimate leaves out.
     """
 
     planes: Tensor
     style: Tensor
     names: tuple[str, ...] = PLANES
+    context: Sides = NONE
 
     def pick(self, *names: str) -> Tensor:
         """Return the planes of these names, (n, len(names), h, w), as a view if possible."""
@@ -83,8 +86,9 @@ class Denoiser(nn.Module):
         """Expected clean pixels of noisy ``x`` (n, 3, h, w) at noise level ``sigma`` (n,)."""
         s, d = sigma[:, None, None, None], self.sigma_data
         total = (s**2 + d**2).sqrt()
-        out = self.network(x / total, sigma.log() / 4, condition.planes, condition.style)
-        return d**2 / total**2 * x + s * d / total * out.float()
+        level, context = sigma.log() / 4, condition.context
+        out = self.network(x / total, level, condition.planes, condition.style, context)
+        return d**2 / total**2 * without(x, context) + s * d / total * out.float()
 
     def sigma(self, level: Tensor) -> Tensor:
         """Return the noise level of a quantile ``level`` in (0, 1)."""
@@ -126,7 +130,7 @@ class NoisePredictor(nn.Module):
         outputs = self.outputs(
             x / (1 + s**2).sqrt(), torch.from_numpy(t).to(x.dtype).to(x.device), condition
         )
-        return x - s * outputs[:, :3].float()
+        return without(x - s * outputs[:, :3].float(), condition.context)
 
     def outputs(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Return the network itself, for the paper's sampler: ``x`` scaled, ``t`` (n,) in steps."""

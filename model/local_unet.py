@@ -19,11 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import LocalConfig
+from .sides import NONE, Sides, less, nearest, without
 
 STYLE_SIZE = 6
-
-Sides = tuple[int, int, int, int]  # numbers of pixels at the top, left, bottom and right
-NONE: Sides = (0, 0, 0, 0)
 
 
 class Block(nn.Module):
@@ -56,11 +54,9 @@ class Features(NamedTuple):
 
     def within(self, reach: int) -> Features:
         """Drop the context farther than ``reach`` pixels, rounded up to whole cells."""
-        reach = _up_to(reach, self.cell)
-        top, left, bottom, right = (max(n - reach, 0) // self.cell for n in self.context)
-        h, w = self.tensor.shape[-2:]
-        kept = self.tensor[..., top : h - bottom, left : w - right]
-        return Features(kept, self.cell, _nearest(self.context, reach))
+        kept = nearest(self.context, _up_to(reach, self.cell))
+        tensor = without(self.tensor, less(self.context, kept), cell=self.cell)
+        return Features(tensor, self.cell, kept)
 
     def then(self, layer: Callable[[Tensor], Tensor], cell: int | None = None) -> Features:
         """Apply a layer whose result has cells of ``cell`` pixels, by default those of its input.
@@ -250,11 +246,6 @@ def measured_halo(network: LocalUNet, *, tolerance: float = 5e-5) -> int:
 def _up_to(number: int, unit: int) -> int:
     """Round up to a multiple of ``unit``."""
     return -(-number // unit) * unit
-
-
-def _nearest(context: Sides, reach: int) -> Sides:
-    top, left, bottom, right = (min(n, reach) for n in context)
-    return top, left, bottom, right
 
 
 def _finer(h: Tensor) -> Tensor:

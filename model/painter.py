@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,43 @@ from .guidance import guided
 from .local_unet import STYLE_SIZE
 from .pixels import to_image, to_signal
 from .samplers import SOLVERS, solve
+from .sides import Sides, less, nearest, without
 from .styles import held
 
 GUIDANCE = 1.0
 GLASS = 0.92  # pixels of the empty slide, in [-1, 1]: 245 of 255
 PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows of one size as tensors, (n, ..., h, w) each.
+
+    x, previous: pixels and their last estimate. tissue: bool. context: how many pixels on each side
+    of the tensors are only context.
+    """
+
+    windows: Sequence[Window]
+    x: Tensor
+    previous: Tensor
+    tissue: Tensor
+    condition: Condition
+    context: Sides
+
+    def within(self, reach: int) -> Batch:
+        """Drop the context farther than ``reach`` pixels."""
+        kept = nearest(self.context, reach)
+        if kept == self.context:
+            return self
+        sides = less(self.context, kept)
+        return replace(
+            self,
+            x=without(self.x, sides),
+            previous=without(self.previous, sides),
+            tissue=without(self.tissue, sides),
+            condition=replace(self.condition, planes=without(self.condition.planes, sides)),
+            context=kept,
+        )
 
 
 class Painter:
@@ -97,6 +130,7 @@ class Painter:
         self.guidance, self.learnt = guidance, header.guidance
         self.phases = family.phases(steps)
         self.cut = family.cut(self.network, header.halo, self.device)
+        self.halo = self.cut.geometry["margin"]
         self.batch = 1 if self.device.type == "cpu" else self.cut.batch
         self.bytes_per_pixel = self.cut.bytes_per_pixel * self.batch
         self.resident_bytes = 400_000_000 + sum(p.nbytes for p in self.network.parameters())
@@ -193,12 +227,12 @@ class Painter:
         return self._state(x, np.zeros_like(unit))
 
     def solve(self, phase: int, windows: Sequence[Window]) -> np.ndarray:
-        """Run one phase on n windows of one size; return the states (n, channels, h, w) after it.
+        """Run one phase on n windows of one size; return the states of their wanted parts after it.
 
-        A state consists of the pixels and, if the solver needs it, of the last estimate of them.
-        Outside the tissue the slide shows glass. Batches have one size for all n, because the size
-        of a batch determines the last bits of a convolution. So does the number of threads, so a
-        CPU computes with one.
+        The states are (n, channels, h, w): the pixels and, if the solver needs it, their last
+        estimate. Outside the tissue the slide shows glass. Batches have one size for all n, because
+        the size of a batch determines the last bits of a convolution. So does the number of
+        threads, so a CPU computes with one.
         """
         out = []
         with one_thread if self.device.type == "cpu" else nullcontext():
@@ -210,28 +244,47 @@ class Painter:
 
     @torch.inference_mode()
     def _solve_batch(self, phase: int, windows: list[Window]) -> np.ndarray:
+        batch = self._batch(windows)
+        first, last = self.phases[phase]
+        for k in range(first, last):
+            batch = batch.within((last - k) * self.halo)
+            batch = self._step(batch, k, batch.within((last - k - 1) * self.halo))
+        return self._state(batch.x.cpu().numpy(), batch.previous.cpu().numpy())
+
+    def _batch(self, windows: list[Window]) -> Batch:
         state = np.stack([window.state for window in windows])
         tissue = np.stack([window.tissue for window in windows])
-        covered = torch.from_numpy(tissue[:, None]).to(self.device)
-        condition = self._condition(windows)
-        fit = _keeper(condition) if PIXELS_KNOWN in self.inputs else lambda estimate: estimate
+        return Batch(
+            windows,
+            x=self._tensor(state[:, :3]),
+            previous=self._tensor(state[:, -3:]),
+            tissue=torch.from_numpy(tissue[:, None]).to(self.device),
+            condition=self._condition(windows),
+            context=_context(windows[0]),
+        )
 
-        def estimate(x: Tensor, k: int) -> Tensor:
-            glass = torch.full_like(x, GLASS)
-            if not tissue.any():
-                return glass
-            return fit(torch.where(covered, self._estimate(x, k, condition), glass))
-
+    def _step(self, batch: Batch, k: int, inner: Batch) -> Batch:
+        """Take one solver step: a batch before it, and the ``inner`` part of it that is kept."""
+        x0 = torch.full_like(inner.x, GLASS)
+        if inner.tissue.any():
+            condition = replace(batch.condition, context=less(batch.context, inner.context))
+            x0 = torch.where(inner.tissue, self._estimate(batch.x, k, condition), x0)
+        if PIXELS_KNOWN in self.inputs:
+            x0 = _with_known(x0, inner.condition)
         x, previous = solve(
-            estimate,
-            self._tensor(state[:, :3]),
-            self._tensor(state[:, -3:]),
+            lambda x, k: x0,
+            inner.x,
+            inner.previous,
             solver=SOLVERS[self.solver],
             sigmas=self.sigmas,
-            steps=range(*self.phases[phase]),
-            noise=lambda k: self._tensor(np.stack([window.noise(k) for window in windows])),
+            steps=[k],
+            noise=lambda k: self._noise(inner, k),
         )
-        return self._state(x.cpu().numpy(), previous.cpu().numpy())
+        return replace(inner, x=x, previous=previous)
+
+    def _noise(self, batch: Batch, k: int) -> Tensor:
+        noise = self._tensor(np.stack([window.noise(k) for window in batch.windows]))
+        return without(noise, less(_context(batch.windows[0]), batch.context))
 
     def _state(self, x: np.ndarray, previous: np.ndarray) -> np.ndarray:
         """Return the state that is kept between phases, (..., channels, h, w)."""
@@ -285,11 +338,16 @@ class Painter:
         return tensor.contiguous(memory_format=torch.channels_last)
 
 
-def _keeper(condition: Condition) -> Callable[[Tensor], Tensor]:
-    """Return a function that puts the known pixels of a condition into an estimate of all."""
+def _context(window: Window) -> Sides:
+    """Return how many pixels on each side of a window are only context."""
+    (y0, x0, y1, x1), (top, left, bottom, right) = window.wanted, window.box
+    return y0 - top, x0 - left, bottom - y1, right - x1
+
+
+def _with_known(estimate: Tensor, condition: Condition) -> Tensor:
+    """Return an estimate with the known pixels of the condition in it."""
     known = condition.pick(PIXELS_KNOWN) > 0
-    pixels = condition.pick(*PIXELS[1:])
-    return lambda estimate: torch.where(known, pixels, estimate)
+    return torch.where(known, condition.pick(*PIXELS[1:]), estimate)
 
 
 def _arithmetic_here(device: str, precision: str) -> str | None:

@@ -144,6 +144,10 @@ class Plan:
         """Return the window of a core."""
         return intersect(grow(core, self.margin), self.bounds)
 
+    def reached(self, core: Box) -> Box:
+        """Return the pixels to which a core's window contributes."""
+        return intersect(grow(core, self.taper), self.bounds)
+
     def weight(self, core: Box) -> np.ndarray:
         """Return float32 weights, (h, w) of the core's window; over all windows they sum to one."""
         y, x = (self._profile(core, axis) for axis in (0, 1))

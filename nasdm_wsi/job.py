@@ -33,6 +33,7 @@ class Window:
 
     Attributes:
         box: the place of the window on the canvas.
+        wanted: the part of the box whose result is used; the rest is only its context.
         state: float32 (channels, h, w), before the phase.
         planes: float32 (planes, h, w), the conditioning planes in the order of `Painter.planes`.
         tissue: bool (h, w); where it is false the slide shows glass.
@@ -41,6 +42,7 @@ class Window:
     """
 
     box: Box
+    wanted: Box
     state: np.ndarray
     planes: np.ndarray
     tissue: np.ndarray
@@ -73,7 +75,7 @@ class Painter(Protocol):
         """State (channels, h, w) before the first phase, from unit noise (3, h, w)."""
 
     def solve(self, phase: int, windows: Sequence[Window]) -> np.ndarray:
-        """States (n, channels, h, w) of n windows after a phase."""
+        """States (n, channels, h, w) of the wanted parts of n windows after a phase."""
 
     def glass(self, phase: int, unit: np.ndarray) -> np.ndarray:
         """State (channels, h, w) after a phase where there is no tissue, from unit noise (3, h, w).
@@ -341,6 +343,7 @@ def _blank_window(painter: Painter, side: int) -> Window:
 
     return Window(
         box=(0, 0, side, side),
+        wanted=(0, 0, side, side),
         state=zeros(painter.channels),
         planes=zeros(len(painter.planes)),
         tissue=np.ones((side, side), bool),

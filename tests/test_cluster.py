@@ -257,7 +257,7 @@ def test_a_painter_travels_and_finds_its_weights(weights, tmp_path):
     rng = np.random.default_rng(0)
     state, planes = rng.normal(size=(6, 64, 64)), rng.integers(0, 2, (8, 64, 64))
     state, planes = state.astype(np.float32), planes.astype(np.float32)
-    window = Window((0, 0, 64, 64), state, planes, np.ones((64, 64), bool), None)
+    window = Window((0, 0, 64, 64), (0, 0, 64, 64), state, planes, np.ones((64, 64), bool), None)
     for place in (path, None):
         painter = Painter(*[place] * bool(place), steps=3, device="cpu", style=np.full(6, 0.1))
         sent = pickle.dumps(painter)

@@ -94,7 +94,7 @@ def test_unknown_pixels_are_those_of_the_whole_canvas_in_one_window(job, painter
     state = painter.start(unit)
     planes, all_tissue = job.planes(box), np.ones(unit.shape[1:], bool)
     for phase in range(len(job.plan.phases)):
-        window = Window(box, state, planes, all_tissue, lambda step: unit)
+        window = Window(box, box, state, planes, all_tissue, lambda step: unit)
         (state,) = painter.solve(phase, [window])
     whole = painter.finish(state)[inside((0, 0, *SIZE), box)]
     assert np.abs(whole.astype(int) - edited).max() <= 1

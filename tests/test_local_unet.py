@@ -54,6 +54,21 @@ def test_a_block_with_its_halo_equals_the_same_pixels_of_a_larger_canvas(network
     assert (alone - whole).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("preset", ["small", "tiny-regions", "tiny"])
+@pytest.mark.parametrize("cells", [(1, 1, 1, 1), (0, 3, 9, 0), (11, 2, 0, 12), (4, 10, 11, 5)])
+def test_leaving_out_context_changes_no_bit_that_matters(preset, cells):
+    """In double precision, with more context than the receptive field, with less, and without."""
+    network = awake(PRESETS[preset].network).double()
+    top, left, bottom, right = context = tuple(n * network.grid for n in cells)
+    h, w = (sum(context[k::2]) + 4 * network.grid for k in (0, 1))
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(1, 3, h, w, generator=generator, dtype=float)
+    mask = torch.rand(1, network.config.planes, h, w, generator=generator).round().double()
+    noise, style = torch.tensor([-0.2], dtype=float), torch.full((1, 6), 0.3, dtype=float)
+    whole = network(x, noise, mask, style)[..., top : h - bottom, left : w - right]
+    torch.testing.assert_close(network(x, noise, mask, style, context), whole, rtol=0, atol=1e-11)
+
+
 @pytest.mark.parametrize("side", ["top", "left", "bottom", "right"])
 def test_the_receptive_field_ends_where_it_says_and_not_one_pixel_earlier(network, side):
     """A pixel that is not a number poisons all that depends on it, however little it weighs."""

@@ -42,7 +42,7 @@ def all_blocks(plan):
 def whole_window(plan, state):
     """All of the canvas as one window without nuclei."""
     size = state.shape[1:]
-    return Window(plan.bounds, state, np.empty((0, *size)), np.ones(size, bool), None)
+    return Window(plan.bounds, plan.bounds, state, np.empty((0, *size)), np.ones(size, bool), None)
 
 
 def shuffled(seed):

@@ -51,7 +51,8 @@ def window(painter, side=64, seed=0):
     unit = rng.standard_normal((3, side, side)).astype(np.float32)
     planes = (rng.random((len(painter.planes), side, side)) < 0.1).astype(np.float32)
     tissue = np.ones((side, side), bool)
-    return Window((0, 0, side, side), painter.start(unit), planes, tissue, lambda step: unit)
+    box = (0, 0, side, side)
+    return Window(box, box, painter.start(unit), planes, tissue, lambda step: unit)
 
 
 def test_the_pixel_size_of_the_slide_is_that_of_the_header(weights, nuclei, tmp_path):

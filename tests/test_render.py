@@ -58,7 +58,7 @@ def test_the_mosaic_equals_one_evaluation_on_the_whole_canvas(nuclei, weights):
 
     def after_phase(phase, state, box):
         return job.painter.solve(
-            phase, [Window(box, state, job.planes(box), job.tissue(box), None)]
+            phase, [Window(box, box, state, job.planes(box), job.tissue(box), None)]
         )[0]
 
     for phase in range(3):

@@ -15,7 +15,7 @@ from scipy import ndimage as ndi
 
 from nasdm_wsi.annotations.nuclei import Nuclei
 from nasdm_wsi.errors import NasdmError
-from nasdm_wsi.geometry import Plan
+from nasdm_wsi.geometry import Plan, inside
 from nasdm_wsi.job import Job, Window
 from nasdm_wsi.mosaic.cluster import connect
 from nasdm_wsi.mosaic.engine import Mosaic
@@ -49,7 +49,7 @@ class ToyPainter:
     def solve(self, phase, windows):
         """A step that reaches 5 pixels."""
         time.sleep(self.seconds)
-        return np.stack([self._step(window) for window in windows])
+        return np.stack([wanted(self._step(window), window) for window in windows])
 
     def _step(self, window):
         before = window.state[:3]
@@ -105,7 +105,7 @@ class StepPainter:
     def solve(self, phase, windows):
         """A step on each window."""
         self.watch(phase, windows)
-        return np.stack([self.step(phase, window) for window in windows])
+        return np.stack([wanted(self.step(phase, window), window) for window in windows])
 
     def step(self, phase, window):
         """The state (channels, h, w) of a window after a phase."""
@@ -141,6 +141,11 @@ class GlassPainter(StepPainter):
     def finish(self, state):
         """The picture before the last step."""
         return super().finish(state[3:])
+
+
+def wanted(state, window):
+    """The wanted part of a state (channels, h, w) of a whole window."""
+    return state[:, *inside(window.wanted, window.box)]
 
 
 def step_job(painter, *, nuclei=None, region=None) -> Job:

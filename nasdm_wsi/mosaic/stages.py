@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from scipy import ndimage
 
-from ..geometry import Block, Box, cells_in, grow, inside, intersect, shape
+from ..geometry import Block, Box, cells_in, inside, intersect, shape
 from ..job import Job, Window
 from ..resampling import Resampling
 from ..slides.pyramid import Pyramid, halved
@@ -35,10 +35,12 @@ class Canvas:
         """Return unit noise (3, h, w) of a box, for a solver step or for the start."""
         return noise(box, seed=self.job.seed, step=step)
 
-    def window(self, box: Box, state: np.ndarray) -> Window:
-        """Return the input of the painter for a box with the state (channels, h, w)."""
+    def window(self, core: Box, state: np.ndarray) -> Window:
+        """Return the input of the painter for a core; its window has state (channels, h, w)."""
+        box = self.plan.window(core)
         return Window(
             box=box,
+            wanted=self.plan.reached(core),
             state=state,
             planes=self.job.planes(box),
             tissue=self.job.tissue(box),
@@ -183,8 +185,10 @@ class Phase(Stage):
         view = self.plan.view(place)
         state = self._state_before(view)
         cores = self.plan.cores(place)
-        boxes = [self.plan.window(core) for core in cores]
-        windows = [self.canvas.window(box, state[:, *inside(box, view)]) for box in boxes]
+        windows = [
+            self.canvas.window(core, state[:, *inside(self.plan.window(core), view)])
+            for core in cores
+        ]
         results = self.canvas.painter.solve(self.number, windows)
         self.canvas.store.write(self.part, place, self._fused(place, cores, results))
 
@@ -196,10 +200,9 @@ class Phase(Stage):
         core = self.plan.core(block)
         state = self._kept(core)
         for box in self.canvas.cores(block):
-            around = self.plan.window(box)
-            window = self.canvas.window(around, self._state_before(around))
+            window = self.canvas.window(box, self._state_before(self.plan.window(box)))
             (result,) = self.canvas.painter.solve(self.number, [window])
-            state[:, *inside(box, core)] = result[:, *inside(box, around)]
+            state[:, *inside(box, core)] = result
         return state
 
     def _kept(self, box: Box) -> np.ndarray:
@@ -214,14 +217,12 @@ class Phase(Stage):
 
     def _fused(self, block: Block, cores: list[Box], results: np.ndarray) -> np.ndarray:
         """Return the contribution of a block's windows: float32 (channels, h, w) of its part."""
+        if not self.plan.taper:
+            return results[0]  # of the one window
         covers = self.plan.part(block)
         fused = np.zeros((self.canvas.painter.channels, *shape(covers)), np.float32)
         for core, result in zip(cores, results, strict=True):
-            reached = intersect(grow(core, self.plan.taper), covers)
-            weighted = result * self.plan.weight(core)
-            fused[:, *inside(reached, covers)] += weighted[
-                :, *inside(reached, self.plan.window(core))
-            ]
+            fused[:, *inside(self.plan.reached(core), covers)] += result * self.plan.weight(core)
         return fused
 
     def state(self, box: Box) -> np.ndarray:
