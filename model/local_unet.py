@@ -117,7 +117,9 @@ class Reaches:
     def of(cls, config: LocalConfig) -> Reaches:
         """Compute the reaches of a network."""
         head = 2 if config.fine else 0  # its last two convolutions
-        encoder, skip, decoder = [], [], []
+        encoder: list[int] = []
+        skip: list[int] = []
+        decoder: list[int] = []
         reach = head + 2
         for level, count in enumerate(config.blocks[:-1]):
             decoder.append(reach)
