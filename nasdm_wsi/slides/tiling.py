@@ -96,18 +96,33 @@ def _rows(pixels: Any, *, side: int, sink: BinaryIO) -> Iterator[list[np.ndarray
         yield [rows[:, x : x + side] for x in range(0, pixels.shape[1], side)]
 
 
-def counted(
-    tiles: Tiles, pyramid: Pyramid, progress: Progress | None
-) -> Callable[[int], Iterator[bytes]]:
-    """Return ``tiles`` that call ``progress`` with the number of tiles so far and of all tiles."""
-    done = 0
+@dataclass
+class Counted:
+    """The encoded tiles of a pyramid while a writer takes them, level by level.
 
-    def count(level: int) -> Iterator[bytes]:
-        nonlocal done
-        for tile in tiles(level):
-            done += 1
-            if progress:
-                progress(done, pyramid.tiles)
+    Attributes:
+        tiles: returns the tiles of a level.
+        progress: called with the number of tiles so far and of all tiles.
+        done: how many tiles were taken.
+        last: the latest of them.
+    """
+
+    pyramid: Pyramid
+    tiles: Tiles
+    progress: Progress | None
+    done: int = 0
+    last: bytes = b""
+
+    def __call__(self, level: int) -> Iterator[bytes]:
+        """Yield the tiles of a level."""
+        for tile in self.tiles(level):
+            self.last = tile
+            self.done += 1
+            if self.progress:
+                self.progress(self.done, self.pyramid.tiles)
             yield tile
 
-    return count
+    def thumbnail(self) -> np.ndarray:
+        """Return the pixels of the last level, uint8 (h, w, 3), when all tiles were taken."""
+        h, w = self.pyramid.shapes[-1][:2]
+        return self.pyramid.decode(self.last)[:h, :w]  # the last level has one tile
