@@ -12,7 +12,7 @@ FORMATS = ("lizard", "coco", "masks", "tiatoolbox", "types", "instances")
 
 
 @click.command()
-@click.argument("slide", type=options.EXISTING)
+@click.argument("slides", type=options.EXISTING, nargs=-1, required=True)
 @click.option("-o", "--out", type=options.NEW, required=True, help="File or folder to write.")
 @click.option(
     "--format",
@@ -22,14 +22,21 @@ FORMATS = ("lizard", "coco", "masks", "tiatoolbox", "types", "instances")
     help="The format to write, as listed above.",
 )
 @click.option(
-    "--labels", type=options.EXISTING, help="Annotations; default: NAME.geojson beside SLIDE."
+    "--labels",
+    type=options.EXISTING,
+    help="Annotations of a single slide; default: NAME.geojson beside it.",
 )
 @click.option(
     "--mpp",
     type=float,
-    help="Pixel size of the annotations in micrometres; default: that of SLIDE.",
+    help="Pixel size of the annotations in micrometres; default: that of the slide.",
 )
 @options.reading
+@click.option(
+    "--mpp-out",
+    type=float,
+    help="Pixel size of tiles and label pyramids in micrometres; default: that of the slide.",
+)
 @click.option(
     "--tile",
     type=click.IntRange(64, 2048),
@@ -37,10 +44,26 @@ FORMATS = ("lizard", "coco", "masks", "tiatoolbox", "types", "instances")
     show_default=True,
     help="Largest side of a tile in pixels.",
 )
+@click.option(
+    "--split",
+    "shares",
+    type=(click.FloatRange(0), click.FloatRange(0), click.FloatRange(0)),
+    metavar="TRAIN VAL TEST",
+    help="Divide the slides into the folders train, val and test, by these shares.",
+)
+@options.seed
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @options.quiet
-def export(slide: Path, out: Path, **settings) -> None:
-    """Write SLIDE and its nuclei in the format of another tool.
+def export(
+    slides: tuple[Path, ...],
+    out: Path,
+    labels: Path | None,
+    shares: tuple[float, float, float] | None,
+    seed: int,
+    overwrite: bool,
+    **settings,
+) -> None:
+    """Write SLIDES and their nuclei in the format of another tool.
 
     \b
     lizard      tiles, images/NAME.png and labels/NAME.mat: HoVer-Net, `prepare`
@@ -49,9 +72,23 @@ def export(slide: Path, out: Path, **settings) -> None:
     tiatoolbox  an AnnotationStore of TIAToolbox, NAME.db
     types       a label pyramid of the slide, in a format that render writes
     instances   the same, with the number of each nucleus instead of its type
+
+    Tiles of many slides become one set. SLIDES may be slides, folders of slides with NAME.geojson
+    beside each, or a CSV with the columns slide, labels and patient. --split keeps the slides of a
+    patient together.
     """
     from ..tools.export import export as export_slide
+    from ..tools.sets import export_set, find_sources
 
+    sources = find_sources(slides, labels=labels)
+    what = sources[0].slide if len(sources) == 1 else f"{len(sources)} slides"
+    parts: dict[str, list] = {}
     with options.bars("tile") as progress:
-        export_slide(slide, out, progress=progress, **settings)
-    options.say(f"{out}: {settings['form']} of {slide}")
+        settings["progress"] = progress
+        if len(sources) == 1 and not shares:
+            (source,) = sources
+            export_slide(source.slide, out, labels=source.labels, overwrite=overwrite, **settings)
+        else:
+            parts = export_set(sources, out, shares=shares, seed=seed, **settings)
+    counts = [f", {len(found)} in {name}" for name, found in parts.items() if name]
+    options.say(f"{out}: {settings['form']} of {what}{''.join(counts)}")

@@ -4,17 +4,16 @@
 
 Each slide has its GeoJSON beside it, as `nasdm-wsi render` leaves it. SET receives pairs of
 NAME.png and NAME_masks.png, which Cellpose and StarDist train on; a mask numbers the nuclei from 1.
+The command `nasdm-wsi export` does the same.
 """
 
 import argparse
-import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from PIL import Image
 
-from nasdm_wsi.tools.export import export
+from nasdm_wsi.tools.sets import export_set, find_sources
 
 
 def main() -> None:
@@ -23,13 +22,7 @@ def main() -> None:
     parser.add_argument("slides", type=Path, nargs="+")
     parser.add_argument("--tile", type=int, default=512, help="pixels a side at most")
     options = parser.parse_args()
-    options.set.mkdir(parents=True)
-    for slide in options.slides:
-        with TemporaryDirectory(dir=options.set) as folder:
-            tiles = Path(folder, "tiles")
-            export(slide, tiles, form="masks", tile=options.tile)
-            for tile in tiles.iterdir():  # tiles are named after the slide and their place in it
-                shutil.move(tile, options.set / tile.name)
+    export_set(find_sources(options.slides), options.set, form="masks", tile=options.tile)
     for mask in sorted(options.set.glob("*_masks.*")):
         nuclei = len(np.unique(np.array(Image.open(mask)))) - 1
         print(f"{mask.name}: {nuclei} nuclei")

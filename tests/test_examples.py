@@ -94,7 +94,7 @@ def test_drawn_nuclei_become_a_slide_and_pairs_of_pictures_and_masks(weights, tm
     run("training_set.py", pairs, slide, "--tile", 200)
     names = [f"crypt_x{x}_y{y}" for x in (0, 192) for y in (0, 192)]
     both = {f"{name}{end}.png" for name in names for end in ("", "_masks")}
-    assert {p.name for p in pairs.iterdir()} == both
+    assert {p.name for p in pairs.iterdir()} == {*both, "tiles.csv"}
     for name in names:
         x, y = (int(n) for n in re.findall(r"\d+", name))
         image, mask = (np.array(Image.open(pairs / f"{name}{s}.png")) for s in ("", "_masks"))

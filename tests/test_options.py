@@ -43,6 +43,11 @@ SEEN: dict[tuple[str, str], str] = {  # by a test of another file
     ("render", "--max-canvas"): (
         "test_plausible.py::test_canvases_are_weighed_before_anything_is_made"
     ),
+    ("export", "--mpp-out"): (
+        "test_sets.py::test_tiles_have_the_pixel_size_that_was_asked_for_and_tell_it"
+    ),
+    ("export", "--split"): "test_sets.py::test_a_split_has_every_slide_once",
+    ("export", "--seed"): "test_sets.py::test_a_split_has_every_slide_once",
     ("info", "--mpp"): "test_plausible.py::test_the_size_of_the_nuclei_is_weighed",
     ("seams", "--stride"): "test_seams.py::test_what_cannot_be_measured_is_one_line",
     ("prepare", "--fold"): "test_sources.py::test_fold_takes_the_pictures_of_a_fold",

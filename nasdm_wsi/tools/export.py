@@ -1,8 +1,6 @@
 """Write a slide and its nuclei in the formats of other tools.
 
-lizard       OUT/images/NAME.png, OUT/labels/NAME.mat: tiles as in the Lizard dataset, with type_map
-coco         OUT/images/NAME.png, OUT/annotations.json: tiles with COCO instances
-masks        OUT/NAME.png, OUT/NAME_masks.png: tiles for Cellpose and StarDist
+lizard, coco, masks: OUT is a folder of tiles, see `tiles`
 tiatoolbox   OUT: an AnnotationStore (SQLite) of TIAToolbox
 types        OUT: a label pyramid of the whole slide: 0 background, 1..6 types
 instances    OUT: the same with the number of each nucleus, from 1
@@ -13,36 +11,30 @@ its centre lies inside. Axis order is (y, x), a box is (y0, x0, y1, x1), half op
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
 import sqlite3
 import uuid
 import zlib
-from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import shapely
-from PIL import Image
-from scipy import ndimage
-from scipy.io import savemat
 
 from ..annotations.nuclei import Nuclei
 from ..annotations.raster import Conditioning
 from ..annotations.types import TYPES
-from ..errors import AnnotationError, OutputError
+from ..errors import AnnotationError, OutputError, SlideError
 from ..output import check_writable, keep_inputs, whole_or_nothing
-from ..provenance import WARNING, is_synthetic, png_text
-from ..rendering import Progress, read_annotations
-from ..slides.formats import format_of, labels_path, stem
+from ..provenance import WARNING, is_synthetic
+from ..rendering import MOST_RESAMPLED, Progress, read_annotations
+from ..slides.formats import format_of, labels_path
 from ..slides.reading import Slide, open_slide
+from .tiles import TILED, provenance_of, size_at, tiles_of, write_tiles
 
-TILED, PYRAMIDS = ("lizard", "coco", "masks"), ("types", "instances")
+PYRAMIDS = ("types", "instances")
 FORMATS = (*TILED, "tiatoolbox", *PYRAMIDS)
 STRIP = 1024  # pixels of a row of a label pyramid that are rasterised at once
 BATCH = 4096  # nuclei that are written to the store at once
@@ -55,6 +47,7 @@ def export(
     form: str,
     labels: str | Path | None = None,
     mpp: float | None = None,
+    mpp_out: float | None = None,
     tile: int = 512,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -67,35 +60,38 @@ def export(
         form: one of FORMATS.
         labels: annotations of the slide; by default the GeoJSON beside it.
         mpp: micrometres per pixel of the labels; by default those of the slide.
+        mpp_out: micrometres per pixel of tiles or label pyramids; by default those of the slide.
         tile: the largest side of a tile in pixels. All tiles have nearly the same size; those
             without nuclei are left out.
         overwrite: replace an existing file. A folder with tiles is never replaced.
         reading: further arguments of `read_annotations`.
 
     Raises:
-        SlideError: the slide cannot be read.
+        SlideError: the slide cannot be read, or ``mpp_out`` is not possible.
         AnnotationError: the labels cannot be read, or none lies on the slide.
         OutputError: ``out`` exists, is an input, has the wrong suffix or cannot be written.
     """
     out = Path(out)
     keep_inputs([out], [slide, labels or labels_path(slide)])
-    _check(out, form, overwrite=overwrite)
+    _check(out, form, mpp_out=mpp_out, overwrite=overwrite)
     with open_slide(slide) as opened:
-        nuclei = _read_nuclei(opened, labels, mpp=mpp, **reading)
+        nuclei = read_nuclei(opened, labels, mpp=mpp, mpp_out=mpp_out, **reading)
         if form in PYRAMIDS:
             _write_pyramid(out, form, nuclei, opened, progress)
             return
         with whole_or_nothing(out) as part:
             if form == "tiatoolbox":
-                _write_store(part, nuclei, _provenance(opened))
+                _write_store(part, nuclei, provenance_of(opened))
             else:
-                write = {"lizard": _write_lizard, "coco": _write_coco, "masks": _write_masks}
-                write[form](part, _tiles(opened, nuclei, tile, progress))
+                told = partial(progress, "exporting") if progress else None
+                write_tiles(part, form, tiles_of(opened, nuclei, side=tile, progress=told))
 
 
-def _check(out: Path, form: str, *, overwrite: bool) -> None:
+def _check(out: Path, form: str, *, mpp_out: float | None, overwrite: bool) -> None:
     if form not in FORMATS:
         raise ValueError(f"{form} is none of {', '.join(FORMATS)}")
+    if form == "tiatoolbox" and mpp_out:
+        raise OutputError(f"{out}: a store counts in pixels of the slide: leave out `mpp_out`")
     if form in PYRAMIDS:
         format_of(out, labels=True)  # refuses other suffixes
     if out.is_dir():
@@ -105,10 +101,15 @@ def _check(out: Path, form: str, *, overwrite: bool) -> None:
     check_writable(out)
 
 
-def _read_nuclei(
-    slide: Slide, labels: str | Path | None, *, mpp: float | None, **reading: Any
+def read_nuclei(
+    slide: Slide,
+    labels: str | Path | None = None,
+    *,
+    mpp: float | None = None,
+    mpp_out: float | None = None,
+    **reading: Any,
 ) -> Nuclei:
-    """Return the nuclei in pixels of the slide, relative to its corner."""
+    """Return the nuclei in pixels from the corner of the slide; arguments are as in `export`."""
     if labels is None:
         labels = labels_path(slide.path)
         if not labels.exists():
@@ -117,145 +118,24 @@ def _read_nuclei(
     source: dict[str, Any] = {"like": slide.path} if known else {"mpp": mpp}
     nuclei = read_annotations(Path(labels), **source, **reading)
     slide.mpp = slide.mpp or nuclei.mpp
-    return nuclei.scaled(slide.mpp).shifted(*slide.bounds)
+    nuclei = nuclei.scaled(slide.mpp).shifted(*slide.bounds)
+    return nuclei.scaled(_checked(mpp_out, slide)) if mpp_out is not None else nuclei
 
 
-# Tiles
+def _checked(mpp_out: float, slide: Slide) -> float:
+    """Return ``mpp_out``, if the slide can be resampled to it.
 
-
-@dataclass(frozen=True)
-class Tile:
-    """A part of the slide that holds nuclei.
-
-    Attributes:
-        name: of its files, without a suffix.
-        image: uint8 (h, w, 3).
-        instances: int32 (h, w), 0 for background, else 1 to n.
-        types: uint8 (n,), 1 to 6.
-        provenance: the description of a rendered slide; "" for other slides.
+    Raises:
+        SlideError: the slide would be enlarged too much, or have less than a pixel.
     """
-
-    name: str
-    image: np.ndarray
-    instances: np.ndarray
-    types: np.ndarray
-    provenance: str
-
-    def masks(self) -> Iterator[tuple[int, int, np.ndarray]]:
-        """The corner (y0, x0) and the mask, bool (h, w), of the bounding box of each instance."""
-        for number, (y, x) in enumerate(ndimage.find_objects(self.instances), 1):
-            yield y.start, x.start, self.instances[y, x] == number
-
-    def save(self, path: Path, pixels: np.ndarray | None = None) -> None:
-        """Write the image, or other ``pixels`` of the tile, as a PNG with the provenance."""
-        shown = self.image if pixels is None else pixels
-        Image.fromarray(shown).save(path, "PNG", pnginfo=png_text(self.provenance))
-
-
-def _tiles(slide: Slide, nuclei: Nuclei, side: int, progress: Progress | None) -> Iterator[Tile]:
-    conditioning, empty = Conditioning(nuclei, slide.size), True
-    rows, columns = (itertools.pairwise(_cuts(length, side)) for length in slide.size)
-    spans = list(itertools.product(rows, columns))
-    for done, ((y0, y1), (x0, x1)) in enumerate(spans, 1):
-        instances, _ = conditioning.labels((y0, x0, y1, x1))
-        present = np.unique(instances[instances > 0])
-        if len(present):
-            empty = False
-            yield Tile(
-                f"{stem(slide.path)}_x{x0}_y{y0}",
-                slide.read((y0, x0, y1, x1), mpp=nuclei.mpp),
-                np.searchsorted(present, instances, side="right").astype(np.int32),
-                nuclei.types[present - 1],
-                _provenance(slide),
-            )
-        if progress:
-            progress("exporting", done, len(spans))
-    if empty:
-        raise AnnotationError(f"no nucleus lies on {slide.path}: check the annotations and `mpp`")
-
-
-def _provenance(slide: Slide) -> str:
-    return slide.description if is_synthetic(slide.description) else ""
-
-
-def _cuts(length: int, side: int) -> list[int]:
-    """Return the bounds of nearly equal parts, of at most ``side``, of a length."""
-    parts = math.ceil(length / side)
-    return [length * k // parts for k in range(parts + 1)]
-
-
-def _write_lizard(folder: Path, tiles: Iterator[Tile]) -> None:
-    for name in ("images", "labels"):
-        (folder / name).mkdir(parents=True)
-    for tile in tiles:
-        tile.save(folder / "images" / f"{tile.name}.png")
-        numbers = np.arange(1, len(tile.types) + 1)
-        boxes = [(y, y + m.shape[0], x, x + m.shape[1]) for y, x, m in tile.masks()]
-        centres = ndimage.center_of_mass(tile.instances > 0, tile.instances, numbers)
-        fields = {
-            "inst_map": tile.instances,
-            "type_map": np.append(0, tile.types)[tile.instances].astype(np.uint8),  # for HoVer-Net
-            "id": numbers[:, None].astype(np.int32),
-            "class": tile.types[:, None],
-            "bbox": np.array(boxes, np.int32),
-            "centroid": np.array(centres)[:, ::-1],
-        }
-        if tile.provenance:
-            fields["provenance"] = tile.provenance
-        savemat(folder / "labels" / f"{tile.name}.mat", fields, do_compression=True)
-
-
-def _write_masks(folder: Path, tiles: Iterator[Tile]) -> None:
-    folder.mkdir()
-    for tile in tiles:
-        tile.save(folder / f"{tile.name}.png")
-        tile.save(folder / f"{tile.name}_masks.png", tile.instances.astype(np.uint16))
-
-
-def _write_coco(folder: Path, tiles: Iterator[Tile]) -> None:
-    """Write masks as run lengths, which keep every pixel, with one annotation in each line."""
-    (folder / "images").mkdir(parents=True)
-    images: list[dict[str, Any]] = []
-    about = "Nuclei with their outlines."
-    numbers = itertools.count(1)
-    with open(folder / "annotations.json", "w", encoding="utf-8", newline="\n") as file:
-        file.write('{"annotations": [')
-        for image_id, tile in enumerate(tiles, 1):
-            name, about = f"{tile.name}.png", tile.provenance or about
-            tile.save(folder / "images" / name)
-            h, w = tile.instances.shape
-            images.append({"id": image_id, "file_name": name, "width": w, "height": h})
-            for annotation, number in zip(_annotations(tile), numbers, strict=False):
-                file.write("\n" if number == 1 else ",\n")
-                file.write(json.dumps({"id": number, "image_id": image_id, **annotation}))
-        kinds = [
-            {"id": k, "name": name, "supercategory": "nucleus"}
-            for k, name in enumerate(TYPES[1:], 1)
-        ]
-        rest = {"info": {"description": about}, "images": images, "categories": kinds}
-        file.write(f"\n], {json.dumps(rest)[1:]}\n")
-
-
-def _annotations(tile: Tile) -> Iterator[dict[str, Any]]:
-    size = tile.instances.shape
-    for kind, (y0, x0, mask) in zip(tile.types, tile.masks(), strict=True):
-        yield {
-            "category_id": int(kind),
-            "segmentation": {"size": list(size), "counts": _run_lengths(mask, y0, x0, size)},
-            "area": int(mask.sum()),
-            "bbox": [x0, y0, mask.shape[1], mask.shape[0]],
-            "iscrowd": 0,
-        }
-
-
-def _run_lengths(mask: np.ndarray, y0: int, x0: int, size: tuple[int, ...]) -> list[int]:
-    """COCO's run lengths of a mask (h, w) at y0, x0, down the columns of a tile of ``size``."""
-    x, y = mask.T.nonzero()
-    place = (x + x0) * size[0] + y + y0
-    begin = np.diff(place, prepend=-2) != 1
-    end = np.roll(begin, -1)
-    borders = np.stack([place[begin], place[end] + 1], axis=1).ravel()
-    return np.diff(borders, prepend=0, append=math.prod(size)).tolist()
+    own = slide.known_mpp()
+    least, most = own / MOST_RESAMPLED, own * min(slide.size)
+    if not least <= mpp_out <= most:
+        raise SlideError(
+            f"{slide.path} has {own:g} micrometres per pixel: give a `mpp_out` of {least:g} to "
+            f"{most:g}"
+        )
+    return mpp_out
 
 
 # TIAToolbox
@@ -347,7 +227,7 @@ def _write_pyramid(
     warning = f"{WARNING} " if is_synthetic(slide.description) else ""
     format_of(out).write(
         out,
-        _Labels(form, nuclei, slide.size),
+        _Labels(form, nuclei, size_at(slide, nuclei.mpp)),
         mpp=nuclei.mpp,
         description=f"{warning}Nuclei of {slide.path.name} by their {meaning}.",
         progress=partial(progress, "writing") if progress else None,
