@@ -19,6 +19,7 @@ from .evaluate import evaluate
 from .export import export
 from .info import info
 from .interrupts import CODE, interrupts
+from .layout import layout
 from .messages import OneLine, in_options
 from .prepare import prepare
 from .render import render
@@ -92,5 +93,5 @@ def main(context: click.Context, verbose: bool) -> None:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
-for command in (render, view, info, seams, export, prepare, train, convert, evaluate):
+for command in (render, view, info, seams, export, prepare, train, convert, evaluate, layout):
     main.add_command(command)

@@ -65,6 +65,9 @@ SEEN: dict[tuple[str, str], str] = {  # by a test of another file
     ),
     ("convert", "--out"): "test_cli.py::test_convert_and_its_mistakes",
     ("view", "--port"): "test_view.py::test_mistakes_end_in_one_line",
+    ("layout", "--workers"): (
+        "test_layouts.py::test_the_bytes_do_not_depend_on_the_number_of_processes"
+    ),
     ("evaluate", "--inception"): (
         "test_evaluate.py::test_the_command_prints_the_figures_and_writes_the_report"
     ),
@@ -360,7 +363,7 @@ def test_verbose_says_more(annotations, tmp_path):
         assert ("INFO: " in done.stderr and "50 nuclei" in done.stderr) is bool(flags)
 
 
-WITH_QUIET = ("render", "export", "prepare", "train", "convert", "evaluate")
+WITH_QUIET = ("render", "export", "prepare", "train", "convert", "evaluate", "layout")
 for name in ("", *WITH_QUIET):
     SEEN[name, "--quiet"] = "test_manners.py::test_quiet_prints_results_and_mistakes_only"
 
@@ -498,6 +501,36 @@ def test_convert_replaces_when_told(tmp_path):
     assert "give --overwrite" in run(*command, code=1)
     run(*command, "--overwrite")
     assert (tmp_path / "a.safetensors").stat().st_size > 1000
+
+
+@sees(
+    "layout",
+    *("--out", "--size", "--mpp", "--seed", "--count", "--tissue", "--density", "--share"),
+    *("--overwrite",),
+)
+def test_layout_makes_what_the_options_say(tmp_path):
+    def made(*options, name="a", size=(240, 240)):
+        path = tmp_path / f"{name}.geojson"
+        run("layout", "-o", path, "--size", *size, "--workers", 1, "--overwrite", *options)
+        return read_annotations(path, mpp=0.5)
+
+    base = made()
+    assert base.extent()[2:] == (240, 240)
+    assert made("--size", 250, 230).extent()[2:] == (230, 250)
+    assert made("--seed", 1).fingerprint() != base.fingerprint()
+    assert made("--tissue", "carcinoma").fingerprint() != base.fingerprint()
+    # The same tissue in pixels of a quarter of a micrometre.
+    fine = made("--mpp", 0.25, size=(480, 480))
+    assert fine.counts()["plasma"] == base.counts()["plasma"] and fine.extent()[2:] == (480, 480)
+    plasma, many = base.counts()["plasma"], made("--share", "plasma=3x").counts()["plasma"]
+    assert 2 * plasma < many < 4 * plasma
+    assert made("--density", "eosinophil=3000").counts()["eosinophil"] > 25
+    run("layout", "-o", tmp_path / "b.geojson", "--size", 99, 99, "--seed", 4, "--count", 2)
+    names = sorted(path.name for path in tmp_path.glob("b*"))
+    assert names == ["b_4.geojson", "b_5.geojson"]
+    again = ("layout", "-o", tmp_path / "b.geojson", "--size", 99, 99, "--seed", 5, "--count", 3)
+    assert "give --overwrite" in run(*again, code=1)
+    assert not (tmp_path / "b_6.geojson").exists()
 
 
 def test_every_option_of_every_command_is_seen_by_a_test():

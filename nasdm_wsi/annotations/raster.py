@@ -105,8 +105,8 @@ class Conditioning:
 
     def __init__(self, nuclei: Nuclei, size: tuple[int, int]):
         self._canvas = (0, 0, *size)
-        self._nuclei = _Drawing(nuclei)
-        self._regions = _Drawing(nuclei.regions) if nuclei.regions else None
+        self._nuclei = Drawing(nuclei)
+        self._regions = Drawing(nuclei.regions) if nuclei.regions else None
         self._tissue = None if nuclei.tissue is None else _outline_edges(nuclei.tissue)
         has_glass = self._regions is not None and GLASS in self._regions.table.types
         self._all_tissue = self._tissue is None and not has_glass
@@ -185,7 +185,7 @@ class Conditioning:
         return mask
 
 
-class _Drawing:
+class Drawing:
     """Polygons that are rasterised box by box."""
 
     def __init__(self, table: Columns):

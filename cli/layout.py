@@ -1,0 +1,91 @@
+"""nasdm-wsi layout"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from . import options
+
+
+@click.command()
+@click.option(
+    "-o", "--out", type=options.NEW, required=True, help="The annotations to write: a .geojson."
+)
+@click.option(
+    "--size",
+    type=(click.IntRange(1), click.IntRange(1)),
+    metavar="WIDTH HEIGHT",
+    required=True,
+    help="Size of the canvas in pixels.",
+)
+@click.option(
+    "--mpp",
+    type=float,
+    default=0.5,
+    show_default=True,
+    help="Pixel size of the canvas in micrometres.",
+)
+@options.seed
+@click.option(
+    "--count",
+    type=click.IntRange(1),
+    help="Write this many files, NAME_SEED.geojson, with seeds in a row.",
+)
+@click.option(
+    "--tissue",
+    type=click.Choice(["normal", "adenoma", "carcinoma"]),
+    default="normal",
+    show_default=True,
+    help="Kind of tissue.",
+)
+@click.option(
+    "--density",
+    metavar="[REGION:]TYPE=NUMBER",
+    multiple=True,
+    help="Nuclei of a type in a square millimetre, of a region or of all tissue; repeatable.",
+)
+@click.option(
+    "--share",
+    metavar="[REGION:]TYPE=FACTORx",
+    multiple=True,
+    help="How many times as many nuclei of a type as there would be; repeatable.",
+)
+@click.option("--workers", type=click.IntRange(1), help="Number of processes; default: one a core.")
+@click.option("--overwrite", is_flag=True, help="Replace existing files.")
+@options.quiet
+def layout(
+    out: Path,
+    size: tuple[int, int],
+    seed: int,
+    count: int | None,
+    workers: int | None,
+    overwrite: bool,
+    **given,
+) -> None:
+    """Invent regions and nuclei of colon for a canvas of any size, as GeoJSON.
+
+    The file opens in QuPath, and `nasdm-wsi render` turns it into a slide. The same seed gives the
+    same file.
+    """
+    from ..layouts.making import check_new, layout
+
+    many = range(seed, seed + (count or 1))
+    files = [out if count is None else out.with_stem(f"{out.stem}_{k}") for k in many]
+    for path in files:  # all of them before any is written
+        check_new(path, overwrite=overwrite)
+    for path, number in zip(files, many, strict=True):
+        with options.bars("block") as progress:
+            counts = layout(
+                path,
+                size[::-1],
+                seed=number,
+                workers=workers or os.cpu_count() or 1,
+                overwrite=overwrite,
+                progress=progress,
+                **given,
+            )
+        told = ", ".join(f"{n:,} {name}" for name, n in counts.items())
+        options.say(f"{path}: {sum(counts.values()):,} nuclei ({told})")

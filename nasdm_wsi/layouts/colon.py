@@ -1,0 +1,218 @@
+"""The colon: regions by rules, at any size, and the nuclei in them.
+
+The ground says which tissue lies where, one value for every `STEP` micrometres. The mucosa gets
+crypts, an epithelium on its surface and muscle below it; tumours get glands of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache, partial, reduce
+from typing import Protocol
+
+import numpy as np
+import shapely
+from scipy import ndimage
+from shapely import Polygon
+from skimage.measure import find_contours
+
+from ..annotations.regions import REGIONS, Regions
+from ..geometry import Block, Box, cells_in, grow, inside, intersect, shape
+from . import tissues
+from .densities import Densities
+from .glands import LONGEST, STEP, Named, glands
+from .populate import Populated
+from .source import Proposals
+from .tissues import Tissue
+
+# Kinds of ground, in the numbers of the plans of slides.
+GLASS, MUCOSA, DEBRIS, TUMOUR, FAT, MUCUS, MUSCLE, STROMA, LYMPHOCYTES, ADENOMA = range(10)
+
+BLOCK = 512  # the ground is cut into squares of this side, and glands belong to them
+NEAR = 128  # of ground around a square that matters in it
+SURFACE = 22.0  # height of the epithelium that faces the glass
+MUSCULARIS = 44.0  # height of the muscle below the mucosa
+CLEAR = 10.0  # between the crypts and what bounds the mucosa
+GLAND = 352  # no gland reaches farther from its square
+
+_TISSUES = {
+    MUCOSA: tissues.NORMAL,
+    TUMOUR: tissues.CARCINOMA,
+    ADENOMA: tissues.ADENOMA,
+    LYMPHOCYTES: tissues.AGGREGATE,
+}
+_STROMA = REGIONS.index("stroma") + 1  # lies below all other tissue
+_REGIONS = {DEBRIS: "debris", FAT: "fat", MUCUS: "mucus", MUSCLE: "muscle"}
+
+
+Layer = tuple[list[Named], np.ndarray]
+"""Regions and their bounds, float (n, 4) as (x0, y0, x1, y1)."""
+
+
+class Plan(Protocol):
+    """What lies where, at a large scale."""
+
+    def ground(self, box: Box) -> np.ndarray:
+        """Return kinds of ground, uint8, one for every `STEP` micrometres of a box."""
+
+
+class Colon:
+    """A source of layouts: the colon after a plan.
+
+    Args:
+        plan: which kind of ground lies where.
+        seed: another seed, other tissue.
+        densities: numbers of nuclei that are wanted instead of those of the tissues.
+    """
+
+    def __init__(self, plan: Plan, *, seed: int, densities: Densities | None = None):
+        self._plan, self._seed = plan, seed
+        self._blocks = lru_cache(maxsize=64)(self._block)
+        self._kept = lru_cache(maxsize=256)(self._square)
+        self._nuclei = Populated(self.regions, seed=seed, tissue=self._kinds, densities=densities)
+
+    def __reduce__(self) -> tuple:
+        return _rebuilt, (self._plan, self._seed, self._nuclei.densities)
+
+    def regions(self, box: Box) -> Regions:
+        """Return the regions that meet a box."""
+        blocks = [self._blocks(*place) for place in _squares(grow(box, GLAND), BLOCK)]
+        y0, x0, y1, x1 = box
+        found: list[Named] = []
+        for layer in (0, 1):  # the glands of all squares lie over the ground of all
+            for block in blocks:
+                named, bounds = block[layer]
+                a, b, c, d = bounds.T
+                meet = (a <= x1) & (b <= y1) & (c >= x0) & (d >= y0)
+                found += [named[k] for k in np.flatnonzero(meet)]
+        shapes, names = [polygon for _, polygon in found], [name for name, _ in found]
+        return Regions.from_polygons(shapes, names, mpp=1.0).within(box)
+
+    def tissue(self, box: Box) -> shapely.Geometry:
+        """Return the tissue in a box; outside it is glass."""
+        regions = self.regions(box)
+        ground = regions.take(np.flatnonzero(regions.types == _STROMA)).polygons()
+        return shapely.union_all(ground).intersection(shapely.box(box[1], box[0], box[3], box[2]))
+
+    def nuclei(self, box: Box) -> Proposals:
+        """Return the nuclei whose centres lie in a box."""
+        return self._nuclei.nuclei(box)
+
+    def _kinds(self, box: Box) -> tuple[np.ndarray, Sequence[Tissue]]:
+        ground = self._ground(box).repeat(STEP, 0).repeat(STEP, 1)
+        return ground, [_TISSUES.get(kind, tissues.LOOSE) for kind in range(10)]
+
+    def _square(self, row: int, column: int) -> np.ndarray:
+        return self._plan.ground(
+            (row * BLOCK, column * BLOCK, (row + 1) * BLOCK, (column + 1) * BLOCK)
+        )
+
+    def _ground(self, box: Box) -> np.ndarray:
+        """Return the ground of a box from squares that are kept."""
+        out = np.empty([side // STEP for side in shape(box)], np.uint8)
+        for row, column in _squares(box, BLOCK):
+            square = (row * BLOCK, column * BLOCK, (row + 1) * BLOCK, (column + 1) * BLOCK)
+            part = intersect(square, box)
+            out[_cells(part, box)] = self._kept(row, column)[_cells(part, square)]
+        return out
+
+    def _block(self, row: int, column: int) -> tuple[Layer, Layer]:
+        """Return the regions of the ground of a square, and those of its glands."""
+        box = (row * BLOCK, column * BLOCK, (row + 1) * BLOCK, (column + 1) * BLOCK)
+        raised: list[Named] = []
+        for number, kind in enumerate((MUCOSA, TUMOUR, ADENOMA)):
+            style = _TISSUES[kind].glands
+            if style and (self._ground(grow(box, LONGEST)) == kind).any():
+                made = glands(
+                    style,
+                    box,
+                    allowed=partial(self._room, kind),
+                    seed=self._seed,
+                    draw=number,
+                )
+                raised += [named for gland in made for named in gland]
+        return _layer(self._flat(box)), _layer(raised)
+
+    def _room(self, kind: int, box: Box) -> np.ndarray:
+        """Return where glands of a kind may lie in a box."""
+        around = grow(box, NEAR)
+        ground = self._ground(around)
+        room = _distance(ground == kind) > CLEAR / 2
+        if kind != TUMOUR:
+            room &= _distance(ground != GLASS) > SURFACE + CLEAR
+        return room[_cells(box, around)]
+
+    def _flat(self, box: Box) -> list[Named]:
+        """Return the regions of the ground in a square, cut at its sides, later over earlier."""
+        around = grow(box, NEAR)
+        ground = self._ground(around)
+        layers = [("glass", ground == GLASS), ("stroma", ground != GLASS)]
+        layers += [(name, ground == kind) for kind, name in _REGIONS.items()]
+        lined = (ground == MUCOSA) | (ground == ADENOMA)
+        out = [
+            (name, part)
+            for name, mask in layers
+            for part in _outlines(
+                ndimage.gaussian_filter(mask.astype(float), 1.0) - 0.5, around, box
+            )
+        ]
+        if lined.any():
+            below = MUSCULARIS - _distance(~lined)
+            below[lined | np.isin(ground, (GLASS, LYMPHOCYTES))] = -STEP
+            out += [("muscle", part) for part in _outlines(_eased(below), around, box)]
+            above = SURFACE - _distance(ground != GLASS)
+            above[~lined] = -STEP
+            out += [("epithelium", part) for part in _outlines(_eased(above), around, box)]
+        return out
+
+
+def _rebuilt(plan: Plan, seed: int, densities: Densities) -> Colon:
+    return Colon(plan, seed=seed, densities=densities)
+
+
+def _layer(named: list[Named]) -> Layer:
+    return named, shapely.bounds([polygon for _, polygon in named]).reshape(-1, 4)
+
+
+def _squares(box: Box, side: int) -> list[Block]:
+    """Return the rows and columns of the squares of a side that meet a box."""
+    y0, x0, y1, x1 = box
+    return cells_in((y0 // side, x0 // side, -(-y1 // side), -(-x1 // side)))
+
+
+def _eased(heights: np.ndarray) -> np.ndarray:
+    return ndimage.gaussian_filter(np.clip(heights, -3 * STEP, 3 * STEP), 0.7)
+
+
+def _distance(mask: np.ndarray) -> np.ndarray:
+    """Return how far each place of a mask is from its end, at most `NEAR`."""
+    if mask.all():
+        return np.full(mask.shape, float(NEAR))
+    return np.minimum(STEP * ndimage.distance_transform_edt(mask), NEAR)
+
+
+def _cells(box: Box, frame: Box) -> tuple[slice, slice]:
+    rows, columns = inside(box, frame)
+    return (
+        slice(rows.start // STEP, rows.stop // STEP),
+        slice(columns.start // STEP, columns.stop // STEP),
+    )
+
+
+def _outlines(heights: np.ndarray, frame: Box, box: Box) -> list[Polygon]:
+    """Return the polygons of a box where heights, sampled in a frame, are above 0."""
+    if (heights < 0).all():
+        return []
+    square = shapely.box(box[1], box[0], box[3], box[2])
+    if (heights[_cells(grow(box, STEP), frame)] > 0).all():
+        return [square]
+    lowest = float(heights.min())
+    rings = find_contours(np.pad(heights, 1, constant_values=min(lowest, -1.0)), 0.0)
+    polygons = []
+    for ring in rings:
+        if len(ring) >= 4:
+            y, x = ((ring - 0.5) * STEP + frame[:2]).T  # padded by one, sampled at centres
+            polygons.append(Polygon(np.stack([x, y], axis=1)).buffer(0))
+    whole = reduce(shapely.symmetric_difference, polygons, Polygon())  # holes take away
+    cut = whole.simplify(0.4).buffer(0).intersection(square)
+    return [part for part in shapely.get_parts(cut).tolist() if part.geom_type == "Polygon"]

@@ -1,0 +1,207 @@
+"""Layouts: functions of seed and place, without overlaps, with the nuclei that are asked for."""
+
+import geojson
+import numpy as np
+import pytest
+import shapely
+from shapely import STRtree
+
+from nasdm_wsi.annotations.regions import REGIONS, Regions
+from nasdm_wsi.annotations.types import TYPES
+from nasdm_wsi.errors import AnnotationError
+from nasdm_wsi.layouts.colon import Colon
+from nasdm_wsi.layouts.densities import Densities
+from nasdm_wsi.layouts.keyed import smooth
+from nasdm_wsi.layouts.making import layout
+from nasdm_wsi.layouts.outlines import AREAS, ELONGATIONS
+from nasdm_wsi.layouts.populate import TILE, Populated
+from nasdm_wsi.layouts.source import Proposals
+from nasdm_wsi.layouts.strip import Strip
+from nasdm_wsi.layouts.writing import layout_box
+
+WHOLE = (0, 0, 512, 640)
+
+
+def colon(**settings):
+    return Colon(Strip(512.0, seed=3, **settings), seed=3)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return layout_box(colon(), WHOLE, seed=3)
+
+
+def test_a_window_alone_has_the_nuclei_and_the_regions_of_the_whole(whole):
+    box = (130, 101, 307, 395)
+    alone = layout_box(colon(), box, seed=3)  # of a source that has seen nothing else
+    centres = shapely.get_coordinates(shapely.centroid(whole.polygons()))[:, ::-1]
+    deep = ((centres > np.add(box[:2], 8)) & (centres < np.subtract(box[2:], 8))).all(axis=1)
+    ours = {ring.tobytes() for ring in shapely.to_wkb(alone.polygons()).astype("S")}
+    theirs = shapely.to_wkb(whole.take(np.flatnonzero(deep)).polygons()).astype("S")
+    assert deep.sum() > 150 and {ring.tobytes() for ring in theirs} <= ours
+    assert len(alone) < 1.3 * deep.sum()
+    near = whole.regions.within(box)
+    np.testing.assert_array_equal(alone.regions.coords, near.coords)
+    np.testing.assert_array_equal(alone.regions.types, near.types)
+
+
+def test_outlines_are_valid_and_apart_with_areas_and_elongations_of_real_nuclei(whole):
+    polygons = whole.polygons()
+    assert shapely.is_valid(polygons).all()
+    a, b = STRtree(polygons).query(polygons, predicate="intersects")
+    assert (a == b).all()
+    for kind in np.unique(whole.types):
+        few = polygons[whole.types == kind]
+        low, high = AREAS[kind - 1, [0, -1]]
+        areas = shapely.area(few)
+        assert (areas >= low).all() and (areas <= 1.001 * high).all()
+        stretched = np.array([elongation(polygon) for polygon in few])
+        assert np.median(stretched) == pytest.approx(ELONGATIONS[kind - 1, 4], rel=0.15)
+        share = (stretched > ELONGATIONS[kind - 1, -1]).mean()
+        assert share < 0.03
+
+
+def elongation(polygon):
+    """The axis ratio of the ellipse with the same second moments, by Green's theorem."""
+    x, y = (shapely.get_coordinates(polygon) - shapely.get_coordinates(polygon.centroid)).T
+    a, b, c, d = x[:-1], y[:-1], x[1:], y[1:]
+    cross = a * d - c * b
+    xx, yy = ((p * p + p * q + q * q) @ cross for p, q in ((a, c), (b, d)))
+    xy = (a * d + 2 * a * b + 2 * c * d + c * b) @ cross / 2
+    small, large = np.linalg.eigvalsh(np.sign(cross.sum()) * np.array([[xx, xy], [xy, yy]]))
+    return np.sqrt(large / small)
+
+
+def test_epithelial_nuclei_lie_across_the_walls_of_glands():
+    """In a straight wall, their long axes point from the stroma to the lumen."""
+    wall = [shapely.box(-99, y0, 355, y1) for y0, y1 in ((-99, 40), (40, 62), (62, 355))]
+    drawn = Regions.from_polygons(wall, ["lumen", "epithelium", "stroma"], mpp=1.0)
+    proposals = Populated(lambda box: drawn, seed=1).nuclei((0, 0, 256, 256))
+    mine = proposals.take(proposals.types == TYPES.index("epithelial"))
+    assert len(mine.types) > 25 and np.ptp(mine.centres[:, 0]) < 8  # one row
+    assert np.abs(np.sin(mine.angles)).min() > 0.8
+    spindles = proposals.take(proposals.types == TYPES.index("connective"))
+    beside = spindles.take(spindles.centres[:, 0] < 72)
+    assert np.abs(np.cos(beside.angles)).mean() > 0.8  # along it
+    assert (proposals.centres[:, 0] > 40).mean() > 0.98  # hardly any in the lumen
+
+
+@pytest.mark.parametrize(
+    "text, region", [("eosinophil=120", None), ("stroma:plasma=500", "stroma")]
+)
+def test_densities_are_met_in_every_tile(text, region):
+    wanted = Densities.parse([text])
+    source = Colon(Strip(2000.0, seed=5), seed=5, densities=wanted)
+    kind = TYPES.index(text.split("=")[0].split(":")[-1])
+    for corner in ((256, 256), (512, 0)):
+        box = (*corner, corner[0] + TILE, corner[1] + TILE)
+        nuclei = source.nuclei(box)
+        area = TILE**2 / 1e6
+        if region:
+            drawn = layout_box(source, box).regions
+            area = area_of(drawn, region, box) / 1e6
+        found = (nuclei.types == kind).sum() / area
+        assert found == pytest.approx(float(text.split("=")[1]), rel=0.15)
+
+
+def area_of(regions, name, box):
+    """Square micrometres of a box in which a region is the last one drawn."""
+    left = shapely.Polygon()
+    for polygon, number in zip(regions.polygons(), regions.types, strict=True):
+        left = left.difference(polygon)
+        if REGIONS[number - 1] == name:
+            left = left.union(polygon)
+    return left.intersection(shapely.box(box[1], box[0], box[3], box[2])).area
+
+
+def test_shares_multiply_what_there_would_be():
+    few, many = (
+        Colon(Strip(2000.0, seed=5), seed=5, densities=Densities.parse(share=share)).nuclei(
+            (256, 0, 512, 512)
+        )
+        for share in ((), ("plasma=2x",))
+    )
+    count = [int((n.types == TYPES.index("plasma")).sum()) for n in (few, many)]
+    assert count[1] == pytest.approx(2 * count[0], rel=0.1) and count[0] > 20
+    for text in ("plasma", "plasma=two", "plasma=2y", "liver:plasma=2", "hepatocyte=3"):
+        with pytest.raises(AnnotationError, match="(is no|choose|write)"):
+            Densities.parse(share=[text])
+
+
+def test_fields_are_the_same_from_every_box_and_have_unit_variance():
+    field = smooth((0, 0, 2048, 2048), step=8, scale=32, seed=1, draw=4)
+    part = smooth((-8, 512, 800, 1024), step=8, scale=32, seed=1, draw=4)
+    np.testing.assert_array_equal(part[1:], field[:100, 64:128])
+    assert abs(field.mean()) < 0.1 and field.std() == pytest.approx(1, abs=0.05)
+    assert not np.allclose(field, smooth((0, 0, 2048, 2048), step=8, scale=32, seed=2, draw=4))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    path = tmp_path_factory.mktemp("layout") / "a.geojson"
+    counts = layout(path, (500, 2200), seed=4)
+    return path, counts
+
+
+def test_the_file_is_geojson_with_nuclei_regions_and_tissue(written):
+    path, counts = written
+    collection = geojson.loads(path.read_text())
+    assert collection.is_valid
+    ids = [feature["id"] for feature in collection["features"]]
+    assert len(ids) == len(set(ids))
+    names = {}
+    for feature in collection["features"]:
+        kind = feature["properties"]["objectType"]
+        name = feature["properties"]["classification"]["name"].lower()
+        names.setdefault(kind, {}).setdefault(name, []).append(
+            shapely.geometry.shape(feature.geometry)
+        )
+    assert {k: len(names["detection"][k]) for k in names["detection"]} == {
+        k: n for k, n in counts.items() if n
+    }
+    assert {"tissue", "stroma", "epithelium", "mucus", "glass"} <= set(names["annotation"])
+    everything = [s for kinds in names.values() for shapes in kinds.values() for s in shapes]
+    assert shapely.is_valid(everything).all()
+    assert shapely.total_bounds(everything).tolist() == [0, 0, 2200, 500]
+    tissue = shapely.union_all(names["annotation"]["tissue"])
+    glass = shapely.union_all(names["annotation"]["glass"])
+    assert tissue.area + glass.area == pytest.approx(500 * 2200, rel=0.01)
+
+
+@pytest.mark.slow
+def test_the_bytes_do_not_depend_on_the_number_of_processes(written, tmp_path):
+    layout(tmp_path / "b.geojson", (500, 2200), seed=4, workers=2)
+    assert (tmp_path / "b.geojson").read_bytes() == written[0].read_bytes()
+
+
+def test_no_two_tissues_look_alike():
+    """Carcinoma has larger glands, and more of its epithelial nuclei lie off the basal row."""
+    sizes = {}
+    for tissue in ("normal", "adenoma", "carcinoma"):
+        regions = colon(tissue=tissue).regions((100, 0, 400, 1000))
+        glands = regions.take(np.flatnonzero(regions.types == REGIONS.index("epithelium") + 1))
+        sizes[tissue] = np.median(shapely.area(glands.polygons()))
+    assert 1.3 * sizes["normal"] < sizes["adenoma"] and 1.5 * sizes["normal"] < sizes["carcinoma"]
+
+
+def test_nuclei_of_other_sources_are_kept_apart_too():
+    rng = np.random.default_rng(0)
+    count = 400
+    types = rng.integers(1, 7, count).astype(np.uint8)
+    crowd = Proposals(
+        rng.uniform(0, 150, (count, 2)), types, AREAS[types - 1, 4], rng.uniform(0, np.pi, count)
+    )
+
+    class Crowd:
+        def regions(self, box):
+            return Regions.from_polygons([], [], mpp=1.0)
+
+        def tissue(self, box):
+            return None
+
+        def nuclei(self, box):
+            return crowd.within(box)
+
+    polygons = layout_box(Crowd(), (0, 0, 150, 150)).polygons()
+    a, b = STRtree(polygons).query(polygons, predicate="intersects")
+    assert (a == b).all() and 100 < len(polygons) < count
