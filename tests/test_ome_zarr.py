@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import zarr
 from helpers import DESCRIPTION, SETTINGS, SIZES, Failing, mean_of_four, tissue
-from ome_zarr_models.v05 import Image, ImageLabel
+from ome_zarr_models import v04
+from ome_zarr_models.v05 import Image, ImageLabel, Labels
 
 from nasdm_wsi.errors import OutputError, SlideError
 from nasdm_wsi.model import Painter
 from nasdm_wsi.rendering import plan_render, read_annotations, render, render_region
 from nasdm_wsi.slides import ome_zarr
+from nasdm_wsi.slides.formats import format_of
 from nasdm_wsi.slides.reading import open_slide
+from nasdm_wsi.tools.export import export
 from nasdm_wsi.tools.info import describe
 
 
@@ -61,6 +64,53 @@ def test_labels_take_every_second_pixel(target, dtype):
     assert len(ImageLabel.from_zarr(group).attributes.ome.multiscales[0].datasets) == 3
     for level in range(3):
         np.testing.assert_array_equal(group[str(level)][:], labels[:: 2**level, :: 2**level])
+
+
+def test_version_04_has_its_metadata_and_the_same_pixels(target):
+    path, image = target.with_name("slide.v04.ome.zarr"), tissue(203, 301)
+    format_of(path).write(path, image, **SETTINGS)
+    group = zarr.open_group(path, mode="r", zarr_format=2)
+    assert group.attrs["description"] == DESCRIPTION
+    attributes = v04.Image.from_zarr(group).attributes
+    (multiscale,) = attributes.multiscales
+    assert multiscale.version == "0.4" and len(multiscale.datasets) == 4
+    assert [c.color for c in attributes.omero.channels] == ["FF0000", "00FF00", "0000FF"]
+    expected = image
+    for dataset in multiscale.datasets:
+        level = group[dataset.path]
+        assert level.chunks == (3, 64, 64)  # a file holds a tile with all its channels
+        np.testing.assert_array_equal(np.moveaxis(level[:], 0, -1), expected)
+        expected = mean_of_four(expected)
+    assert (path / "0/0/3/4").is_file()  # nested, as 0.4 asks for
+    with open_slide(path) as slide:
+        assert slide.mpp == 0.5 and slide.description == DESCRIPTION
+        np.testing.assert_array_equal(slide.read((0, 0, 203, 301), mpp=0.5), image)
+
+
+@pytest.mark.parametrize("name", ["slide.ome.zarr", "slide.v04.ome.zarr"])
+def test_labels_in_an_image_are_listed_there_and_change_nothing_else(name, annotations, tmp_path):
+    slide = tmp_path / name
+    format_of(slide).write(slide, tissue(150, 200), mpp=0.5, description="")
+    older = files(slide)
+    for form in ("types", "instances"):
+        export(slide, slide / "labels" / form, form=form, labels=annotations, mpp=0.25)
+    now = files(slide)
+    assert older == {path: now[path] for path in older}
+    assert all(path.startswith("labels/") for path in now.keys() - older.keys())
+    group = zarr.open_group(slide / "labels", mode="r")
+    model = Labels if slide.name == "slide.ome.zarr" else v04.Labels
+    found = model.from_zarr(group).attributes
+    assert getattr(found, "ome", found).labels == ["types", "instances"]
+    assert set(np.unique(group["types/0"][:])) == set(range(7))
+    told = group["types"].attrs.asdict()
+    assert told.get("ome", told)["image-label"]["source"] == {"image": "../../"}
+    with pytest.raises(OutputError, match="types is a part of the input"):
+        export(slide, slide / "labels/types", form="types", labels=annotations, mpp=0.25)
+    nothing = tmp_path / "none.ome.zarr"
+    nothing.mkdir()
+    with pytest.raises(SlideError, match="none.ome.zarr: is no OME-Zarr image"):
+        export(slide, nothing / "labels/types", form="types", labels=annotations, mpp=0.25)
+    assert not list(nothing.iterdir())
 
 
 def test_an_older_one_is_replaced_by_the_same_bytes(target):

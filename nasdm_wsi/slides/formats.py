@@ -117,6 +117,14 @@ FORMATS = (
         labels=False,
     ),
     OutputFormat(
+        "OME-Zarr 0.4",
+        (".v04.ome.zarr",),
+        module="ome_zarr_v04",
+        next_step="its nuclei are in {labels}",
+        reader=True,
+        marker=".zattrs",
+    ),
+    OutputFormat(
         "OME-Zarr",
         (".ome.zarr",),
         module="ome_zarr",
@@ -145,12 +153,21 @@ def format_of(path: str | Path, *, labels: bool = False) -> OutputFormat:
     Raises:
         OutputError: the name ends in none of the suffixes of these formats.
     """
-    form = find_format(path)
+    image = image_of(path) if labels else None
+    form = find_format(image or path)
     if form and (form.labels or not labels):
         return form
     possible = [form for form in FORMATS if form.labels or not labels]
     *most, last = (suffix for form in possible for suffix in form.suffixes)
     raise OutputError(f"{path}: the output must end in {', '.join(most)} or {last}")
+
+
+def image_of(path: str | Path) -> Path | None:
+    """Return the OME-Zarr image in whose group of labels a path is: IMAGE.ome.zarr/labels/NAME."""
+    group = Path(path).parent
+    form = find_format(group.parent)
+    inside = group.name == "labels" and form and form.labels and form.marker
+    return group.parent if inside else None
 
 
 def stem(path: str | Path) -> str:

@@ -1,26 +1,32 @@
-"""The writer and reader of OME-Zarr 0.5 (Zarr format 3), for napari, vizarr and similar tools.
+"""The writer and reader of OME-Zarr, for napari, vizarr and similar tools.
 
-Axes are (c, y, x), or (y, x) for labels. A chunk is a tile of one channel. A shard, which is a
-file, holds all channels of eight tiles in a row, so that a slide has thousands of files and not
-hundreds of thousands. Chunks are compressed without loss.
+Axes are (c, y, x), or (y, x) for labels. In version 0.5 (Zarr format 3) a chunk is a tile of one
+channel, and a shard, which is a file, holds all channels of eight tiles in a row, so that a slide
+has thousands of files and not hundreds of thousands. Version 0.4 (Zarr format 2) has no shards: a
+chunk, which is a file, is a tile of all channels. Chunks are compressed without loss.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
+from numcodecs import Blosc
 from PIL import Image
 
 from ..errors import SlideError
-from ..output import whole_or_nothing
+from ..output import output_errors, whole_or_nothing
+from .formats import image_of
 from .pyramid import Progress, Pyramid, Shape, halved
 
 SHARD_TILES = 8
 UNITS = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4}
 CHANNELS = {"Red": "FF0000", "Green": "00FF00", "Blue": "0000FF"}
+ZARR_FORMATS: dict[str, Literal[2, 3]] = {"0.4": 2, "0.5": 3}  # by version of OME-Zarr
 
 
 def write(
@@ -30,21 +36,33 @@ def write(
     mpp: float,
     description: str,
     tile: int = 512,
+    version: str = "0.5",
     progress: Progress | None = None,
 ) -> None:
     """Write ``pixels`` as a pyramid, which replaces an existing folder when it is complete.
 
-    Arguments, levels and memory are as in `ome_tiff.write`.
+    Arguments, levels and memory are as in `ome_tiff.write`; ``version`` is 0.4 or 0.5. Labels may
+    be written into an image, to IMAGE/labels/NAME: they then have its version, and are listed in
+    its group of labels.
 
     Raises:
         ValueError: ``pixels`` are neither RGB nor labels.
+        SlideError: IMAGE is no OME-Zarr image.
         OutputError: the folder cannot be written.
     """
-    path = Path(path)
+    path, image = Path(path), image_of(path)
+    version = version_of(image) if image else version
     shapes = Pyramid(tuple(pixels.shape), str(pixels.dtype), tile=tile).shapes
-    attributes = _attributes(path.name, shapes, mpp=mpp, description=description)
-    with whole_or_nothing(path) as part:
-        group = zarr.create_group(part, zarr_format=3, attributes=attributes)
+    ome = _ome(path.name, shapes, mpp=mpp, version=version)
+    if image:
+        ome["image-label"]["source"] = {"image": "../../"}
+    attributes = {**_attributes(ome, version), "description": description}
+    with (
+        output_errors(path),
+        _listed(path, version) if image else nullcontext(),
+        whole_or_nothing(path) as part,
+    ):
+        group = zarr.create_group(part, zarr_format=ZARR_FORMATS[version], attributes=attributes)
         _write_levels(group, pixels, shapes=shapes, tile=tile, progress=progress)
 
 
@@ -75,15 +93,21 @@ def _halved(finer: zarr.Array, y: int, x: int, tile: int) -> np.ndarray:
 
 def _create(group: zarr.Group, name: str, shape: Shape, dtype: Any, tile: int) -> zarr.Array:
     h, w, *channels = shape
-    across = min(SHARD_TILES, -(-w // tile))
-    return group.create_array(
-        name,
-        shape=(*channels, h, w),
-        dtype=dtype,
-        chunks=(*(1 for _ in channels), tile, tile),
-        shards=(*channels, tile, tile * across),
-        dimension_names=[axis["name"] for axis in _axes(shape)],
-    )
+    settings: dict[str, Any]
+    if group.metadata.zarr_format == 2:
+        settings = {
+            "chunks": (*channels, tile, tile),
+            "compressors": Blosc(cname="zstd", clevel=3, shuffle=Blosc.SHUFFLE),
+            "chunk_key_encoding": {"name": "v2", "separator": "/"},  # OME-Zarr 0.4 asks for it
+        }
+    else:
+        across = min(SHARD_TILES, -(-w // tile))
+        settings = {
+            "chunks": (*(1 for _ in channels), tile, tile),
+            "shards": (*channels, tile, tile * across),
+            "dimension_names": [axis["name"] for axis in _axes(shape)],
+        }
+    return group.create_array(name, shape=(*channels, h, w), dtype=dtype, **settings)
 
 
 def _axes(shape: Shape) -> list[dict[str, str]]:
@@ -91,35 +115,33 @@ def _axes(shape: Shape) -> list[dict[str, str]]:
     return [{"name": "c", "type": "channel"}, *space] if len(shape) == 3 else space
 
 
-def _attributes(name: str, shapes: list[Shape], *, mpp: float, description: str) -> dict[str, Any]:
-    """Return the attributes of the group: those of OME, and the description."""
+def _attributes(ome: dict[str, Any], version: str) -> dict[str, Any]:
+    """Return the attributes of a group that hold those of OME."""
+    return ome if version == "0.4" else {"ome": {"version": version, **ome}}
+
+
+def _ome(name: str, shapes: list[Shape], *, mpp: float, version: str) -> dict[str, Any]:
+    """Return the attributes of OME for an image or for labels."""
     rgb = len(shapes[0]) == 3
-    ome: dict[str, Any] = {
-        "version": "0.5",
-        "multiscales": [
-            {
-                "name": name,
-                "axes": _axes(shapes[0]),
-                "datasets": [
-                    _dataset(level, [1.0] * rgb + [mpp * 2**level] * 2)
-                    for level in range(len(shapes))
-                ],
-                "type": "mean" if rgb else "nearest",
-            }
+    stated = {"version": version} if version == "0.4" else {}
+    multiscale = {
+        **stated,
+        "name": name,
+        "axes": _axes(shapes[0]),
+        "datasets": [
+            _dataset(level, [1.0] * rgb + [mpp * 2**level] * 2) for level in range(len(shapes))
         ],
+        "type": "mean" if rgb else "nearest",
     }
-    if rgb:
-        window = {"min": 0, "max": 255, "start": 0, "end": 255}
-        ome["omero"] = {
-            "channels": [
-                {"label": label, "color": colour, "active": True, "window": window}
-                for label, colour in CHANNELS.items()
-            ],
-            "rdefs": {"model": "color"},
-        }
-    else:
-        ome["image-label"] = {"version": "0.5"}
-    return {"ome": ome, "description": description}
+    if not rgb:
+        return {"multiscales": [multiscale], "image-label": {"version": version}}
+    window = {"min": 0, "max": 255, "start": 0, "end": 255}
+    channels = [
+        {"label": label, "color": colour, "active": True, "window": window}
+        for label, colour in CHANNELS.items()
+    ]
+    omero = {**stated, "channels": channels, "rdefs": {"model": "color"}}
+    return {"multiscales": [multiscale], "omero": omero}
 
 
 def _dataset(level: int, scale: list[float]) -> dict[str, Any]:
@@ -129,17 +151,43 @@ def _dataset(level: int, scale: list[float]) -> dict[str, Any]:
     }
 
 
+def version_of(image: str | Path) -> str:
+    """Return the version, 0.4 or 0.5, of an OME-Zarr image.
+
+    Raises:
+        SlideError: it is none.
+    """
+    try:
+        group = zarr.open_group(image, mode="r")
+        found: Any = group.attrs.asdict()
+        multiscales = found.get("ome", found)["multiscales"]
+    except (OSError, KeyError) as error:
+        raise SlideError(f"{image}: is no OME-Zarr image") from error
+    return str(found.get("ome", multiscales[0])["version"])
+
+
+@contextmanager
+def _listed(path: Path, version: str) -> Iterator[None]:
+    """List what is written to IMAGE/labels/NAME in the group of labels, when it is complete."""
+    group = zarr.open_group(path.parent, mode="a", zarr_format=ZARR_FORMATS[version])
+    yield
+    attributes: Any = group.attrs.asdict()
+    ome = attributes.get("ome", attributes)
+    others = [name for name in ome.get("labels", ()) if name != path.name]
+    group.attrs.update(_attributes({**ome, "labels": [*others, path.name]}, version))
+
+
 class Reader:
     """An OME-Zarr RGB image, read through the interface of openslide-python.
 
     Raises:
-        SlideError: it is not an OME-Zarr 0.5 with axes (c, y, x) and three channels of uint8.
+        SlideError: it is no OME-Zarr with axes (c, y, x) and three channels of uint8.
     """
 
     def __init__(self, path: str | Path):
         group = zarr.open_group(path, mode="r")
         attributes: Any = group.attrs.asdict()
-        multiscale = attributes["ome"]["multiscales"][0]
+        multiscale = attributes.get("ome", attributes)["multiscales"][0]
         datasets, axes = multiscale["datasets"], multiscale["axes"]
         self._levels: list[Any] = [group[dataset["path"]] for dataset in datasets]
         channels, kind = self._levels[0].shape[0], self._levels[0].dtype

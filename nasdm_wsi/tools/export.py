@@ -30,7 +30,7 @@ from ..errors import AnnotationError, OutputError, SlideError
 from ..output import check_writable, keep_inputs, whole_or_nothing
 from ..provenance import WARNING, is_synthetic
 from ..rendering import MOST_RESAMPLED, Progress, read_annotations
-from ..slides.formats import format_of, labels_path
+from ..slides.formats import format_of, image_of, labels_path
 from ..slides.reading import Slide, open_slide
 from .tiles import TILED, provenance_of, size_at, tiles_of, write_tiles
 
@@ -74,6 +74,8 @@ def export(
     out = Path(out)
     keep_inputs([out], [slide, labels or labels_path(slide)])
     _check(out, form, mpp_out=mpp_out, overwrite=overwrite)
+    image = image_of(out) if form in PYRAMIDS else None
+    check_writable(image / "labels" if image else out)
     with open_slide(slide) as opened:
         nuclei = read_nuclei(opened, labels, mpp=mpp, mpp_out=mpp_out, **reading)
         if form in PYRAMIDS:
@@ -98,7 +100,6 @@ def _check(out: Path, form: str, *, mpp_out: float | None, overwrite: bool) -> N
         raise OutputError(f"{out} exists: choose another name or remove it")
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists: choose another name or give `overwrite`")
-    check_writable(out)
 
 
 def read_nuclei(
@@ -225,7 +226,7 @@ def _write_pyramid(
     names = ", ".join(f"{k} {name}" for k, name in enumerate(TYPES))
     meaning = f"types: {names}" if form == "types" else "numbers: 0 background"
     warning = f"{WARNING} " if is_synthetic(slide.description) else ""
-    format_of(out).write(
+    format_of(out, labels=True).write(
         out,
         _Labels(form, nuclei, size_at(slide, nuclei.mpp)),
         mpp=nuclei.mpp,
