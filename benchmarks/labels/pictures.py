@@ -27,7 +27,9 @@ INFLAMMATORY = 7  # neutrophil, lymphocyte, plasma or eosinophil
 UNTYPED = 8  # a nucleus of unknown type
 POINT_KINDS = {"epithelial": 2, "fibroblast": 6, "inflammatory": INFLAMMATORY}
 SAME_POINT = 3  # pixels; two lists of clicks on one nucleus differ by less
-LEFT_OUT = {f"train_{k}" for k in (2, 4, 12, 15, 16, 27)}  # of CoNSeP: ink, or in Lizard as well
+SETS = ("lizard", "consep", "glas", "crc")
+INK = {f"train_{k}" for k in (2, 4, 12, 15)}  # of CoNSeP
+LEFT_OUT = {*INK, "train_16", "train_27"}  # the last two are in Lizard as well
 GLAS_SCALE, CRC_SCALE = 1.24, 1.1  # scanned at 0.62 and 0.55 micrometres a pixel
 
 
@@ -108,18 +110,21 @@ def glas_rows(data: Path) -> dict[str, dict]:
     return json.loads((data / "glas/pictures.json").read_text())
 
 
-def pictures(data: Path, *sets: str) -> list[Picture]:
-    """The pictures of some sets, by default all; those left out or doubled are not among them."""
+def pictures(data: Path, *sets: str, copies: bool = False) -> list[Picture]:
+    """The pictures of some sets, by default all.
+
+    Without ``copies`` those left out or doubled are not among them.
+    """
     found = []
     for path in sorted((data / "lizard-regions").glob("*.png")):
         if not path.stem.endswith("_classes"):
             scale = GLAS_SCALE if path.stem.startswith("glas_") else 1.0
             found.append(Picture(data, "lizard", path, scale))
     for path in sorted((data / "consep-20x/images").glob("*.png")):
-        if path.stem not in LEFT_OUT:
+        if copies or path.stem not in LEFT_OUT:
             found.append(Picture(data, "consep", path, 1.0))
     for path in sorted((data / "glas/images").iterdir()):
-        if "lizard" not in glas_rows(data)[path.stem]:
+        if copies or "lizard" not in glas_rows(data)[path.stem]:
             found.append(Picture(data, "glas", path, GLAS_SCALE))
     for path in sorted((data / "crc-histo").glob("*.webp")):
         found.append(Picture(data, "crc", path, CRC_SCALE))
