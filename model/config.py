@@ -84,6 +84,8 @@ class TrainingConfig:
     guidance: scale of guidance distillation (`objectives.GuidanceDistillation`); 0 for none. The
     teacher is the network that training starts from.
     critic_below: noise level below which a critic trains the network (`critic`); 0 for none.
+    critic_steps: numbers of solver steps in which the network then paints, as often.
+    critic_pixels: whether the critic scores the pixels too. even_places: see `critic.Adversarial`.
     patches: read the paper's patches, at `magnification` 20 or 10, instead of random crops.
     muon: see `optimisers.network_optimisers`.
     checkpointing: recompute activations in the backward pass.
@@ -102,6 +104,9 @@ class TrainingConfig:
     rare_types: float = 0.5
     guidance: float = 0.0
     critic_below: float = 0.0
+    critic_steps: tuple[int, ...] = (8,)
+    critic_pixels: bool = False
+    even_places: float = 0.0
     patches: bool = False
     magnification: int = 20
     muon: bool = True
@@ -145,6 +150,17 @@ _PAPER_TRAINING = TrainingConfig(
 )
 
 _SMALL = LocalConfig((64, 128, 192), (1, 1, 3))
+_WITH_REGIONS = replace(_SMALL, planes=len(ALL_PLANES), fine=16)
+_GUIDED = TrainingConfig(images=22_000, learning_rate=5e-4, warmup=0, decay=1.0, guidance=1.0)
+_ADVERSARIAL = TrainingConfig(
+    images=28_800,
+    learning_rate=1e-4,
+    warmup=800,
+    ema=0.99,
+    guidance=1.0,
+    critic_below=1.0,
+    muon=False,
+)
 _ON_GPU = TrainingConfig(crop=128, batch=96, images=6_000_000)
 
 PRESETS = {
@@ -166,26 +182,30 @@ PRESETS = {
     ),
     "small-guided": Preset(
         _SMALL,
-        TrainingConfig(images=22_000, learning_rate=5e-4, warmup=0, decay=1.0, guidance=1.0),
+        _GUIDED,
         "second stage of small, guidance distillation: give `init`",
     ),
     "small-adversarial": Preset(
         _SMALL,
-        TrainingConfig(
-            images=28_800,
-            learning_rate=1e-4,
-            warmup=800,
-            ema=0.99,
-            guidance=1.0,
-            critic_below=1.0,
-            muon=False,
-        ),
-        "ships with the package; third stage of small, which a critic judges: give `init`",
+        _ADVERSARIAL,
+        "third stage of small, which a critic judges: give `init`",
     ),
     "small-regions": Preset(
-        replace(_SMALL, planes=len(ALL_PLANES), fine=16),
-        _ON_GPU,
-        "small with regions and known pixels as conditions; for a GPU",
+        _WITH_REGIONS,
+        TrainingConfig(),
+        "small with regions and known pixels as conditions: the network that ships",
+        ALL_PLANES,
+    ),
+    "small-regions-guided": Preset(
+        _WITH_REGIONS,
+        _GUIDED,
+        "second stage of small-regions: give `init`",
+        ALL_PLANES,
+    ),
+    "small-regions-adversarial": Preset(
+        _WITH_REGIONS,
+        replace(_ADVERSARIAL, critic_steps=(4, 4, 8), critic_pixels=True, even_places=60.0),
+        "third stage of small-regions, judged in four steps and in eight: give `init`",
         ALL_PLANES,
     ),
     "medium": Preset(

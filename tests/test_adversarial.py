@@ -175,6 +175,17 @@ def test_a_critic_changes_texture_and_leaves_layout(dataset, tmp_path, preset, m
     assert Painter(unbroken, guidance=1.0, device="cpu").learnt == 1.0
 
 
+def test_the_stage_with_regions_is_judged_in_four_steps(dataset, tmp_path, monkeypatch):
+    tiny, how = PRESETS["tiny-regions"], PRESETS["small-regions-adversarial"].training
+    how = replace(how, crop=32, batch=4, images=4, warmup=0)
+    monkeypatch.setitem(PRESETS, "regions-adversarial", replace(tiny, training=how))
+    before = train(dataset, tmp_path / "a", preset="tiny-regions", images=4)
+    after = train(dataset, tmp_path / "b", preset="regions-adversarial", init=before)
+    assert load_weights(after)[1].sampler.steps == 4
+    critic = {name for name in load(tmp_path / "b" / "last.safetensors")[0] if "critic" in name}
+    assert any(name.startswith("critic.pixels") for name in critic)
+
+
 def test_a_critic_needs_weights_to_start_from(dataset, tmp_path, preset):
     with pytest.raises(CheckpointError, match="give `init`"):
         train(dataset, tmp_path / "x", preset=preset, images=4)

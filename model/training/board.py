@@ -70,7 +70,7 @@ def sample_grid(network: nn.Module, samples: Samples, names: tuple[str, ...]) ->
         torch.stack, zip(*(samples[i] for i in range(COLUMNS)), strict=True)
     )
     noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))
-    condition = Condition(planes.to(device), style.to(device)).widened(names)
+    condition = Condition(planes.to(device), style.to(device), samples.planes).widened(names)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "mps"):
         drawn = sample(
             denoiser_of(network), noise.to(device), condition, sigmas=karras_sigmas(12)

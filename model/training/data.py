@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,11 +19,13 @@ from torch.utils.data import Dataset
 from ...annotations.raster import edges, planes_of
 from ...annotations.types import PLANES, TYPES
 from ...errors import DatasetError
+from ...job import PIXELS
 from ...slides.stain import restain
 from ...tools.dataset import dataset_mpp, read_regions, window_sums
 from ..config import TrainingConfig
 from ..diffusion import Condition
 from ..pixels import to_signal
+from .forgetting import told_in_part
 
 TRIES = 64
 
@@ -31,7 +33,7 @@ TRIES = 64
 class Sample(NamedTuple):
     """A training picture with its planes.
 
-    pixels: float32 (3, c, c) in [-1, 1]. planes: float32 (8, c, c), as `types.PLANES` names them.
+    pixels: float32 (3, c, c) in [-1, 1]. planes: float32 (p, c, c), as the samples name them.
     style: float32 (6,), the stain of the picture.
     """
 
@@ -91,7 +93,8 @@ class Batches(Dataset):
         drawn = [self.samples[i] for i in indices]
         pixels, planes, style = map(torch.stack, zip(*drawn, strict=True))
         level, drop, noise = draws(self.seed, indices, pixels.shape[1:])
-        condition = Condition(planes, style).widened(self.planes).drop(drop < self.dropout)
+        condition = Condition(planes, style, self.samples.planes).widened(self.planes)
+        condition = condition.drop(drop < self.dropout)
         return Batch(indices, pixels, condition, level, noise)
 
 
@@ -100,15 +103,26 @@ class Crops(Dataset):
 
     Crops touch neither unpublished nor held-out pixels. A share `rare_types` of them is centred
     near a nucleus of a type drawn uniformly from the six; the others are uniform over the area.
+    Rare nuclei are those of published labels, if there are any. Of regions, of pixels and of nuclei
+    with pseudo-labels a random part is told (`forgetting`).
 
-    mpp: micrometres per pixel of the samples.
+    mpp: micrometres per pixel of the samples. planes: the names of their planes.
 
     Raises:
         DatasetError: no region has room for a crop, or regions have several pixel sizes.
     """
 
-    def __init__(self, dataset: Path, *, crop: int, rare_types: float = 0.5, seed: int = 0):
+    def __init__(
+        self,
+        dataset: Path,
+        *,
+        crop: int,
+        rare_types: float = 0.5,
+        seed: int = 0,
+        planes: tuple[str, ...] = PLANES,
+    ):
         self.crop, self.rare_types, self.seed = crop, rare_types, seed
+        self.planes = planes
         self.mpp = dataset_mpp(dataset)
         self.regions, self.free = [], []
         for region in read_regions(dataset):
@@ -127,8 +141,11 @@ class Crops(Dataset):
 
     def _places_of(self, nucleus_type: int) -> np.ndarray:
         """Return (n, 3): region, y, x of one pixel of each nucleus of the type."""
-        rows = []
+        published = [region.nuclei == "published" for region in self.regions]
+        rows = [np.empty((0, 3), int)]
         for k, region in enumerate(self.regions):
+            if any(published) and not published[k]:
+                continue
             _, first = np.unique(region.instances, return_index=True)
             first = first[region.types.flat[first] == nucleus_type]
             y, x = np.unravel_index(first, region.types.shape)
@@ -141,14 +158,22 @@ class Crops(Dataset):
         region, c = self.regions[k], self.crop
         cut = np.s_[y : y + c, x : x + c]
         matrix = stain_matrix(rng)
-        pixels = to_signal(restain(region.image[cut], matrix))
-        planes = planes_of(PLANES, region.types[cut], self.edges[k][cut])
+        image = to_signal(restain(region.image[cut], matrix))
         turn, flip = int(rng.integers(4)), int(rng.integers(2))
-        return Sample(
-            torch.from_numpy(_turned(pixels, turn, flip)),
-            torch.from_numpy(_turned(planes, turn, flip)),
-            torch.from_numpy(region.stain.restained(matrix).style),
-        )
+        pixels = torch.from_numpy(_turned(image, turn, flip))
+        known = torch.from_numpy(_turned(self._planes(k, cut), turn, flip))
+        generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
+        planes = told_in_part(known, pixels, self.planes, nuclei=region.nuclei, generator=generator)
+        return Sample(pixels, planes, torch.from_numpy(region.stain.restained(matrix).style))
+
+    def _planes(self, k: int, cut: Any) -> np.ndarray:
+        """Return everything that is known of a crop of region ``k``, except its pixels."""
+        region, shown = self.regions[k], [name for name in self.planes if name not in PIXELS]
+        regions = None if region.regions is None else region.regions[cut]
+        drawn = planes_of(shown, region.types[cut], self.edges[k][cut], regions)
+        planes = np.zeros((len(self.planes), *drawn.shape[1:]), np.float32)
+        planes[[self.planes.index(name) for name in shown]] = drawn
+        return planes
 
     def _place(self, rng: np.random.Generator) -> tuple[int, int, int]:
         """Return region, y, x of a crop that lies entirely in usable pixels."""
@@ -180,7 +205,9 @@ class Patches(Dataset):
     unpublished or held-out pixels are left out. Item ``i`` is as in `Crops`, in an order that is
     shuffled again after each pass over all patches.
 
-    mpp: micrometres per pixel of the samples.
+    Pictures without labels of nuclei are left out.
+
+    mpp: micrometres per pixel of the samples. planes: the names of their planes.
 
     Raises:
         DatasetError: no region has room for a patch, or regions have several pixel sizes.
@@ -190,8 +217,11 @@ class Patches(Dataset):
         self.seed, self.step = seed, {20: 1, 10: 2}[magnification]
         self.mpp = dataset_mpp(dataset) * self.step
         self.span = side * self.step
+        self.planes = PLANES
         self.places = []
         for region in read_regions(dataset):
+            if region.nuclei == "none":
+                continue
             usable = region.usable
             # Edges are those of the whole region, so that a patch has them as the slide has.
             around = np.pad(region.instances, self.step, mode="edge")
@@ -231,15 +261,19 @@ class Patches(Dataset):
 Samples = Crops | Patches
 
 
-def samples_of(dataset: Path, settings: TrainingConfig, seed: int) -> Samples:
-    """Return the samples that the settings select.
+def samples_of(
+    dataset: Path, settings: TrainingConfig, seed: int, planes: tuple[str, ...] = PLANES
+) -> Samples:
+    """Return the samples that the settings select, for a network that takes ``planes``.
 
     Raises:
         DatasetError: the dataset cannot be used, or has no room for a sample.
     """
     if settings.patches:
         return Patches(dataset, side=settings.crop, magnification=settings.magnification, seed=seed)
-    return Crops(dataset, crop=settings.crop, rare_types=settings.rare_types, seed=seed)
+    return Crops(
+        dataset, crop=settings.crop, rare_types=settings.rare_types, seed=seed, planes=planes
+    )
 
 
 def draws(seed: int, indices: range, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:

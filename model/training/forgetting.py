@@ -8,8 +8,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...annotations.types import PLANES
+from ...job import PIXELS, PIXELS_KNOWN
+from ..planes import REGIONS, REGIONS_KNOWN
+
 NO_REGIONS, ALL_REGIONS, SOME_CLASSES = 0.35, 0.3, 0.17  # shares of pictures; the rest: in a box
 PIXELS_GIVEN = 0.25  # share of the pictures of which pixels are known
+NUCLEI_HIDDEN = (
+    0.35  # share of the pictures with pseudo-labels of nuclei in which these are unknown
+)
 AROUND = 0.7  # share of those that are known outside a box and not inside it
 
 
@@ -52,3 +59,31 @@ def known_pixels(pixels: Tensor, generator: torch.Generator) -> Tensor:
     given = torch.rand(n, 1, 1, 1, device=device, generator=generator) < PIXELS_GIVEN
     known = torch.where(around, 1 - boxes, boxes) * given
     return torch.cat([known, known * pixels], dim=1)
+
+
+def told_in_part(
+    planes: Tensor,
+    pixels: Tensor,
+    names: tuple[str, ...],
+    *,
+    nuclei: str,
+    generator: torch.Generator,
+) -> Tensor:
+    """Return the planes (p, h, h) of one picture of which a random part is told.
+
+    planes: all that is known, by ``names``. pixels: (3, h, h). nuclei: where their labels come
+    from, as in `sources.Labelled`: published ones are always told, the others not always, and
+    where there are none, nothing is known of nuclei.
+    """
+    told = dict(zip(names, planes.clone(), strict=True))
+    if nuclei != "published":
+        hidden = torch.rand((), generator=generator) < NUCLEI_HIDDEN
+        for name in PLANES if nuclei == "none" or hidden else ():
+            told[name].zero_()
+    if REGIONS_KNOWN in names:
+        regions = [name for name in REGIONS if name in names]
+        drawn = told_regions(torch.stack([told[name] for name in regions])[None], generator)
+        told |= zip((*regions, REGIONS_KNOWN), drawn[0], strict=True)
+    if PIXELS_KNOWN in names:
+        told |= zip(PIXELS, known_pixels(pixels[None], generator)[0], strict=True)
+    return torch.stack([told[name] for name in names])

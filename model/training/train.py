@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ...checkpoints import Header, Training
+from ...checkpoints import Header, Sampler, Training
 from ...errors import CheckpointError, StoppedError
 from ...output import check_writable, keep_inputs, output_errors
 from ...tools.dataset import MANIFEST
@@ -37,6 +37,7 @@ from ..config import PRESETS, TrainingConfig
 from ..diffusion import Denoise, Denoiser
 from ..families import build, denoiser_of, family_of
 from ..guidance import guided
+from ..planes import NUCLEI, REGIONS, REGIONS_KNOWN
 from .board import open_board, write_curves, write_samples
 from .critic import judged
 from .data import Batch, Batches, Samples, samples_of
@@ -46,6 +47,7 @@ from .trainer import Trainer
 
 LAST = "last.safetensors"
 WEIGHTS = "weights.safetensors"
+CRITIC_PLANES = (*NUCLEI, *REGIONS, REGIONS_KNOWN)
 REAL = 32  # pictures by which the critic's features are normalised
 
 Progress = Callable[[int, int, float], None]
@@ -97,7 +99,7 @@ def train(
     with processes(device) as place:
         torch.manual_seed(seed)
         network = build(recipe.network)
-        samples = samples_of(dataset, settings, seed)
+        samples = samples_of(dataset, settings, seed, recipe.planes)
         family_of(network).prepare(network, samples.styles, settings)
         teacher = _start_from(init, network, settings, place) if init else None
         if settings.guidance and init:
@@ -140,7 +142,16 @@ def _objective(
     if not settings.critic_below:
         return GuidanceDistillation(student, teacher)
     real = torch.stack([samples[i].pixels for i in range(REAL)]).to(place)
-    return judged(student, teacher, real, settings.critic_below)
+    return judged(
+        student,
+        teacher,
+        real,
+        settings.critic_below,
+        planes=tuple(name for name in CRITIC_PLANES if name in samples.planes),
+        pixels=settings.critic_pixels,
+        steps=settings.critic_steps,
+        even_places=settings.even_places,
+    )
 
 
 @dataclass
@@ -264,10 +275,16 @@ class Run:
             "planes": self.planes,
             "halo": family.halo(trainer.average) if finished else None,
             "guidance": settings.guidance,
+            "sampler": _sampler(family.sampler, settings),
             "training": replace(self.facts, step=trainer.step, seen=trainer.seen),
         }
         save(self.last, trainer.state(), header_of(trainer.network, kind="training", **common))
         save_weights(self.weights, trainer.average, **common)
+
+
+def _sampler(usual: Sampler, settings: TrainingConfig) -> Sampler:
+    """Return the default sampler of a network, with the fewest steps that a critic judged."""
+    return replace(usual, steps=min(settings.critic_steps)) if settings.critic_below else usual
 
 
 def _as_it_is(batch: Batch) -> Batch:
