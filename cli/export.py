@@ -8,7 +8,7 @@ import click
 
 from . import options
 
-FORMATS = ("lizard", "coco", "masks", "tiatoolbox", "types", "instances")
+FORMATS = ("lizard", "coco", "masks", "tiatoolbox", "types", "instances", "regions")
 
 
 @click.command()
@@ -72,6 +72,7 @@ def export(
     tiatoolbox  an AnnotationStore of TIAToolbox, NAME.db
     types       a label pyramid of the slide, in a format that render writes
     instances   the same, with the number of each nucleus instead of its type
+    regions     the same, with the tissue regions
 
     Tiles of many slides become one set. SLIDES may be slides, folders of slides with NAME.geojson
     beside each, or a CSV with the columns slide, labels and patient. --split keeps the slides of a

@@ -77,7 +77,7 @@ class_map = click.option(
     metavar="NAME=TYPE",
     multiple=True,
     callback=_class_map,
-    help="Treat class NAME as nucleus type TYPE; repeatable.",
+    help="Treat class NAME as nucleus type or tissue region TYPE; repeatable.",
 )
 ignore_classes = click.option(
     "--ignore-class",

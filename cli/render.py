@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     metavar="SLIDE",
     help="Take pixel size and slide size from the slide that was annotated.",
 )
+@click.option(
+    "--regions",
+    type=options.EXISTING,
+    metavar="FILE",
+    help="Take the tissue regions from this file: annotations, or a label image.",
+)
 @options.reading
 @click.option(
     "--mpp-out",
@@ -107,14 +113,14 @@ def render(
     from ..slides.reading import find_style
 
     size, region, like = given["size"], given["region"], given["like"]
-    inputs = (annotations, like, given["style"], given["weights"])
+    inputs = (annotations, like, given["regions"], given["style"], given["weights"])
     # With a run folder there it depends on the job whether an existing slide is refused.
     overwrite = given["overwrite"] or run_folder(out).is_dir()
     check_output(out, overwrite=overwrite, inputs=inputs)
     if like and size:
         raise PlanError(f"{like} tells the size: give --like or --size, not both")
-    reading = ("mpp", "like", "class_map", "ignore_classes", "tissue_classes", "class_property")
-    told = {k: given[k] for k in (*reading, "contours", "max_pixels")}
+    reading = ("class_map", "ignore_classes", "tissue_classes", "class_property", "contours")
+    told = {k: given[k] for k in ("mpp", "like", "regions", *reading, "max_pixels")}
     nuclei = read_annotations(annotations, **told)
     painting = {k: given[k] for k in ("weights", "steps", "guidance") if given[k] is not None}
     painting |= {"device": device, "style": find_style(given["style"]) if given["style"] else None}

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import click
 
-from nasdm_wsi.annotations.types import known_names
+from nasdm_wsi.annotations.classes import known_names
+from nasdm_wsi.annotations.regions import known_names as known_regions
 from nasdm_wsi.cli.main import main
 
 DOCS = Path(__file__).parent
@@ -52,6 +53,9 @@ def class_names() -> str:
     lines = [NOTE, "", "# Class names", "", INTRODUCTION, ""]
     lines += ["| read as | class names |", "|---|---|"]
     lines += [f"| {kind} | {', '.join(names)} |" for kind, names in known_names().items()]
+    lines += ["", "## Regions", "", REGIONS, "", "| region | class names |", "|---|---|"]
+    lines += [f"| {kind} | {', '.join(names)} |" for kind, names in known_regions().items()]
+    lines += ["", "## Other names"]
     return "\n".join([*lines, "", REST, ""])
 
 
@@ -60,14 +64,20 @@ The shipped model knows the six nucleus types of Lizard. Other tools use other n
 table lists the names that nasdm-wsi knows. Case, hyphens, underscores, a plural s and a final
 "cells", "nuclei" or "tissue" make no difference."""
 
+REGIONS = """\
+These names mean [tissue regions](regions.md). A name that stands in both tables means nuclei where
+its objects look like nuclei, and regions where they are larger than a nucleus or enclose others. A
+name that ends in "region", "area" or "compartment", such as `Tumor area`, means regions only, and
+one that ends in "cells" or "nuclei" means nuclei only."""
+
 REST = """\
 - For a derived class such as `Immune cells: Lymphocyte`, the whole name is looked up first, then
   each part in order.
 - Classes whose names end in `*` are left out, as in QuPath.
 - `Tissue` and `Region*` outline tissue; `--tissue-class` changes these names.
-- Any other name, such as `Dead`, `Necrosis` or `Other`, stops the command with one line. Assign a
-  type with `--class-map NAME=TYPE`, or leave the class out with `--ignore-class NAME`. Both take
-  precedence over the table.
+- Any other name, such as `Dead` or `Other`, stops the command with one line. Assign a type or a
+  region with `--class-map NAME=TYPE`, or leave the class out with `--ignore-class NAME`. Both take
+  precedence over the tables.
 
 `nasdm-wsi info FILE` shows how each class of a file is read, before anything is rendered."""
 

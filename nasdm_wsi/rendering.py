@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .annotations.contents import Contents
 from .annotations.formats import read_contents
 from .annotations.nuclei import Nuclei
-from .annotations.plausible import MOST_CANVAS, check_canvas, on_canvas
+from .annotations.plausible import MOST_CANVAS, check_canvas, on_canvas, regions_on_canvas
 from .annotations.regions import unpainted
 from .delivery import (
     check_disk,
@@ -28,7 +29,7 @@ from .delivery import (
     run_folder,
     write_outputs,
 )
-from .errors import PlanError
+from .errors import NasdmError, PlanError
 from .geometry import Box, intersect, shape
 from .job import Job, Output, Painter
 from .mosaic.painting import painted
@@ -47,9 +48,14 @@ MOST_RESAMPLED = 8  # times that a slide may be enlarged or reduced
 
 
 def read_annotations(
-    path: str | Path, *, mpp: float | None = None, like: str | Path | None = None, **options: Any
+    path: str | Path,
+    *,
+    mpp: float | None = None,
+    like: str | Path | None = None,
+    regions: str | Path | None = None,
+    **options: Any,
 ) -> Nuclei:
-    """Read the nuclei of an annotation file; ``options`` are passed to `formats.read_contents`.
+    """Read the nuclei and regions of an annotation file.
 
     ``like`` names the slide that was annotated, instead of its pixel size ``mpp``; a slide that
     does not state its pixel size needs both. The coordinates are then those of the image that
@@ -58,24 +64,45 @@ def read_annotations(
     corner, as in QuPath and HoVerNeXt. Formats whose coordinates start at the corner of the whole
     slide are shifted.
 
+    ``regions`` names a file of regions, instead of those in ``path``: annotations, or a label image
+    as in `formats.read_contents`. Its coordinates are those of the slide, too; they have the pixel
+    size that the file states, or else that of the nuclei. ``options`` are passed to
+    `formats.read_contents` for both files.
+
     Raises:
         AnnotationError: see `formats.read_contents` and `contents.Contents.checked`.
         SlideError: a slide that cannot be read, or whose pixel size is unknown.
         PlanError: ``mpp`` is given for a slide that states its pixel size.
     """
-    if like is None:
-        nuclei = read_contents(path, mpp=mpp, **options).checked()
-        return replace(nuclei, sources=(Path(path),))
-    with open_slide(like) as slide:
-        if slide.mpp is not None and mpp is not None:
-            raise PlanError(f"{like} tells the pixel size: give `like` or `mpp`, not both")
-        slide_mpp, corner = slide.known_mpp(mpp), slide.bounds
-    contents = read_contents(path, slide_mpp=slide_mpp, **options)
-    nuclei = contents.checked()
-    if contents.whole:
-        dy, dx = (-n * slide_mpp / nuclei.mpp for n in corner)
-        nuclei = nuclei.shifted(dy, dx)
-    return replace(nuclei, sources=(Path(path), Path(like)))
+    slide_mpp, corner = None, (0, 0)
+    if like is not None:
+        with open_slide(like) as slide:
+            if slide.mpp is not None and mpp is not None:
+                raise PlanError(f"{like} tells the pixel size: give `like` or `mpp`, not both")
+            slide_mpp, corner, mpp = slide.known_mpp(mpp), slide.bounds, None
+
+    def placed(contents: Contents) -> Nuclei:
+        nuclei = contents.checked()
+        if slide_mpp is None or not contents.whole:
+            return nuclei
+        return nuclei.shifted(*(-n * slide_mpp / nuclei.mpp for n in corner))
+
+    nuclei = placed(read_contents(path, mpp=mpp, slide_mpp=slide_mpp, **options))
+    if regions is not None:
+        options |= {"assumed_mpp": _stated_mpp(regions) or slide_mpp or nuclei.mpp}
+        drawn = placed(read_contents(regions, only_regions=True, **options)).regions
+        nuclei = replace(nuclei, regions=drawn and drawn.scaled(nuclei.mpp))
+    sources = (Path(source) for source in (path, like, regions) if source is not None)
+    return replace(nuclei, sources=tuple(sources))
+
+
+def _stated_mpp(path: str | Path) -> float | None:
+    """Return the pixel size that an image states; None for other files."""
+    try:
+        with open_slide(path) as slide:
+            return slide.mpp
+    except NasdmError:
+        return None
 
 
 def plan_render(
@@ -129,9 +156,11 @@ def plan_render(
         )
     if not 0 <= seed < 2**64:
         raise PlanError(f"seed {seed}: choose 0 to 2**64 - 1")
-    for warning in on_canvas(nuclei, size, region, mpp=mpp, own_mpp=own.mpp):
-        log.warning("%s", warning)
-    for warning in unpainted(nuclei.regions, painter.planes):
+    warnings = on_canvas(nuclei, size, region, mpp=mpp, own_mpp=own.mpp)
+    if nuclei.regions:
+        warnings += regions_on_canvas(nuclei.regions, size, alone=not len(nuclei))
+        warnings += unpainted(nuclei.regions, painter.planes)
+    for warning in warnings:
         log.warning("%s", warning)
     if mpp == painter.mpp:
         return Job(nuclei, painter, painter.plan(size), region, seed)

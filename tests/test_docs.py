@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 import yaml
 
-from nasdm_wsi.annotations.types import TYPES, ClassNames, known_names
+from nasdm_wsi.annotations.classes import ClassNames, known_names
+from nasdm_wsi.annotations.types import TYPES
 from nasdm_wsi.cli.main import main
 
 ROOT = Path(__file__).parents[1]

@@ -19,9 +19,11 @@ from scipy.io import loadmat
 from skimage.io import imread, imsave
 from skimage.measure import regionprops
 
+from nasdm_wsi import read_annotations
 from nasdm_wsi.annotations.geojson import read_geojson, write_geojson
 from nasdm_wsi.annotations.nuclei import Nuclei
 from nasdm_wsi.annotations.raster import Conditioning
+from nasdm_wsi.annotations.regions import Regions
 from nasdm_wsi.annotations.types import TYPES
 from nasdm_wsi.cli.export import FORMATS
 from nasdm_wsi.cli.main import main
@@ -196,6 +198,26 @@ def test_label_pyramids_show_the_whole_slide(slide, nuclei, tmp_path, monkeypatc
     if "zarr" not in name:
         with open_slide(out) as opened:
             assert opened.mpp == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("name", ["labels.ome.tif", "labels.ome.zarr"])
+def test_a_label_pyramid_of_regions(slide, nuclei, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(exporting, "STRIP", 70)
+    out, labels = tmp_path / name, tmp_path / "labels.geojson"
+    with pytest.raises(AnnotationError, match="no region lies on .*made.up.ome.tif"):
+        export(slide, out, form="regions")
+    boxes = [shapely.box(10, 10, 150, 90), shapely.box(100, 50, 400, 80)]
+    drawn = Regions.from_polygons(boxes, ["stroma", "mucus"], mpp=nuclei.mpp)
+    write_geojson(labels, replace(nuclei, regions=drawn))
+    export(slide, out, form="regions", labels=labels)
+    seen = zarr.open_group(out, mode="r")["0"][:] if "zarr" in name else tifffile.imread(out)
+    expected = np.zeros(SIZE, np.uint8)
+    expected[10:90, 10:150], expected[50:80, 100:400] = 3, 4
+    np.testing.assert_array_equal(seen, expected)
+    # Its numbers, named, are regions of the slide again.
+    names = {"3": "stroma", "4": "mucus"}
+    again = read_annotations(labels, mpp=nuclei.mpp, regions=out, class_map=names)
+    np.testing.assert_array_equal(Conditioning(again, SIZE).regions((0, 0, *SIZE)), expected)
 
 
 def test_many_instances_have_numbers_of_four_bytes(nuclei):

@@ -512,6 +512,7 @@ def test_a_new_format_is_one_record(tmp_path, monkeypatch):
         ),
         ("left out", "Ignore*, background, Image"),
         ("tissue outline", "Tissue, Region*, Region 2"),
+        ("region: mucus", "Mucus, mucin"),
     ],
 )
 def test_class_names_of_all_tools(written, kind, names):

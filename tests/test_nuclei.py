@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import shapely
 
+from nasdm_wsi.annotations.classes import ClassNames
 from nasdm_wsi.annotations.nuclei import Nuclei, check_mpp
-from nasdm_wsi.annotations.types import PALETTE, TISSUE, TYPES, ClassNames
+from nasdm_wsi.annotations.types import PALETTE, TISSUE, TYPES
 from nasdm_wsi.errors import AnnotationError
 
 HOLED = shapely.box(10, 20, 30, 40).difference(shapely.box(15, 25, 20, 30))

@@ -48,6 +48,7 @@ SEEN: dict[tuple[str, str], str] = {  # by a test of another file
     ),
     ("export", "--split"): "test_sets.py::test_a_split_has_every_slide_once",
     ("export", "--seed"): "test_sets.py::test_a_split_has_every_slide_once",
+    ("render", "--regions"): "test_region_files.py::test_render_paints_the_regions_of_the_option",
     ("info", "--mpp"): "test_plausible.py::test_the_size_of_the_nuclei_is_weighed",
     ("seams", "--stride"): "test_seams.py::test_what_cannot_be_measured_is_one_line",
     ("prepare", "--fold"): "test_sources.py::test_fold_takes_the_pictures_of_a_fold",

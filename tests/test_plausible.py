@@ -74,8 +74,12 @@ def test_an_annotation_around_others_is_a_region(written, caplog, name, last):
     for mapping in ({}, {"class_map": {"unclassified": "epithelial"}} if name is None else {}):
         assert len(read_annotations(path, mpp=0.5, **mapping)) == 20
     shown = f"1 object of class {name or 'unclassified'!r} left out"
-    assert shown in caplog.text and shown in told(path)
-    assert "regions" not in told(written(nuclei()))
+    if name == "Tumor":  # which names a region
+        assert not caplog.text and "region: epithelium" in told(path)
+        assert read_annotations(path, mpp=0.5).regions.counts() == {"epithelium": 1}
+    else:
+        assert shown in caplog.text and shown in told(path)
+    assert "region" not in told(written(nuclei()))
 
 
 def test_a_small_annotation_around_two_nuclei_is_a_region(written):
@@ -102,10 +106,15 @@ def test_regions_of_unmapped_classes_do_not_ask_for_a_type(written):
     assert not read_contents(path, mpp=0.5).findings.unknown
 
 
-def test_nothing_but_regions_is_refused(written):
-    regions = [feature(rectangle(0, k * 1000, 900, k * 1000 + 900), "Tumor") for k in range(3)]
+def test_nothing_but_regions_is_read_as_regions_if_they_have_names(written, caplog):
+    def regions(name):
+        return [feature(rectangle(0, k * 1000, 900, k * 1000 + 900), name) for k in range(3)]
+
+    read = read_annotations(written(regions("Tumor")), mpp=0.5)
+    assert len(read) == 0 and read.regions.counts() == {"epithelium": 3}
+    assert "regions and no nuclei" in caplog.text
     with pytest.raises(AnnotationError, match=r"a.geojson: the median nucleus is .* `mpp`"):
-        read_annotations(written(regions), mpp=0.5)
+        read_annotations(written(regions("Plasma")), mpp=0.5)
 
 
 # Cells

@@ -207,7 +207,7 @@ def test_a_name_that_is_no_region():
 def test_the_painter_is_told_what_it_knows_and_the_user_what_it_does_not(caplog):
     """Weights of the package: lumen is bright, stroma is not, and muscle counts as unknown."""
     half = (shapely.box(0, 0, 64, 128), "lumen"), (shapely.box(64, 0, 128, 128), "stroma")
-    painter = Painter("small", steps=4, device="cpu")
+    painter = Painter(device="cpu")
 
     def painted(*regions) -> np.ndarray:
         nuclei = drawn(*regions) if regions else NUCLEI

@@ -3,6 +3,7 @@
 The modules are listed in the order in which they process a file; each imports only earlier ones:
 
     types       names, colours and aliases of nucleus types, names of planes
+    classes     class names of files, and what they mean
     findings    the classes of one file, and what was left out
     columns     polygons as flat arrays
     regions     names, colours and aliases of tissue regions, `Regions`

@@ -26,7 +26,7 @@ class Contents:
     """The contents of an annotation file, whether or not it can be rendered.
 
     kind: the format, in words.
-    nuclei: those whose class is a nucleus type, and the tissue.
+    nuclei: those whose class is a nucleus type, with the tissue and the regions.
     findings: all classes, and notes about everything else in the file.
     whole: whether coordinates count from the corner of the whole slide even if only a part of it
         was scanned, and not from the corner of the scanned part as in QuPath.
@@ -38,12 +38,12 @@ class Contents:
     whole: bool = False
 
     def checked(self) -> Nuclei:
-        """Return the nuclei, if they can be rendered.
+        """Return the nuclei with their regions, if they can be rendered.
 
         Raises:
-            AnnotationError: there are none, or there are unknown classes.
+            AnnotationError: there are neither, or there are unknown classes.
         """
-        self.findings.check(len(self.nuclei))
+        self.findings.check(len(self.nuclei), len(self.nuclei.regions or ()))
         return self.nuclei
 
 

@@ -19,6 +19,8 @@ import orjson
 from ..errors import AnnotationError
 from .columns import Columns
 from .outlines import Outlines, kind_of
+from .regions import PALETTE as REGION_PALETTE
+from .regions import REGIONS
 from .types import PALETTE, TYPES, UNCLASSIFIED
 
 GEOMETRIES = (
@@ -182,32 +184,44 @@ def _polygons_in(geometry: dict) -> Sequence:
 # Writing
 
 
-def feature_lines(nuclei: Columns) -> Iterator[bytes]:
-    """Yield each nucleus as the text of a feature: a detection that QuPath opens.
+def feature_lines(nuclei: Columns, regions: Columns | None = None) -> Iterator[bytes]:
+    """Yield each region and then each nucleus as the text of a feature that QuPath opens.
 
-    Coordinates have two decimals. Ids that are UUIDs are kept; other ids are derived from place and
-    number, so that the same nuclei give the same text.
+    Regions are annotations of classes like "Stroma region", which name nothing but regions, and
+    nuclei are detections. Coordinates have two decimals. Ids that are UUIDs are kept; other ids are
+    derived from place and number, so that the same outlines give the same text.
     """
-    classes = [
-        {"name": name.capitalize(), "color": colour.tolist()}
-        for name, colour in zip(TYPES, PALETTE, strict=True)
-    ]
-    for k, kind in enumerate(nuclei.types):
-        geometry = _geometry(nuclei, k)
-        name = canonical_uuid(nuclei.ids[k]) if nuclei.ids else ""
+    if regions is not None:
+        names = ["", *(f"{name.capitalize()} region" for name in REGIONS)]
+        yield from _features(regions, "annotation", _classes(names, REGION_PALETTE))
+    names = [name.capitalize() for name in TYPES]
+    yield from _features(nuclei, "detection", _classes(names, PALETTE))
+
+
+def _classes(names: Sequence[str], palette: np.ndarray) -> list[dict[str, Any]]:
+    """Return QuPath's classifications of these names and colours, uint8 (n, 3)."""
+    pairs = zip(names, palette.tolist(), strict=True)
+    return [{"name": name, "color": colour} for name, colour in pairs]
+
+
+def _features(table: Columns, kind: str, classes: Sequence[dict]) -> Iterator[bytes]:
+    """Yield each polygon as a feature of an object type, with the classification of its type."""
+    for k, number in enumerate(table.types):
+        geometry = _geometry(table, k)
+        name = canonical_uuid(table.ids[k]) if table.ids else ""
         feature = {
             "type": "Feature",
             "id": name or str(uuid.uuid5(uuid.NAMESPACE_OID, f"{k} {geometry.decode()}")),
             "geometry": orjson.Fragment(geometry),
-            "properties": {"objectType": "detection", "classification": classes[kind]},
+            "properties": {"objectType": kind, "classification": classes[number]},
         }
         yield orjson.dumps(feature)
 
 
-def _geometry(nuclei: Columns, k: int) -> bytes:
-    """Nucleus k as the text of a GeoJSON polygon."""
-    first, last = nuclei.polygon_offsets[k : k + 2]
-    spans = pairwise(nuclei.ring_offsets[first : last + 1])
-    rings = [np.round(nuclei.coords[a:b], 2) for a, b in spans]
+def _geometry(table: Columns, k: int) -> bytes:
+    """Polygon k as the text of a GeoJSON polygon."""
+    first, last = table.polygon_offsets[k : k + 2]
+    spans = pairwise(table.ring_offsets[first : last + 1])
+    rings = [np.round(table.coords[a:b], 2) for a, b in spans]
     polygon = {"type": "Polygon", "coordinates": rings}
     return orjson.dumps(polygon, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Iterable
 
 from ..errors import AnnotationError
-from .types import TYPES, UNCLASSIFIED, UNKNOWN, ClassNames, meaning
+from .classes import ClassNames, meaning
+from .regions import REGIONS
+from .types import TYPES, UNCLASSIFIED, UNKNOWN
 
 MOST_NAMED = 10  # classes in a message
 
@@ -24,11 +26,15 @@ class Findings:
     mpp_is_known: whether the pixel size is more than an assumption.
     is_weighed: whether `plausible.sort_out` has checked the nuclei.
     properties: the properties of unclassified objects, one of which may name the class.
+    only_regions: whether the file is read for its regions alone.
+    regions: how many regions of each class there are.
     """
 
-    def __init__(self, source: object, names: ClassNames):
+    def __init__(self, source: object, names: ClassNames, *, only_regions: bool = False):
         self.source = str(source)
+        self.only_regions = only_regions
         self.counts: Counter[str] = Counter()
+        self.regions: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
         self.problem = ""
         self.mpp_is_known = True
@@ -52,9 +58,22 @@ class Findings:
         self.counts[name] += count
         return self._numbers.get(name, UNKNOWN)
 
+    @property
+    def expects_region_labels(self) -> bool:
+        """Whether the values of a label image are classes of regions, and not numbers of nuclei."""
+        return self.only_regions or self.names.numbers_regions
+
     def leave_out(self, name: str, count: int, what: str) -> None:
         """Count objects of a class that are not nuclei but ``what``."""
         self.notes[what] += count
+        self._take(name, count)
+
+    def read_as_regions(self, name: str, count: int) -> None:
+        """Count objects of a class that are no nuclei but regions."""
+        self.regions[name] += count
+        self._take(name, count)
+
+    def _take(self, name: str, count: int) -> None:
         self.counts[name] -= min(count, self.counts[name])
         if not self.counts[name]:
             del self.counts[name]
@@ -67,10 +86,11 @@ class Findings:
     def warnings(self) -> list[str]:
         """Return all warnings, a line each."""
         lines = list(self._warnings)
-        if unused := self.names.unused:
+        if (unused := self.names.unused) and not self.only_regions:
+            classes = (self.counts + self.regions).most_common()
             lines.append(
                 f"no object has the class {_listed(unused)} that `class_map` or `ignore_classes` "
-                f"names: the classes are {_listed(name for name, _ in self.counts.most_common())}"
+                f"names: the classes are {_listed(name for name, _ in classes)}"
             )
         return lines
 
@@ -81,7 +101,10 @@ class Findings:
 
     def rows(self) -> list[tuple[str, str, int]]:
         """Return class name, meaning and count of each class, the most frequent first."""
-        return [(name, self._meaning(name), n) for name, n in self.counts.most_common()]
+        rows = [(name, self._meaning(name), n) for name, n in self.counts.most_common()]
+        for name, n in self.regions.most_common():
+            rows.append((name, f"region: {REGIONS[self.names.region(name) - 1]}", n))
+        return rows
 
     def summary(self) -> str:
         """Return the notes in words, with the number of objects whose class is left out."""
@@ -89,26 +112,41 @@ class Findings:
         notes = self.notes + Counter({"of ignored classes": left_out})
         return ", ".join(f"{n} {what}" for what, n in sorted(notes.items()))
 
-    def check(self, found: int) -> None:
+    def check(self, found: int, regions: int = 0) -> None:
         """Refuse a file that cannot be rendered, and log the warnings about one that can.
 
-        ``found`` is the number of its nuclei.
+        ``found`` is the number of its nuclei, ``regions`` that of its regions.
 
         Raises:
-            AnnotationError: there are unknown classes, no nuclei, or nuclei of impossible size.
+            AnnotationError: there are unknown classes, neither nuclei nor regions, or nuclei of
+                impossible size.
         """
         for warning in self.warnings:
             log.warning("%s: %s", self.source, warning)
-        if self.unknown:
+        if self.unknown and not self.only_regions:
             raise AnnotationError(f"{self.source}: {self._remedy()}")
         if self.problem:
             raise AnnotationError(f"{self.source}: {self.problem}")
-        if not found:
+        if self.only_regions and not regions:
+            raise AnnotationError(f"{self.source}: {self._no_regions()}")
+        if not found and not regions:
             raise AnnotationError(
                 f"{self.source}: no nuclei found ({self.summary() or 'nothing at all'}): "
                 "export polygons of annotations, detections or cells with nuclei"
             )
-        log.info("%s: %d nuclei; %s", self.source, found, self.summary() or "nothing to note")
+        if not found and not self.only_regions:
+            log.warning("%s: regions and no nuclei, so that no nucleus is painted", self.source)
+        also = f", {regions} regions" if regions else ""
+        notes = self.summary() or "nothing to note"
+        log.info("%s: %d nuclei%s; %s", self.source, found, also, notes)
+
+    def _no_regions(self) -> str:
+        """Return the message about a file without regions, which names its classes."""
+        classes = _listed(name for name, _ in self.counts.most_common())
+        return (
+            f"no regions found: its classes are {classes}: name regions with `class_map` "
+            f"NAME=REGION, which is one of {', '.join(REGIONS)}"
+        )
 
     def _meaning(self, name: str) -> str:
         if name not in self._numbers:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..errors import AnnotationError
 from . import (
@@ -27,13 +28,15 @@ from . import (
     rois,
     tiatoolbox,
 )
+from .classes import ClassNames
 from .contents import Contents, Format, Reading, Source
 from .findings import Findings
 from .jsonstream import readable
 from .nuclei import check_mpp
 from .parsers import MAX_PIXELS
 from .plausible import sort_out, weigh_scale
-from .types import TISSUE_CLASSES, TYPES, ClassNames
+from .regions import Regions, joined
+from .types import TISSUE_CLASSES, TYPES
 from .unread import refuse, refuse_text
 
 FORMATS = (
@@ -79,6 +82,7 @@ def read_contents(
     contours: str = "auto",
     max_pixels: int = MAX_PIXELS,
     assumed_mpp: float | None = None,
+    only_regions: bool = False,
 ) -> Contents:
     """Read the contents of an annotation file, whether or not it can be rendered.
 
@@ -88,7 +92,7 @@ def read_contents(
         path: the file; GeoJSON and JSON may be packed by gzip or zip.
         mpp: micrometres per pixel of the coordinates; may be left out if the format states it.
         slide_mpp: instead of ``mpp``, the pixel size of the slide that was annotated.
-        class_map: class name to nucleus type; has priority over the known names.
+        class_map: class name to nucleus type or region; has priority over the known names.
         ignore_classes: classes to leave out, with the same priority.
         tissue_classes: patterns of the classes that outline tissue.
         class_property: the property of an object that names its class, in place of QuPath's and
@@ -98,6 +102,9 @@ def read_contents(
             for HoVer-Net and HoVerNeXt.
         max_pixels: the most pixels of a label image; other limits of `parsers` derive from it.
         assumed_mpp: the pixel size if neither user nor file gives one; sizes are not checked then.
+        only_regions: read all objects whose class names a region as regions, and no nuclei. In a
+            label image, the value of a pixel is then the class of its region: ``class_map`` maps
+            {"1": "lumen"}, or {"regions": "epithelium"} all values that it does not name.
 
     Raises:
         AnnotationError: a file that is damaged or holds no annotations; ``mpp`` missing or
@@ -105,7 +112,7 @@ def read_contents(
     """
     path = Path(path)
     names = ClassNames(class_map, ignore_classes, tissue_classes, class_property)
-    findings = Findings(path, names)
+    findings = Findings(path, names, only_regions=only_regions)
     with readable(path):
         source = _source(path, max_pixels)
         form = _format_of(source) or _no_format(source)
@@ -117,8 +124,22 @@ def read_contents(
         contents = form.read(source, Reading(mpp, findings, contours))
     nuclei = contents.nuclei
     if not findings.is_weighed:  # labels have no outlines of their own
-        nuclei = sort_out(nuclei, nuclei.types, TYPES, findings, mpp)
+        nuclei, found = sort_out(nuclei, nuclei.types, TYPES, findings, mpp)
+        nuclei = replace(nuclei, regions=joined([nuclei.regions, found]))
     return replace(contents, nuclei=nuclei, whole=form.whole)
+
+
+def read_regions(path: str | Path, *, mpp: float | None = None, **options: Any) -> Regions:
+    """Read the regions of an annotation file or of a label image, and nothing else of it.
+
+    The arguments are those of `read_contents`.
+
+    Raises:
+        AnnotationError: as `read_contents`; no class that names a region.
+    """
+    nuclei = read_contents(path, mpp=mpp, only_regions=True, **options).checked()
+    assert nuclei.regions is not None  # or it would not have passed
+    return nuclei.regions
 
 
 def _source(path: Path, max_pixels: int = MAX_PIXELS) -> Source:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..output import whole_or_nothing
+from .classes import ClassNames
 from .contents import Contents, Format, Reading, Source, packed
 from .features import add_feature, feature_lines, features_in
 from .findings import Findings
 from .jsonstream import members, readable, texts
 from .nuclei import Nuclei, check_mpp
 from .outlines import Outlines
-from .types import ClassNames
 
 SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".zip")
 LIST = "features"
@@ -42,7 +42,7 @@ def read_geojson(
 
 
 def write_geojson(path: str | Path, nuclei: Nuclei) -> None:
-    """Write nuclei in their pixels, as detections that QuPath opens; one feature a line.
+    """Write nuclei and regions in their pixels, as objects that QuPath opens; one feature a line.
 
     The same nuclei give the same bytes; `features.feature_lines` says what is rounded and what the
     ids are. Tissue is not written.
@@ -55,9 +55,9 @@ def write_geojson(path: str | Path, nuclei: Nuclei) -> None:
 
 
 def write_features(file: BinaryIO, nuclei: Nuclei) -> None:
-    """Write nuclei to a file that is open, as `write_geojson` does."""
+    """Write nuclei and regions to a file that is open, as `write_geojson` does."""
     file.write(b'{"type":"FeatureCollection","features":[')
-    for k, line in enumerate(feature_lines(nuclei)):
+    for k, line in enumerate(feature_lines(nuclei, nuclei.regions)):
         file.write(b",\n" if k else b"\n")
         file.write(line)
     file.write(b"\n]}\n")

@@ -13,7 +13,9 @@ slide can be cut into the same tiles again.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,8 @@ from .contents import Contents, Format, Reading, Source
 from .dense import commonest, dense, strips
 from .nuclei import Nuclei
 from .parsers import BATCH, check_pixels, read_npz, read_picture, tiff_shape
-from .types import TYPES, UNTYPED
+from .regions import regions_among
+from .types import TYPES, UNKNOWN, UNTYPED
 
 PANNUKE = ("Neoplastic", "Inflammatory", "Connective", "Dead", "Epithelial")
 # Pixel sizes of these data sets; a label image has that of its picture, which only users know.
@@ -40,6 +43,8 @@ _KINDS = {"instances": "label image", "Lizard": "Lizard labels", "PanNuke": "Pan
 _SHAPES = "choose one of (h, w), (h, w, 2) as of Lizard, (h, w, 6) as of PanNuke, or tiles of these"
 
 _LABELS = ("labels", "masks", "inst_map")  # how tools call the array among others in an .npz
+
+UNNAMED = "regions"  # the class of values in a label image of regions that no name stands for
 
 MOST_LABEL = 2.0**53  # from here on floats are not whole numbers one by one
 
@@ -134,20 +139,47 @@ def contents_of(array: np.ndarray, path: Path, reading: Reading) -> Contents:
         AnnotationError: the array holds no labels, or numbers that are not whole.
     """
     kind, stack = _as_stack(array, path)
+    words = _KINDS[kind]
+    read: Callable[..., Iterator[Nuclei]] = partial(_nuclei_of_tile, kind=kind)
+    if kind == "instances" and reading.findings.expects_region_labels:
+        words, read = "label image of regions", _regions_of_tile
     columns = math.ceil(math.sqrt(len(stack)))
     height, width = stack.shape[1:3]
     parts = [Nuclei.from_polygons([], [], mpp=reading.mpp)]
     for k, tile in enumerate(stack):
-        for instances, classes in _layers(np.asarray(tile), kind):
-            _check_numbers(instances, path)
-            if not isinstance(classes, str):
-                _check_numbers(classes, path, least=0)
-            nuclei = _nuclei(instances, classes, reading)
+        for nuclei in read(np.asarray(tile), path, reading):
             parts.append(nuclei.shifted(k // columns * height, k % columns * width))
-    words = _KINDS[kind]
     if len(stack) > 1:
         words += f", {len(stack)} tiles in rows of {columns}"
     return Contents(words, Nuclei.concatenate(parts), reading.findings)
+
+
+def _nuclei_of_tile(
+    tile: np.ndarray, path: Path, reading: Reading, *, kind: str
+) -> Iterator[Nuclei]:
+    for instances, classes in _layers(tile, kind):
+        _check_numbers(instances, path)
+        if not isinstance(classes, str):
+            _check_numbers(classes, path, least=0)
+        yield _nuclei(instances, classes, reading)
+
+
+def _regions_of_tile(tile: np.ndarray, path: Path, reading: Reading) -> Iterator[Nuclei]:
+    """Yield the regions of a tile (h, w), in which the value of a pixel is the class of its region.
+
+    Values that ``class_map`` does not name are of the class "regions".
+    """
+    _check_numbers(tile, path)
+    labels, values = dense(tile)
+    findings = reading.findings
+    classes = [f"{value:.0f}" for value in values]
+    nameless = [name for name in classes if not findings.names.maps(name)]
+    if nameless and not findings.names.maps(UNNAMED):
+        findings.warn(
+            f"value {', '.join(nameless[:10])} of the labels names no region and counts as unknown:"
+            f" name it with `class_map`, like {nameless[0]}=lumen, or all such with {UNNAMED}=lumen"
+        )
+    yield named(labels, [UNNAMED if name in nameless else name for name in classes], reading)
 
 
 def _check_numbers(labels: np.ndarray, path: Path, *, least: float = -math.inf) -> None:
@@ -171,11 +203,25 @@ def _check_numbers(labels: np.ndarray, path: Path, *, least: float = -math.inf) 
 
 
 def named(instances: np.ndarray, names: Sequence[str], reading: Reading) -> Nuclei:
-    """The nuclei of instances (h, w), 0 = none, from the class names of instances 1, 2, ..."""
-    kinds = [reading.findings.number(name) for name in names]
-    drawn = range(1, len(TYPES))
+    """The nuclei of instances (h, w), 0 = none, from the class names of instances 1, 2, ...
+
+    Instances of classes that mean regions alone become regions.
+    """
+    findings = reading.findings
+    kinds = [findings.number(name) for name in names]
+    drawn = range(0) if findings.only_regions else range(1, len(TYPES))
     numbers = np.array([0, *(kind if kind in drawn else 0 for kind in kinds)])
-    return from_labels(instances, numbers, mpp=reading.mpp)
+    nuclei = from_labels(instances, numbers, mpp=reading.mpp)
+    regions = [0] * len(names)
+    for k, (name, kind) in enumerate(zip(names, kinds, strict=True)):
+        if kind == UNKNOWN or findings.only_regions:
+            regions[k] = findings.names.region(name)
+        if regions[k]:
+            findings.read_as_regions(name, 1)
+    if not any(regions):
+        return nuclei
+    found = from_labels(instances, np.array([0, *regions]), mpp=reading.mpp)
+    return replace(nuclei, regions=regions_among(found, found.types, reading.mpp))
 
 
 def is_picture(source: Source) -> bool:

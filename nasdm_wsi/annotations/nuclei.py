@@ -20,13 +20,14 @@ from PIL import Image, ImageDraw
 
 from ..errors import AnnotationError, disk_errors
 from ..notebook import SIDE, png
+from .classes import ClassNames
 from .columns import Packer, PolygonTable, pack
 from .features import add_feature, canonical_uuid, class_name, feature_lines, features_in
 from .findings import Findings
 from .outlines import Outlines
 from .plausible import sort_out
-from .regions import Regions
-from .types import PALETTE, TYPES, ClassNames
+from .regions import Regions, joined
+from .types import PALETTE, TYPES
 
 LEAST_MPP, MOST_MPP = 0.01, 100.0
 MOST_TO_DRAW = 200_000  # in a notebook
@@ -90,25 +91,26 @@ class Nuclei(PolygonTable):
 
     @classmethod
     def concatenate(cls, parts: Iterable[Nuclei]) -> Nuclei:
-        """Join tables that share their mpp; tissue and regions are those of the first.
+        """Join tables that share their mpp; the tissue is that of the first.
 
         Each part is added before the next is requested, so memory is needed only once.
         """
-        packer = Packer()
+        packer, regions = Packer(), []
         first: Nuclei | None = None
         for part in parts:
             first = part if first is None else first
             packer.add(part)
+            regions.append(part.regions)
         if first is None:
             raise ValueError("nothing to concatenate")
-        return replace(first, **vars(packer.columns()))
+        return replace(first, **vars(packer.columns()), regions=joined(regions))
 
     @classmethod
     def from_outlines(cls, outlines: Outlines, *, mpp: float) -> Nuclei:
-        """Make nuclei from the outlines of a file, with its tissue."""
+        """Make nuclei from the outlines of a file, with its tissue and regions."""
         columns, classes = outlines.columns()
-        nuclei = sort_out(columns, classes, outlines.names, outlines.findings, mpp)
-        return cls(**vars(nuclei), mpp=mpp, tissue=outlines.tissue)
+        nuclei, regions = sort_out(columns, classes, outlines.names, outlines.findings, mpp)
+        return cls(**vars(nuclei), mpp=mpp, tissue=outlines.tissue, regions=regions)
 
     @classmethod
     def from_geojson(
@@ -135,7 +137,7 @@ class Nuclei(PolygonTable):
             _check_feature(feature, where)
             add_feature(outlines, feature, where)
         nuclei = cls.from_outlines(outlines, mpp=mpp)
-        outlines.findings.check(len(nuclei))
+        outlines.findings.check(len(nuclei), len(nuclei.regions or ()))
         return nuclei
 
     def to_geojson(self) -> Any:
@@ -145,7 +147,9 @@ class Nuclei(PolygonTable):
         """
         import geojson
 
-        features = [geojson.Feature(**orjson.loads(line)) for line in feature_lines(self)]
+        features = [
+            geojson.Feature(**orjson.loads(line)) for line in feature_lines(self, self.regions)
+        ]
         return geojson.FeatureCollection(features)
 
     @classmethod
@@ -172,7 +176,7 @@ class Nuclei(PolygonTable):
         ids = [canonical_uuid(value) for value in frame["id"]] if "id" in frame else None
         outlines.add_geometries(np.asarray(frame.geometry, object), names, ids)
         nuclei = cls.from_outlines(outlines, mpp=mpp)
-        outlines.findings.check(len(nuclei))
+        outlines.findings.check(len(nuclei), len(nuclei.regions or ()))
         return nuclei
 
     def to_geopandas(self) -> Any:

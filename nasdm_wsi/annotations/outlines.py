@@ -18,7 +18,7 @@ from ..errors import AnnotationError
 from .columns import Columns, Packer, offsets, pack
 from .contours import between_pixels, looks_traced, traced_pixel
 from .findings import Findings
-from .types import TISSUE
+from .types import LEFT_OUT, TISSUE
 
 BATCH = 4096  # outlines packed at a time
 SEGMENTS = 64  # of an outline, looked at together
@@ -113,7 +113,9 @@ class Outlines:
         """Count objects of a class. Returns the index of the class, None if it is left out."""
         number = self.findings.number(name, count)
         if number is None:
-            return None
+            if not self.findings.names.region(name):
+                return None
+            number = LEFT_OUT  # unless it is a region
         key = name, bare_cell
         if key not in self._index:
             self._index[key] = len(self.names)
@@ -124,7 +126,8 @@ class Outlines:
     def columns(self) -> tuple[Columns, np.ndarray]:
         """Return all outlines except tissue, and the index of each one's class in ``names``.
 
-        Outlines of unknown classes have the type `types.UNKNOWN`.
+        Outlines of classes that name no nuclei have the type `types.UNKNOWN`, and those whose
+        nuclei are left out `types.LEFT_OUT`.
         """
         self._flush()
         columns, classes = self._without_bare_cells()

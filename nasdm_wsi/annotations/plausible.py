@@ -16,7 +16,8 @@ import shapely
 from ..errors import PlanError
 from .columns import Columns
 from .findings import Findings
-from .types import UNKNOWN
+from .regions import Regions, regions_among
+from .types import LEFT_OUT, UNKNOWN
 
 # An object is a region if it has this many times the median area, and more square micrometres than
 # a nucleus has. Megakaryocytes have up to some 1000.
@@ -24,6 +25,7 @@ TIMES_MEDIAN, MOST_AREA = 20, 1000.0
 # It is also one if it has this many times the median area and holds another object, which is more
 # than a fragment of a nucleus and has at most a third of its own area.
 HOLDER, FRAGMENT, SHARE = 3, 1 / 4, 1 / 3
+MOST_COMPARED = 20_000  # regions that are compared with each other
 CELLS = 1024  # a side of the grid that finds points near them
 # Diameters of the median nucleus in micrometres, outside of which the pixel size is doubtful, and
 # outside of which it is wrong.
@@ -42,28 +44,59 @@ Table = TypeVar("Table", bound=Columns)
 
 def sort_out(
     columns: Table, classes: np.ndarray, names: Sequence[str], findings: Findings, mpp: float
-) -> Table:
-    """Return the nuclei among the outlines of a file, and add warnings to ``findings``.
+) -> tuple[Table, Regions | None]:
+    """Return the nuclei and the regions among the outlines of a file.
 
-    Regions and outlines of unknown class (`types.UNKNOWN`) are left out.
+    All else is left out; warnings go to ``findings``.
 
     Args:
-        columns: the outlines.
+        columns: the outlines; their types are `types.UNKNOWN` if their class names no nuclei, and
+            `types.LEFT_OUT` if its nuclei are left out.
         classes: int (n,), the index of each one's class in ``names``.
         mpp: micrometres per pixel of the coordinates.
     """
     findings.is_weighed = True
-    if not len(columns):
-        return columns
     boxes, areas = columns.boxes(), columns.areas()
-    is_region = _regions(columns, boxes, areas, _square_micrometres(findings, mpp))
-    for kind in np.unique(classes[is_region]):
-        _leave_out_regions(findings, names[kind], areas[is_region & (classes == kind)], mpp)
-    is_nucleus = ~is_region & (columns.types != UNKNOWN)
+    large = np.zeros(len(columns), bool)
+    numbers = np.array([0, *map(findings.names.region, names)], np.uint8)[classes + 1]
+    if findings.only_regions:
+        is_region = numbers > 0
+    else:
+        # No nucleus has a class that is known and means no nucleus.
+        known = np.array([False, *(name not in findings.unknown for name in names)])[classes + 1]
+        named = known & (numbers > 0) & (columns.types == UNKNOWN)
+        others = np.flatnonzero(~named)
+        pixel = _square_micrometres(findings, mpp)
+        large[others] = _too_large(columns.take(others), boxes[others], areas[others], pixel)
+        least = _least_region(areas[others], areas[others[numbers[others] == 0]], mpp)
+        is_region = (numbers > 0) & (named | large | (areas > least))
+    for kind, count in zip(*np.unique(classes[is_region], return_counts=True), strict=True):
+        findings.read_as_regions(names[kind], int(count))
+    left_out = large & ~is_region
+    for kind in np.unique(classes[left_out]):
+        _leave_out_regions(findings, names[kind], areas[left_out & (classes == kind)], mpp)
+    is_nucleus = ~(is_region | left_out) & (columns.types < LEFT_OUT) & (not findings.only_regions)
     if is_nucleus.any():
         _weigh_size(findings, _lower_median(areas[is_nucleus]), mpp)
         _weigh_places(findings, boxes[is_nucleus])
-    return columns if is_nucleus.all() else columns.take(np.flatnonzero(is_nucleus))
+    nuclei = columns if is_nucleus.all() else columns.take(np.flatnonzero(is_nucleus))
+    if not is_region.any():
+        return nuclei, None
+    regions = regions_among(columns, numbers * is_region, mpp)
+    _weigh_order(findings, regions)
+    return nuclei, regions
+
+
+def _least_region(areas: np.ndarray, of_nuclei: np.ndarray, mpp: float) -> float:
+    """Return the area above which an outline is a region whose class may mean either.
+
+    It is infinite if the median of all ``areas`` is that of a nucleus: then `_too_large` decides.
+    ``of_nuclei`` are those whose class cannot mean a region.
+    """
+    most = MOST_AREA / mpp**2
+    if not len(areas) or _lower_median(areas) <= most:
+        return math.inf
+    return max(most, TIMES_MEDIAN * _lower_median(of_nuclei)) if len(of_nuclei) else most
 
 
 def weigh_scale(findings: Findings, mpp: float, stated: float | None) -> None:
@@ -80,8 +113,10 @@ def _square_micrometres(findings: Findings, mpp: float) -> float:
     return mpp**2 if findings.mpp_is_known else math.inf
 
 
-def _regions(columns: Columns, boxes: np.ndarray, areas: np.ndarray, pixel: float) -> np.ndarray:
+def _too_large(columns: Columns, boxes: np.ndarray, areas: np.ndarray, pixel: float) -> np.ndarray:
     """Return bool (n,): which outlines are too large for nuclei, or enclose others."""
+    if not len(columns):
+        return np.zeros(0, bool)
     median = _lower_median(areas)
     is_region = (areas > TIMES_MEDIAN * median) & (areas * pixel > MOST_AREA)
     candidates = np.flatnonzero((areas >= HOLDER * median) & ~is_region)
@@ -134,14 +169,29 @@ def _in_cells_of(boxes: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 def _leave_out_regions(findings: Findings, name: str, areas: np.ndarray, mpp: float) -> None:
     n, largest = len(areas), areas.max()
-    findings.leave_out(name, n, "regions")
+    findings.leave_out(name, n, "unnamed regions")
     size = f"{largest:,.0f} square pixels"
     if findings.mpp_is_known:
         size = f"{largest * mpp**2:,.0f} square micrometres"
     findings.warn(
-        f"{_objects(n)} of class {name!r} left out, for regions are not rendered yet: larger than "
-        f"a nucleus or around other objects, up to {size}"
+        f"{_objects(n)} of class {name!r} left out: larger than a nucleus or around other objects, "
+        f"up to {size}, but the class names no region; `class_map` {name}=REGION names it"
     )
+
+
+def _weigh_order(findings: Findings, regions: Columns) -> None:
+    """Warn about regions of which nothing is seen, because later ones of other names cover them."""
+    if not 1 < len(regions) <= MOST_COMPARED:
+        return
+    polygons = regions.polygons()
+    cover, covered = shapely.STRtree(polygons).query(polygons, predicate="covers")
+    hidden = (covered < cover) & (regions.types[covered] != regions.types[cover])
+    if n := len(np.unique(covered[hidden])):
+        lie = "1 region lies" if n == 1 else f"{n:,} regions lie"
+        findings.warn(
+            f"{lie} wholly under a later one: a later region covers earlier ones, so put it "
+            "behind them in the file"
+        )
 
 
 def _weigh_size(findings: Findings, median_area: float, mpp: float) -> None:
@@ -244,6 +294,26 @@ def on_canvas(
             f"{reach[0]:.0%} of its height; `size` counts pixels of the slide"
         )
     return warnings
+
+
+def regions_on_canvas(regions: Columns, size: tuple[int, int], *, alone: bool) -> list[str]:
+    """Return warnings about the places of regions on a canvas of ``size`` (h, w), in its pixels.
+
+    Raises:
+        PlanError: none of them lies on the canvas, and they are ``alone``, without nuclei.
+    """
+    boxes, (height, width) = regions.boxes(), size
+    if _touch(boxes, (0, 0, height, width)).any():
+        return []
+    (y0, x0), (y1, x1) = boxes[:, :2].min(0), boxes[:, 2:].max(0)
+    text = (
+        f"none of {len(regions):,} regions lies on the slide of {width} x {height} pixels: they "
+        f"lie at x {x0:.0f} to {x1:.0f}, y {y0:.0f} to {y1:.0f} in its pixels; check `mpp`, "
+        "`size` and where the coordinates begin"
+    )
+    if alone:
+        raise PlanError(text)
+    return [text]
 
 
 def _touch(boxes: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:

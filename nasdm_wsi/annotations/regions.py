@@ -6,15 +6,16 @@ that it is unknown what lies at a place.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import AnnotationError, disk_errors
-from .columns import PolygonTable, pack
+from .columns import Columns, Packer, PolygonTable, pack
 from .types import plain_name
 
 # Name, colour, other names of the class in annotation files.
@@ -25,8 +26,8 @@ _ROWS = (
         (200, 0, 0),
         "epithelial, surface epithelium, glandular epithelium, normal epithelium, gland, "
         "glandular, normal gland, benign gland, malignant gland, crypt, norm, tumor, tumour, tum, "
-        "tumor epithelium, tumour epithelium, neoplastic, neoplastic epithelium, neoplasm, "
-        "cancer, malignant, carcinoma, adenocarcinoma, adenoma, dysplasia",
+        "tumor epithelium, tumour epithelium, neoplastic, neoplastic epithelium, cancer, "
+        "malignant, carcinoma, adenocarcinoma, adenoma",
     ),
     (
         "stroma",
@@ -34,15 +35,15 @@ _ROWS = (
         "stromal, str, tumor stroma, tumour stroma, tumor associated stroma, connective, "
         "lamina propria, submucosa, fibrous, fibrosis, collagen, desmoplasia",
     ),
-    ("mucus", (90, 170, 210), "muc, mucin, mucinous, mucin lake, mucin pool, goblet"),
-    ("blood", (220, 60, 60), "rbc, red blood, erythrocyte, hemorrhage, haemorrhage"),
+    ("mucus", (90, 170, 210), "muc, mucin, mucinous, mucin lake, mucin pool"),
+    ("blood", (220, 60, 60), "rbc, red blood cell, erythrocyte, hemorrhage, haemorrhage"),
     (
         "muscle",
         (190, 110, 160),
         "mus, smooth muscle, muscular, muscularis, muscularis propria, muscularis mucosae",
     ),
-    ("fat", (250, 225, 120), "adi, adipose, adipocyte"),
-    ("debris", (90, 90, 90), "deb, necrosis, necrotic, necrotic debris"),
+    ("fat", (250, 225, 120), "adi, adipose"),
+    ("debris", (90, 90, 90), "deb, necrosis, necrotic debris"),
     ("glass", (230, 230, 230), "back, background, slide background"),
 )
 REGIONS = tuple(name for name, _, _ in _ROWS)
@@ -52,19 +53,26 @@ GLASS = REGIONS.index("glass") + 1  # is cut out of the tissue
 REGIONS_KNOWN = "regions known"  # 1 where it is told which region a pixel lies in
 PLANES = (*REGIONS, REGIONS_KNOWN)
 
-# Class names that end so name nothing but regions, as in "Tumor area".
-_SUFFIXES = ("region", "area", "compartment")
+# Class names that end so name nothing but regions, as in "Tumor area", or nothing but nuclei.
+_OF_REGIONS = (" region", " area", " compartment")
+_OF_NUCLEI = re.compile(r"(?<!red blood.)\b(cells?|nucleus|nuclei)\s*$")
 
 _KNOWN = {
     plain_name(alias): number
     for number, (name, _, aliases) in enumerate(_ROWS, 1)
     for alias in (name, *aliases.split(", "))
 }
+_OF_CELLS_TOO = {plain for plain, number in _KNOWN.items() if REGIONS[number - 1] == "debris"}
 
 
 def known_names() -> dict[str, list[str]]:
     """Return all known class names of each region."""
     return {name: [name, *aliases.split(", ")] for name, _, aliases in _ROWS}
+
+
+def may_name_cells(name: str) -> bool:
+    """Return whether cells may have the class name of a region too, as in dead tissue."""
+    return any(plain_name(part) in _OF_CELLS_TOO for part in (name, *name.split(":")))
 
 
 def region_number(name: str) -> int:
@@ -74,17 +82,13 @@ def region_number(name: str) -> int:
     left to right.
     """
     for part in (name, *name.split(":")):
-        number = _KNOWN.get(_without_suffix(plain_name(part)), 0)
-        if number:
+        plain = plain_name(part)
+        while plain.endswith(_OF_REGIONS):
+            plain = plain_name(plain.rpartition(" ")[0])
+        number = _KNOWN.get(plain, 0)
+        if number and not _OF_NUCLEI.search(part.casefold()):
             return number
     return 0
-
-
-def _without_suffix(plain: str) -> str:
-    words = plain.split(" ")
-    while len(words) > 1 and words[-1] in _SUFFIXES:
-        words.pop()
-    return plain_name(" ".join(words))
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +142,22 @@ class Regions(PolygonTable):
         return f"<Regions: {len(self):,} at {self.mpp:g} mpp{counts and ': '}{counts}>"
 
 
+def regions_among(columns: Columns, numbers: np.ndarray, mpp: float) -> Regions:
+    """Return the polygons whose numbers, uint8 (n,), are those of regions and not 0."""
+    chosen = columns.take(np.flatnonzero(numbers))
+    kept = {field.name: getattr(chosen, field.name) for field in fields(Columns)}
+    return Regions(**{**kept, "types": numbers[numbers > 0]}, mpp=mpp)
+
+
+def joined(parts: Iterable[Regions | None]) -> Regions | None:
+    """Return all regions of tables that share their mpp, in order; None if there are none."""
+    packer = Packer()
+    some = [part for part in parts if part]
+    for part in some:
+        packer.add(part)
+    return replace(some[0], **vars(packer.columns())) if some else None
+
+
 def _numbers(names: Iterable[str]) -> list[int]:
     names = list(names)
     if odd := sorted(set(names) - {*REGIONS}):
@@ -145,10 +165,10 @@ def _numbers(names: Iterable[str]) -> list[int]:
     return [REGIONS.index(name) + 1 for name in names]
 
 
-def unpainted(regions: Regions | None, planes: Collection[str]) -> list[str]:
+def unpainted(regions: Regions, planes: Collection[str]) -> list[str]:
     """Return a warning about regions that a painter of these ``planes`` does not paint."""
     painted = [name for name in REGIONS if name in planes or name == "glass"]
-    names = [name for name in regions.counts() if name not in painted] if regions else []
+    names = [name for name in regions.counts() if name not in painted]
     if not names:
         return []
     return [

@@ -4,6 +4,7 @@ lizard, coco, masks: OUT is a folder of tiles, see `tiles`
 tiatoolbox   OUT: an AnnotationStore (SQLite) of TIAToolbox
 types        OUT: a label pyramid of the whole slide: 0 background, 1..6 types
 instances    OUT: the same with the number of each nucleus, from 1
+regions      OUT: the same with the number of each pixel's tissue region: 0 unknown, 1.. regions
 
 Labels are rasterised as for rendering, by `raster.Conditioning`: a pixel belongs to a nucleus when
 its centre lies inside. Axis order is (y, x), a box is (y0, x0, y1, x1), half open.
@@ -15,6 +16,7 @@ import json
 import sqlite3
 import uuid
 import zlib
+from collections.abc import Iterable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -25,8 +27,10 @@ import shapely
 
 from ..annotations.nuclei import Nuclei
 from ..annotations.raster import Conditioning
+from ..annotations.regions import REGIONS
 from ..annotations.types import TYPES
 from ..errors import AnnotationError, OutputError, SlideError
+from ..geometry import Box
 from ..output import check_writable, keep_inputs, whole_or_nothing
 from ..provenance import WARNING, is_synthetic
 from ..rendering import MOST_RESAMPLED, Progress, read_annotations
@@ -34,7 +38,7 @@ from ..slides.formats import format_of, image_of, labels_path
 from ..slides.reading import Slide, open_slide
 from .tiles import TILED, provenance_of, size_at, tiles_of, write_tiles
 
-PYRAMIDS = ("types", "instances")
+PYRAMIDS = ("types", "instances", "regions")
 FORMATS = (*TILED, "tiatoolbox", *PYRAMIDS)
 STRIP = 1024  # pixels of a row of a label pyramid that are rasterised at once
 BATCH = 4096  # nuclei that are written to the store at once
@@ -205,31 +209,47 @@ def _insert(store: sqlite3.Connection, nuclei: Nuclei, index: np.ndarray, keys: 
 
 
 class _Labels:
-    """Types or instances (h, w) of a slide, which are rasterised when rows are read."""
+    """Types, instances or regions (h, w) of a slide, which are rasterised when rows are read."""
 
     def __init__(self, form: str, nuclei: Nuclei, size: tuple[int, int]):
-        self._labels, self.shape = Conditioning(nuclei, size).labels, size
-        self._which = 1 if form == "types" else 0
+        self._conditioning, self._form, self.shape = Conditioning(nuclei, size), form, size
         numbers = np.uint16 if len(nuclei) < 2**16 else np.uint32
-        self.dtype = np.dtype(np.uint8 if form == "types" else numbers)
+        self.dtype = np.dtype(numbers if form == "instances" else np.uint8)
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         h, w = self.shape
         y0, y1, _ = rows.indices(h)
         boxes = ((y0, x, y1, min(x + STRIP, w)) for x in range(0, w, STRIP))
-        return np.hstack([self._labels(box)[self._which].astype(self.dtype) for box in boxes])
+        return np.hstack([self._of(box).astype(self.dtype) for box in boxes])
+
+    def _of(self, box: Box) -> np.ndarray:
+        if self._form == "regions":
+            return self._conditioning.regions(box)
+        instances, types = self._conditioning.labels(box)
+        return types if self._form == "types" else instances
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"{k} {name}" for k, name in enumerate(names))
+
+
+_MEANINGS = {
+    "types": f"Nuclei of {{}} by their types: {_listed(TYPES)}",
+    "instances": "Nuclei of {} by their numbers: 0 background",
+    "regions": f"Regions of {{}} by their numbers: {_listed(['unknown', *REGIONS])}",
+}
 
 
 def _write_pyramid(
     out: Path, form: str, nuclei: Nuclei, slide: Slide, progress: Progress | None
 ) -> None:
-    names = ", ".join(f"{k} {name}" for k, name in enumerate(TYPES))
-    meaning = f"types: {names}" if form == "types" else "numbers: 0 background"
+    if form == "regions" and not nuclei.regions:
+        raise AnnotationError(f"no region lies on {slide.path}: draw some, or choose types")
     warning = f"{WARNING} " if is_synthetic(slide.description) else ""
     format_of(out, labels=True).write(
         out,
         _Labels(form, nuclei, size_at(slide, nuclei.mpp)),
         mpp=nuclei.mpp,
-        description=f"{warning}Nuclei of {slide.path.name} by their {meaning}.",
+        description=f"{warning}{_MEANINGS[form].format(slide.path.name)}.",
         progress=partial(progress, "writing") if progress else None,
     )

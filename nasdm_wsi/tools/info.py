@@ -9,6 +9,7 @@ from typing import Any
 
 from ..annotations.contents import Contents
 from ..annotations.formats import is_annotation, read_contents
+from ..annotations.regions import Regions
 from ..checkpoints import read_header
 from ..provenance import facts_of, is_synthetic, legible_facts
 from ..slides.formats import find_format
@@ -95,7 +96,7 @@ def _checkpoint_rows(facts: Facts) -> Rows:
 
 def _annotations(contents: Contents) -> Facts:
     nuclei, extent = contents.nuclei, None
-    if len(nuclei) or nuclei.tissue is not None:
+    if len(nuclei) or nuclei.regions or nuclei.tissue is not None:
         extent = dict(zip(("y0", "x0", "y1", "x1"), nuclei.extent(), strict=True))
     classes = [
         {"name": name, "read_as": meaning, "count": count}
@@ -106,6 +107,7 @@ def _annotations(contents: Contents) -> Facts:
         "format": contents.kind,
         "nuclei": len(nuclei),
         "types": nuclei.counts(),
+        "regions": _regions(nuclei.regions, contents.findings.mpp_is_known),
         "extent": extent,
         "tissue": nuclei.tissue is not None,
         "also_found": contents.findings.summary() or None,
@@ -115,9 +117,21 @@ def _annotations(contents: Contents) -> Facts:
     }
 
 
+def _regions(regions: Regions | None, mpp_is_known: bool) -> Facts:
+    """Return number and area of each region; the area is None if the pixel size is not known."""
+    if not regions:
+        return {}
+    areas = regions.square_millimetres() if mpp_is_known else {}
+    counts = regions.counts().items()
+    return {name: {"count": n, "square_millimetres": areas.get(name)} for name, n in counts}
+
+
 def _annotation_rows(facts: Facts) -> Rows:
     rows = [("kind", f"annotations, {facts['format']}"), ("nuclei", f"{facts['nuclei']:,}")]
     rows += [(name, f"{count:,}") for name, count in facts["types"].items()]
+    for name, region in facts["regions"].items():
+        area = region["square_millimetres"]
+        rows.append((f"region {name}", f"{region['count']:,}" + _area(area)))
     if facts["extent"]:
         text = "x {x0:.1f} to {x1:.1f}, y {y0:.1f} to {y1:.1f} pixels"
         rows.append(("extent", text.format(**facts["extent"])))
@@ -128,6 +142,10 @@ def _annotation_rows(facts: Facts) -> Rows:
     if facts["error"]:
         rows.append(("error", facts["error"]))
     return [*rows, ("", ""), *_class_rows(facts["classes"])]
+
+
+def _area(square_millimetres: float | None) -> str:
+    return "" if square_millimetres is None else f", {square_millimetres:.4g} mm2"
 
 
 def _class_rows(classes: list[Facts]) -> Rows:

@@ -15,6 +15,7 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.segmentation import watershed
 
+from ..annotations.classes import ClassNames
 from ..annotations.contents import Source
 from ..annotations.findings import Findings
 from ..annotations.formats import read_contents
@@ -24,7 +25,7 @@ from ..annotations.lizard import read_mat_labels
 from ..annotations.parsers import BYTES, MAX_PIXELS, check_pixels
 from ..annotations.raster import Conditioning
 from ..annotations.regions import REGIONS
-from ..annotations.types import TYPES, ClassNames
+from ..annotations.types import TYPES
 from ..errors import DatasetError
 from ..slides.stain import haematoxylin
 from .sources import PICTURES, UNPUBLISHED, Labelled
