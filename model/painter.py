@@ -118,8 +118,6 @@ class Painter:
         steps = sampler.steps if steps is None else steps
         solver = solver or sampler.solver
         _check_settings(steps, solver, guidance, precision)
-        if style is not None and not family.styled:
-            raise PlanError("networks of the semantic family have no style: leave it out")
         self.device, self.dtype = torch.device(device), getattr(torch, precision)
         self._kind = device, precision
         self.family, self.styled = header.family, family.styled
@@ -201,6 +199,8 @@ class Painter:
         return other
 
     def _set_style(self, style: np.ndarray | str | Path | None) -> None:
+        if style is not None and not self.styled:
+            raise PlanError("networks of the semantic family have no style: leave it out")
         mean, spread = FAMILIES[self.family].styles(self.network)
         if style is None:
             style = mean

@@ -125,7 +125,7 @@ def finish_cleaning(job: Job, out: Path, pyramid: Pyramid | None) -> bool:
     Raises:
         OutputError: the run folder belongs to another job, or a render is running there.
     """
-    if not (run_folder(out).is_dir() and out.exists() and _facts(out) == _delivered(job, out)):
+    if not (run_folder(out).is_dir() and out.exists() and _is_described(out, job, pyramid)):
         return False
     with open_run(run_folder(out), run_facts(job, pyramid)) as store:
         store.clear()
@@ -134,9 +134,29 @@ def finish_cleaning(job: Job, out: Path, pyramid: Pyramid | None) -> bool:
     return True
 
 
-def _delivered(job: Job, out: Path) -> dict[str, Any]:
-    """Return the description of a job's slide, with the digest of the nuclei beside it."""
-    return {**job.facts, "labels": nuclei_digest(out)}
+def pyramid_of(job: Job, out: Path, *, quality: int = 85, lossless: bool = False) -> Pyramid | None:
+    """Return the pyramid of a job's slide; None if its format is written from pixels.
+
+    Raises:
+        OutputError: the suffix of ``out`` is of no format, or of one that is not ``lossless``.
+    """
+    size = (*shape(job.shown), 3)
+    return format_of(out).encoded(size, quality=quality, lossless=lossless)
+
+
+def is_delivered(job: Job, out: Path, pyramid: Pyramid | None) -> bool:
+    """Return whether ``out`` is the slide of a job, with its nuclei, and nothing is left to do."""
+    return not run_folder(out).is_dir() and out.exists() and _is_described(out, job, pyramid)
+
+
+def _is_described(out: Path, job: Job, pyramid: Pyramid | None) -> bool:
+    """Return whether the description of a slide is that of a job, with the nuclei beside it."""
+    return _facts(out) == _description(job, pyramid, labels=nuclei_digest(out))
+
+
+def _description(job: Job, pyramid: Pyramid | None, *, labels: str | None) -> dict[str, Any]:
+    """Return the facts in the description of a slide; ``labels`` is the digest of its nuclei."""
+    return {**run_facts(job, pyramid), "labels": labels}
 
 
 def write_outputs(
@@ -162,9 +182,10 @@ def write_outputs(
     job, form = mosaic.job, format_of(out)
     if nuclei_digest(out) not in (None, replaced):
         _check_nuclei(out, overwrite=False)
+    facts = _description(job, mosaic.pyramid, labels=_write_nuclei(mosaic, out))
     common: dict[str, Any] = {
         "mpp": job.mpp,
-        "description": provenance({**job.facts, "labels": _write_nuclei(mosaic, out)}),
+        "description": provenance(facts),
         "progress": partial(progress, "writing") if progress else None,
     }
     if mosaic.pyramid:

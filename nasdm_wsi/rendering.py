@@ -26,6 +26,7 @@ from .delivery import (
     check_output,
     finish_cleaning,
     nuclei_digest,
+    pyramid_of,
     run_folder,
     write_outputs,
 )
@@ -34,8 +35,8 @@ from .geometry import Box, intersect, shape
 from .job import Job, Output, Painter
 from .mosaic.painting import painted
 from .mosaic.watch import Progress
+from .mosaic.workers import Threads
 from .resampling import Resampling
-from .slides.formats import format_of
 from .slides.reading import open_slide
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def render(
     job: Job,
     out: str | Path,
     *,
-    workers: int | None = None,
+    workers: int | Threads | None = None,
     client: Client | None = None,
     overwrite: bool = False,
     quality: int = 85,
@@ -212,7 +213,8 @@ def render(
     Args:
         job: from `plan_render`.
         out: the slide; its suffix determines the format (`slides.formats`).
-        workers: how many threads of this process paint; by default one for each core.
+        workers: how many threads of this process paint, by default one for each core; or threads
+            that several renders share.
         client: of a dask cluster whose workers paint instead; they must reach the folder of
             ``out``.
         overwrite: replace outputs that exist, and the state of another job. A ``NAME.geojson`` is
@@ -227,13 +229,13 @@ def render(
             full, or the cluster was lost.
     """
     out = Path(out)
-    size = (*shape(job.shown), 3)
-    pyramid = format_of(out).encoded(size, quality=quality, lossless=lossless)
+    pyramid = pyramid_of(job, out, quality=quality, lossless=lossless)
     if not overwrite and finish_cleaning(job, out, pyramid):
         return 0
     check_output(out, overwrite=overwrite, inputs=job.sources)
     replaced = nuclei_digest(out)
-    check_disk(out.parent, job.disk(workers))
+    count = workers.count if isinstance(workers, Threads) else workers
+    check_disk(out.parent, job.disk(count))
     with painted(
         job,
         run_folder(out),

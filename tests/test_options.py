@@ -34,6 +34,7 @@ TESTS = Path(__file__).parent
 SEEN: dict[tuple[str, str], str] = {  # by a test of another file
     ("", "--version"): "test_docs.py::test_the_version_tells_what_a_bug_report_needs",
     ("render", "--like"): "test_formats.py::test_render_like_a_slide",
+    ("render", "--suffix"): "test_many.py::test_a_folder_becomes_a_folder_of_slides",
     ("render", "--mpp-out"): (
         "test_resampling.py::test_annotations_at_40x_get_a_slide_at_40x_with_their_own_coordinates"
     ),

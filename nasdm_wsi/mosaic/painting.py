@@ -12,7 +12,7 @@ from ..slides.pyramid import Pyramid
 from .engine import Mosaic
 from .store import open_run
 from .watch import Progress, Watch
-from .workers import worker_pool
+from .workers import Threads, worker_pool
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -29,7 +29,7 @@ def painted(
     folder: Path,
     *,
     pyramid: Pyramid | None = None,
-    workers: int | None = None,
+    workers: int | Threads | None = None,
     client: Client | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,

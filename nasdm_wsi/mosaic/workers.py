@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from ..job import default_workers
@@ -15,19 +15,33 @@ if TYPE_CHECKING:
     from distributed import Client
 
 
+class Threads(ThreadPoolExecutor):
+    """``count`` threads of this process, by default one for each core; several renders may share
+    them.
+    """
+
+    def __init__(self, count: int | None = None):
+        self.count = count or default_workers()
+        super().__init__(self.count)
+
+
 @contextmanager
 def worker_pool(
-    mosaic: Mosaic, *, workers: int | None = None, client: Client | None = None
+    mosaic: Mosaic, *, workers: int | Threads | None = None, client: Client | None = None
 ) -> Iterator[WorkerPool]:
-    """Yield the workers of ``client``, or ``workers`` threads; by default one for each core.
+    """Yield the workers of ``client``, or ``workers`` threads, which may be threads to share.
 
     Raises:
         OutputError: the cluster was lost, or a task killed several workers.
     """
     if client is None:
-        count = workers or default_workers()
-        with ThreadPoolExecutor(count) as executor:
-            yield ThreadPool(executor, count, mosaic.do)
+        shared = nullcontext(workers) if isinstance(workers, Threads) else Threads(workers)
+        with shared as threads:
+            mine = ThreadPool(threads, mosaic.do)
+            try:
+                yield mine
+            finally:
+                wait(list(mine.running))  # they write to the run folder, which is locked until then
     else:
         from .cluster import cluster_pool, mosaic_factory  # dask takes a second to import
 
@@ -36,18 +50,22 @@ def worker_pool(
 
 
 class ThreadPool:
-    """A pool of ``count`` threads of this process, which call ``do`` with each task."""
+    """A pool of threads of this process, which call ``do`` with each task."""
 
-    def __init__(self, executor: Executor, count: int, do: Callable[[Task], None]):
-        self.executor, self.count, self.do = executor, count, do
+    def __init__(self, threads: Threads, do: Callable[[Task], None]):
+        self.threads, self.do = threads, do
+        self.running: set[Future] = set()
 
     def submit(self, task: Task) -> Future:
         """Submit a task."""
-        return self.executor.submit(self.do, task)
+        future = self.threads.submit(self.do, task)
+        self.running.add(future)
+        future.add_done_callback(self.running.discard)
+        return future
 
     def capacity(self) -> int:
         """Return one task for each thread, and one that waits for a free thread."""
-        return self.count + 1
+        return self.threads.count + 1
 
     def stalled(self) -> None:
         """Do nothing: a task may take any time."""
