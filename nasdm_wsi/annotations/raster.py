@@ -20,7 +20,7 @@ from ..errors import PlanError
 from ..geometry import Box, grow, inside, intersect, shape
 from .columns import Columns, members, runs
 from .nuclei import Nuclei
-from .regions import GLASS, REGIONS, REGIONS_KNOWN
+from .regions import GLASS, REGIONS, REGIONS_KNOWN, told_as
 from .regions import PLANES as REGION_PLANES
 from .types import EDGE, NUCLEI_KNOWN, PLANES, TYPES
 
@@ -50,7 +50,7 @@ def planes_of(
 ) -> np.ndarray:
     """Conditioning planes in the order of their names: float32 (len(names), h, w).
 
-    A region that ``names`` lacks counts as unknown.
+    A region that ``names`` lacks is told as `regions.told_as` says, or counts as unknown.
 
     Args:
         types: uint8 (h, w), nucleus types; any other number, such as 255, counts as background.
@@ -61,7 +61,7 @@ def planes_of(
         PlanError: a name that is none of `types.PLANES` and `regions.PLANES`.
     """
     check_planes(names)
-    told = [REGIONS.index(name) + 1 for name in names if name in REGIONS]
+    told = None if regions is None else told_as(names)[regions]
     planes = np.empty((len(names), *types.shape), np.float32)
     for name, plane in zip(names, planes, strict=True):
         if name == NUCLEI_KNOWN:
@@ -70,12 +70,12 @@ def planes_of(
             plane[...] = edge
         elif name in TYPES:
             plane[...] = types == TYPES.index(name)
-        elif regions is None:
+        elif told is None:
             plane[...] = 0
         elif name == REGIONS_KNOWN:
-            plane[...] = np.isin(regions, told)
+            plane[...] = told > 0
         else:
-            plane[...] = regions == REGIONS.index(name) + 1
+            plane[...] = told == REGIONS.index(name) + 1
     return planes
 
 

@@ -53,6 +53,9 @@ GLASS = REGIONS.index("glass") + 1  # is cut out of the tissue
 REGIONS_KNOWN = "regions known"  # 1 where it is told which region a pixel lies in
 PLANES = (*REGIONS, REGIONS_KNOWN)
 
+# What weights without a plane for a region are told instead: the label that it had in training.
+_TOLD_AS = {"muscle": "stroma", "glass": "lumen"}
+
 # Class names that end so name nothing but regions, as in "Tumor area", or nothing but nuclei.
 _OF_REGIONS = (" region", " area", " compartment")
 _OF_NUCLEI = re.compile(r"(?<!red blood.)\b(cells?|nucleus|nuclei)\s*$")
@@ -165,13 +168,33 @@ def _numbers(names: Iterable[str]) -> list[int]:
     return [REGIONS.index(name) + 1 for name in names]
 
 
+def told_as(planes: Collection[str]) -> np.ndarray:
+    """Return uint8 (len(REGIONS) + 1,): as what a painter of these ``planes`` is told each number.
+
+    It is the number itself, that of the region that had the same label in training, or 0.
+    """
+    told = [0]
+    for number, name in enumerate(REGIONS, 1):
+        other = _TOLD_AS.get(name)
+        instead = REGIONS.index(other) + 1 if other in planes else 0
+        told.append(number if name in planes else instead)
+    return np.array(told, np.uint8)
+
+
 def unpainted(regions: Regions, planes: Collection[str]) -> list[str]:
-    """Return a warning about regions that a painter of these ``planes`` does not paint."""
-    painted = [name for name in REGIONS if name in planes or name == "glass"]
-    names = [name for name in regions.counts() if name not in painted]
-    if not names:
-        return []
-    return [
-        f"the weights do not paint regions of {', '.join(names)}, which count as unknown; "
-        f"they paint {', '.join(painted)}"
+    """Return warnings about regions that a painter of these ``planes`` cannot tell from others."""
+    told, names = told_as(planes), ["", *REGIONS]
+    there = [number for number in np.unique(regions.types) if number != GLASS]
+    unknown = [names[number] for number in there if not told[number]]
+    warnings = [
+        f"the weights cannot tell {names[number]} from {names[told[number]]}: it is painted as that"
+        for number in there
+        if told[number] not in (0, number)
     ]
+    if unknown:
+        painted = [name for name in REGIONS if name in planes]
+        warnings.append(
+            f"the weights do not paint regions of {', '.join(unknown)}, which count as unknown; "
+            f"they paint {', '.join(painted) or 'none'}"
+        )
+    return warnings
