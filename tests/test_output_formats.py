@@ -33,6 +33,8 @@ def test_a_slide_and_its_labels_go_the_whole_way(form, annotations, weights, tmp
         assert slide.read((0, 0, 70, 90), mpp=0.5).std() > 10
         assert '"seed": 0' in slide.description or form.reader
     assert "size 90 x 70 pixels" in " ".join(run("info", out).split())
+    like = ("--like", out, "--weights", weights, "--steps", 2, "--dry-run")
+    assert "90 x 70" in run("render", annotations, "-o", tmp_path / "b.ome.tif", *like)
     run("render", annotations, "-o", out, *RENDER, "--weights", weights, "--overwrite")
 
 

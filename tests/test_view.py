@@ -30,7 +30,8 @@ from nasdm_wsi.annotations.nuclei import Nuclei
 from nasdm_wsi.annotations.types import PALETTE, TYPES
 from nasdm_wsi.cli.main import main
 from nasdm_wsi.provenance import WARNING
-from nasdm_wsi.slides import ome_tiff, ome_zarr
+from nasdm_wsi.slides import ome_tiff
+from nasdm_wsi.slides.formats import format_of
 from nasdm_wsi.viewer import app
 from nasdm_wsi.viewer.app import Viewer, serve
 from nasdm_wsi.viewer.overlay import Overlay
@@ -390,11 +391,13 @@ def test_idle_connections_are_closed_and_others_are_served(viewer, monkeypatch, 
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize("name", ["slide.ome.tif", "slide.ome.zarr", "picture.png"])
+@pytest.mark.parametrize(
+    "name", ["slide.ome.tif", "slide.ome.zarr", "slide.svs", "slide.dcm", "picture.png"]
+)
 def test_a_slide_that_is_deleted_is_told_in_a_sentence(folder, tmp_path, pixels, name):
     slide, labels = tmp_path / name, tmp_path / "slide.geojson"
-    if name.endswith("zarr"):
-        ome_zarr.write(slide, pixels, mpp=0.5, description="")
+    if name.endswith((".zarr", ".svs", ".dcm")):
+        format_of(slide).write(slide, pixels, mpp=0.5, description="")
     else:
         shutil.copy(folder / name, slide)
     shutil.copy(folder / "slide.geojson", labels)
