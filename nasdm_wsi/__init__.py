@@ -15,7 +15,9 @@ if not Path(__path__[0], "model").is_dir():
 
 if TYPE_CHECKING:
     __version__: str
+    from .annotations.formats import read_regions
     from .annotations.nuclei import Nuclei
+    from .annotations.regions import Regions
     from .errors import NasdmError
     from .job import Job
     from .rendering import plan_render, read_annotations, render, render_region
@@ -25,11 +27,13 @@ __all__ = [
     "Job",
     "NasdmError",
     "Nuclei",
+    "Regions",
     "Slide",
     "find_style",
     "open_slide",
     "plan_render",
     "read_annotations",
+    "read_regions",
     "render",
     "render_region",
     "size_like",
@@ -40,11 +44,13 @@ _HOME = {
     "Job": "job",
     "NasdmError": "errors",
     "Nuclei": "annotations.nuclei",
+    "Regions": "annotations.regions",
     "Slide": "slides.reading",
     "find_style": "slides.reading",
     "open_slide": "slides.reading",
     "plan_render": "rendering",
     "read_annotations": "rendering",
+    "read_regions": "annotations.formats",
     "render": "rendering",
     "render_region": "rendering",
     "size_like": "slides.reading",

@@ -12,6 +12,8 @@ import shapely
 from PIL import Image
 
 from nasdm_wsi.annotations.raster import Conditioning
+from nasdm_wsi.annotations.regions import PALETTE as REGION_PALETTE
+from nasdm_wsi.annotations.regions import REGIONS
 from nasdm_wsi.annotations.types import PALETTE, TYPES
 from nasdm_wsi.model.checkpoint import checksum, save_weights
 from nasdm_wsi.model.config import PRESETS
@@ -46,6 +48,20 @@ def test_nuclei_of_the_annotations_do_not_overlap():
     polygons = read_annotations(EXAMPLES / "annotations.geojson", mpp=0.5).polygons()
     first, second = shapely.STRtree(polygons).query(polygons, predicate="overlaps")
     assert not len(first) and not len(second)
+
+
+def test_a_drawing_has_all_regions_and_is_shown_above_its_slide(tmp_path):
+    run("draw_regions.py", tmp_path / "slide.geojson")
+    nuclei = read_annotations(tmp_path / "slide.geojson", mpp=0.5)
+    assert tuple(nuclei.regions.counts()) == REGIONS and min(nuclei.counts().values()) > 0
+    pixels = np.full((680, 1120, 3), (200, 100, 180), np.uint8)
+    ome_tiff.write(tmp_path / "slide.ome.tif", pixels, mpp=0.5, description="", lossless=True)
+    run("region_picture.py", tmp_path / "slide.ome.tif", tmp_path / "picture.png")
+    picture = np.array(Image.open(tmp_path / "picture.png"))
+    assert (picture[-680:] == pixels).all()
+    drawn = Conditioning(nuclei, (680, 1120)).regions((0, 0, 680, 1120))
+    bare = Conditioning(nuclei, (680, 1120)).labels((0, 0, 680, 1120))[1] == 0
+    assert (picture[:680][bare] == REGION_PALETTE[drawn][bare]).all()
 
 
 def test_the_papers_sampler_paints_patches_with_a_network_of_its_kind(dataset, tmp_path):

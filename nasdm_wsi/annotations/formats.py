@@ -138,8 +138,7 @@ def read_regions(path: str | Path, *, mpp: float | None = None, **options: Any) 
         AnnotationError: as `read_contents`; no class that names a region.
     """
     nuclei = read_contents(path, mpp=mpp, only_regions=True, **options).checked()
-    assert nuclei.regions is not None  # or it would not have passed
-    return nuclei.regions
+    return nuclei.regions or Regions.from_polygons([], [], mpp=nuclei.mpp)
 
 
 def _source(path: Path, max_pixels: int = MAX_PIXELS) -> Source:

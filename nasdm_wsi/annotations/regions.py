@@ -23,7 +23,7 @@ _ROWS = (
     ("lumen", (190, 220, 255), "lumina, gland lumen, glandular lumen, luminal, white space"),
     (
         "epithelium",
-        (200, 0, 0),
+        (125, 60, 150),
         "epithelial, surface epithelium, glandular epithelium, normal epithelium, gland, "
         "glandular, normal gland, benign gland, malignant gland, crypt, norm, tumor, tumour, tum, "
         "tumor epithelium, tumour epithelium, neoplastic, neoplastic epithelium, cancer, "
@@ -39,7 +39,7 @@ _ROWS = (
     ("blood", (220, 60, 60), "rbc, red blood cell, erythrocyte, hemorrhage, haemorrhage"),
     (
         "muscle",
-        (190, 110, 160),
+        (205, 125, 75),
         "mus, smooth muscle, muscular, muscularis, muscularis propria, muscularis mucosae",
     ),
     ("fat", (250, 225, 120), "adi, adipose"),
