@@ -30,12 +30,14 @@ class Condition:
     style: (n, 6), the stain (`nasdm_wsi.slides.stain`).
     names: the names of the planes, in order.
     context: how many pixels on each side are only context, which the estimate leaves out.
+    given: the numbers of the planes among those of the network, if all others are zero.
     """
 
     planes: Tensor
     style: Tensor
     names: tuple[str, ...] = PLANES
     context: Sides = NONE
+    given: tuple[int, ...] | None = None
 
     def pick(self, *names: str) -> Tensor:
         """Return the planes of these names, (n, len(names), h, w), as a view if possible."""
@@ -87,7 +89,9 @@ class Denoiser(nn.Module):
         s, d = sigma[:, None, None, None], self.sigma_data
         total = (s**2 + d**2).sqrt()
         level, context = sigma.log() / 4, condition.context
-        out = self.network(x / total, level, condition.planes, condition.style, context)
+        out = self.network(
+            x / total, level, condition.planes, condition.style, context, condition.given
+        )
         return d**2 / total**2 * without(x, context) + s * d / total * out.float()
 
     def sigma(self, level: Tensor) -> Tensor:

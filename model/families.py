@@ -54,6 +54,7 @@ class Family:
     cut: how the canvas is cut for a network, with a halo of ``halo`` pixels if one was measured.
     prepare: sets up a new network for training, from the styles (n, 6) of its samples.
     halo: measures the halo of a trained network; None where windows have no halo.
+    sparse: whether a network takes some of its planes, by their numbers, if the others are zero.
     styled: whether pictures follow a style vector. styles: mean and standard deviation, float32
         (6,) each, of the style vectors that a network was trained on.
     """
@@ -69,6 +70,7 @@ class Family:
     cut: Callable[[Any, int | None, torch.device], Cut]
     prepare: Callable[[Any, Callable[[], np.ndarray], TrainingConfig], None]
     halo: Callable[[Any], int | None]
+    sparse: bool
     styled: bool
     styles: Callable[[Any], tuple[np.ndarray, np.ndarray]]
 
@@ -134,6 +136,7 @@ FAMILIES = {
             cut=_local_cut,
             prepare=_prepare_local,
             halo=measured_halo,
+            sparse=True,
             styled=True,
             styles=lambda network: (network.style_mean.numpy(), network.style_std.numpy()),
         ),
@@ -149,6 +152,7 @@ FAMILIES = {
             cut=_semantic_cut,
             prepare=_prepare_semantic,
             halo=lambda network: None,
+            sparse=False,
             styled=False,
             styles=lambda network: (np.zeros(STYLE_SIZE), np.zeros(STYLE_SIZE)),
         ),

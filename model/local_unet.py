@@ -94,7 +94,8 @@ class Fine(nn.Module):
 
     def forward(self, h: Tensor, x: Tensor) -> Tensor:
         """Pixels (n, 3, h, w) from features (n, width, h, w) and the noisy pixels (n, 3, h, w)."""
-        h = F.silu(self.conv1(torch.cat([F.silu(h), x.to(h.dtype)], dim=1)))
+        x = x.to(h.dtype, memory_format=torch.channels_last)
+        h = F.silu(self.conv1(torch.cat([F.silu(h), x], dim=1)))
         return self.conv2(h)
 
 
@@ -168,17 +169,23 @@ class LocalUNet(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(
-        self, x: Tensor, noise: Tensor, planes: Tensor, style: Tensor, context: Sides = NONE
+        self,
+        x: Tensor,
+        noise: Tensor,
+        planes: Tensor,
+        style: Tensor,
+        context: Sides = NONE,
+        given: tuple[int, ...] | None = None,
     ) -> Tensor:
         """Pixels (n, 3, h', w') without the ``context``, pixels at the sides of the input.
 
         x (n, 3, h, w), noise (n,) = ln(sigma) / 4, planes (n, p, h, w), style (n, 6); ``context``
         consists of multiples of `grid`. Features are dropped as soon as no wanted pixel depends on
-        them, so the result equals the inner part of that without ``context``.
+        them, so the result equals the inner part of that without ``context``. If only some of the
+        planes are ``given``, by their numbers, all others are zero.
         """
         e = self._embedding(noise, style)
-        cells = F.pixel_unshuffle(torch.cat([x, planes], dim=1), 2)
-        h = Features(cells, 2, context).then(self.stem)
+        h = Features(self._stem(x, planes, given), 2, context)
         skips = []
         for level, stage in enumerate(self.encoder):
             h = stage(h, e, self.reaches.encoder[level])
@@ -194,6 +201,16 @@ class LocalUNet(nn.Module):
             pixels = Features(x, 1, context).within(self.reaches.head)
             h = h.then(partial(self.fine, x=pixels.tensor)).within(0)
         return h.tensor
+
+    def _stem(self, x: Tensor, planes: Tensor, given: tuple[int, ...] | None) -> Tensor:
+        # Channel by channel until the end, which is the quickest way to rearrange pixels.
+        cells = F.pixel_unshuffle(torch.cat([x.contiguous(), planes.contiguous()], dim=1), 2)
+        cells = cells.contiguous(memory_format=torch.channels_last)
+        if given is None:
+            return self.stem(cells)
+        channels = [0, 1, 2, *(3 + number for number in given)]
+        weight = self.stem.weight.unflatten(1, (-1, 4))[:, channels].flatten(1, 2)
+        return F.conv2d(cells, weight, self.stem.bias, padding=1)
 
     def _embedding(self, noise: Tensor, style: Tensor) -> Tensor:
         angle = noise[:, None] * self.frequencies

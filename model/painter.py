@@ -252,8 +252,8 @@ class Painter:
         return self._state(batch.x.cpu().numpy(), batch.previous.cpu().numpy())
 
     def _batch(self, windows: list[Window]) -> Batch:
-        state = np.stack([window.state for window in windows])
-        tissue = np.stack([window.tissue for window in windows])
+        state = _stacked([window.state for window in windows])
+        tissue = _stacked([window.tissue for window in windows])
         return Batch(
             windows,
             x=self._tensor(state[:, :3]),
@@ -269,7 +269,7 @@ class Painter:
         if inner.tissue.any():
             condition = replace(batch.condition, context=less(batch.context, inner.context))
             x0 = torch.where(inner.tissue, self._estimate(batch.x, k, condition), x0)
-        if PIXELS_KNOWN in self.inputs:
+        if PIXELS_KNOWN in inner.condition.names:
             x0 = _with_known(x0, inner.condition)
         x, previous = solve(
             lambda x, k: x0,
@@ -283,7 +283,7 @@ class Painter:
         return replace(inner, x=x, previous=previous)
 
     def _noise(self, batch: Batch, k: int) -> Tensor:
-        noise = self._tensor(np.stack([window.noise(k) for window in batch.windows]))
+        noise = self._tensor(_stacked([window.noise(k) for window in batch.windows]))
         return without(noise, less(_context(batch.windows[0]), batch.context))
 
     def _state(self, x: np.ndarray, previous: np.ndarray) -> np.ndarray:
@@ -291,14 +291,17 @@ class Painter:
         return np.concatenate([x, previous], axis=-3) if self.channels > 3 else x
 
     def _condition(self, windows: list[Window]) -> Condition:
-        given = np.stack([window.planes for window in windows])
-        if self.inputs != self.planes:
-            n, _, h, w = given.shape
-            whole = np.zeros((n, len(self.inputs), h, w), np.float32)
-            whole[:, [self.inputs.index(name) for name in self.planes]] = given
-            given = whole
-        style = torch.from_numpy(self.style).to(self.device).expand(len(given), -1)
-        return Condition(self._tensor(given), style, self.inputs)
+        planes = _stacked([window.planes for window in windows])
+        style = torch.from_numpy(self.style).to(self.device).expand(len(planes), -1)
+        if not FAMILIES[self.family].sparse:
+            return Condition(self._tensor(planes), style, self.planes)
+        # Planes of zeros, such as those of regions where none are drawn, cost nothing.
+        some = {name for k, name in enumerate(self.planes) if planes[:, k].any()}
+        some |= set(PIXELS if PIXELS_KNOWN in some else ())
+        given = tuple(k for k, name in enumerate(self.planes) if name in some)
+        names = tuple(self.planes[k] for k in given)
+        chosen = torch.from_numpy(planes[:, given]).to(self.device)
+        return Condition(chosen, style, names, given=given)
 
     def glass(self, phase: int, unit: np.ndarray) -> np.ndarray:
         """State (channels, h, w) after a phase where there is no tissue, from unit noise (3, h, w).
@@ -336,6 +339,11 @@ class Painter:
     def _tensor(self, planes: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(planes)).to(self.device)
         return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
+    """Return arrays of one shape as one; a single array is not copied."""
+    return np.stack(arrays) if len(arrays) > 1 else arrays[0][None]
 
 
 def _context(window: Window) -> Sides:

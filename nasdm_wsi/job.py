@@ -197,19 +197,15 @@ class Job:
 
     def planes(self, box: Box) -> np.ndarray:
         """Return the planes that the painter requires, float32 (planes, h, w), of a box."""
+        names = self.painter.planes
         drawn = self._conditioning.planes(self._drawn, box)
-        if len(drawn) == len(self.painter.planes):
+        if len(drawn) == len(names):
             return drawn
-        planes = dict(zip((*self._drawn, *PIXELS), (*drawn, *self._known_planes(box)), strict=True))
-        return np.stack([planes[name] for name in self.painter.planes])
-
-    def _known_planes(self, box: Box) -> np.ndarray:
-        """Return the planes `PIXELS` of a box, float32 (4, h, w): zero where nothing is known."""
-        if self.known is None:
-            return np.zeros((len(PIXELS), *shape(box)), np.float32)
-        mask = self.known.mask(box)
-        values = self.known.pixels(box).astype(np.float32) / np.float32(127.5) - 1
-        return np.concatenate([mask[None], values.transpose(2, 0, 1) * mask]).astype(np.float32)
+        planes = np.zeros((len(names), *shape(box)), np.float32)
+        planes[[names.index(name) for name in self._drawn]] = drawn
+        if self.known:
+            planes[[names.index(name) for name in PIXELS]] = _known_planes(self.known, box)
+        return planes
 
     def tissue(self, box: Box) -> np.ndarray:
         """Return bool (h, w): where the slide shows tissue and not glass."""
@@ -326,6 +322,13 @@ class Job:
         for phase in range(len(self.plan.phases)):
             self.painter.solve(phase, [window])
         return (time.perf_counter() - begin) / window.tissue.size
+
+
+def _known_planes(known: Known, box: Box) -> np.ndarray:
+    """Return the planes `PIXELS` of a box, float32 (4, h, w): zero where nothing is known."""
+    mask = known.mask(box)
+    values = known.pixels(box).astype(np.float32) / np.float32(127.5) - 1
+    return np.concatenate([mask[None], values.transpose(2, 0, 1) * mask]).astype(np.float32)
 
 
 def default_workers() -> int:
