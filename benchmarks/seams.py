@@ -38,10 +38,10 @@ class Uniform(Plan):
 def cut(painter: Painter, kind: type[Plan], **geometry: int) -> Painter:
     """The painter with a plan in which windows do not exchange states."""
     other = copy.copy(painter)
-    other.phases = ((0, len(painter.sigmas) - 1),)
+    phases = ((0, len(painter.sigmas) - 1),)
 
     def plan(size: tuple[int, int]) -> Plan:
-        changed = dataclasses.replace(painter.plan(size), phases=other.phases, **geometry)
+        changed = dataclasses.replace(painter.plan(size), phases=phases, **geometry)
         return kind(**vars(changed))
 
     other.plan = plan

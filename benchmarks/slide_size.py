@@ -25,7 +25,7 @@ from measure import machine, peaks, table, watched
 from nasdm_wsi.annotations.nuclei import Nuclei
 from nasdm_wsi.annotations.types import PLANES
 from nasdm_wsi.delivery import run_folder
-from nasdm_wsi.geometry import Plan, inside
+from nasdm_wsi.geometry import Plan, Steps, inside
 from nasdm_wsi.job import Window
 from nasdm_wsi.mosaic.cluster import local
 from nasdm_wsi.rendering import plan_render, render
@@ -52,12 +52,12 @@ class StandIn:
         """The noise, and zeros beside it."""
         return np.concatenate([unit, np.zeros_like(unit)])
 
-    def solve(self, phase: int, windows: Sequence[Window]) -> np.ndarray:
+    def solve(self, steps: Steps, windows: Sequence[Window]) -> np.ndarray:
         """Move pixels halfway to a constant."""
         parts = [window.state[:, *inside(window.wanted, window.box)] for window in windows]
         return 0.5 * np.stack(parts)
 
-    def glass(self, phase: int, unit: np.ndarray) -> np.ndarray:
+    def glass(self, done: int, unit: np.ndarray) -> np.ndarray:
         """Raise an error: this slide has no glass."""
         raise NotImplementedError
 

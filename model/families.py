@@ -1,7 +1,7 @@
 """The families of networks, each with one record of everything that is specific to it.
 
-`local` is a U-Net with a finite receptive field: windows are blocks with a halo, every solver step
-is a phase of the mosaic, and the mosaic equals one evaluation on the whole canvas. `semantic` is
+`local` is a U-Net with a finite receptive field: windows are blocks with a halo, and the mosaic
+equals one evaluation on the whole canvas. `costs` chooses the plan. `semantic` is
 the paper's U-Net, whose output depends on its whole window: windows have the size used in training,
 overlap by linear ramps, and are fused after every third of the steps.
 """
@@ -18,6 +18,8 @@ import torch
 from torch import nn
 
 from ..checkpoints import Sampler
+from ..costs import Machine, Work, cheapest
+from ..geometry import Plan, Steps
 from .config import LocalConfig, SemanticConfig, TrainingConfig
 from .diffusion import Denoiser, NoisePredictor
 from .local_unet import STYLE_SIZE, LocalUNet, measured_halo
@@ -26,18 +28,28 @@ from .semantic_unet import SemanticUNet
 
 SEMANTIC_PLANES = 8  # six types, edges, and the known plane, for the background
 
-Phases = tuple[tuple[int, int], ...]
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a network is used: solver steps, channels of the state, device and precision."""
+
+    steps: int
+    channels: int
+    device: str
+    precision: str
 
 
 @dataclass(frozen=True)
 class Cut:
-    """The division of a canvas into windows, for a network on a device.
+    """The division of canvases into windows, for a network on a device.
 
-    geometry: what `geometry.Plan` takes beside size and phases. batch: windows that a GPU paints at
-    a time. bytes_per_pixel: memory of one window at the peak of an evaluation, measured.
+    plan: maps the size (h, w) of a canvas to its plan. halo: pixels of context that a solver step
+    uses up. batch: windows that a GPU paints at a time. bytes_per_pixel: memory of one window at
+    the peak of an evaluation, measured.
     """
 
-    geometry: dict[str, int]
+    plan: Callable[[tuple[int, int]], Plan]
+    halo: int
     batch: int
     bytes_per_pixel: int
 
@@ -50,8 +62,7 @@ class Family:
     planes_of: how many conditioning planes a network of a configuration takes.
     sampler: the default sampler of its networks, if a header names no other.
     sigmas: noise levels for a number of steps, falling to zero.
-    phases: which of a number of solver steps each phase of the mosaic takes.
-    cut: how the canvas is cut for a network, with a halo of ``halo`` pixels if one was measured.
+    cut: how canvases are cut for a network and a sampling, with the halo that was measured, if any.
     prepare: sets up a new network for training, from the styles (n, 6) of its samples.
     halo: measures the halo of a trained network; None where windows have no halo.
     sparse: whether a network takes some of its planes, by their numbers, if the others are zero.
@@ -66,8 +77,7 @@ class Family:
     planes_of: Callable[[Any], int]
     sampler: Sampler
     sigmas: Callable[[int], list[float]]
-    phases: Callable[[int], Phases]
-    cut: Callable[[Any, int | None, torch.device], Cut]
+    cut: Callable[[Any, Sampling, int | None], Cut]
     prepare: Callable[[Any, Callable[[], np.ndarray], TrainingConfig], None]
     halo: Callable[[Any], int | None]
     sparse: bool
@@ -75,33 +85,44 @@ class Family:
     styles: Callable[[Any], tuple[np.ndarray, np.ndarray]]
 
 
-def _local_cut(network: LocalUNet, halo: int | None, device: torch.device) -> Cut:
-    """Blocks with a halo as wide as the receptive field in use.
-
-    Blocks are larger on a GPU, because small ones do not use all of it.
-    """
-    geometry = {
-        "stride": 2048 if device.type == "cuda" else 512,
-        "margin": halo or network.halo,
-        "taper": 0,
-        "windows": 1,
-        "grid": network.grid,
-        "reach": network.halo,
-    }
-    return Cut(geometry, batch=1, bytes_per_pixel=1_100)  # of the shipped network
+# Rates were measured on two cores and, once, on an H100; those of Apple's GPUs are guesses. Memory
+# is what most machines have for a worker.
+MACHINES = {
+    ("cpu", "float32"): Machine(1e11, memory=7e8, disk=1e9, handling=6e-8, share=2e7, least=4),
+    ("cpu", "bfloat16"): Machine(3.3e11, memory=7e8, disk=1e9, handling=6e-8, share=2e7, least=4),
+    ("mps", "float32"): Machine(2e12, memory=6e9, disk=1e9, handling=6e-8, share=1e9, least=1),
+    ("cuda", "float32"): Machine(1e13, memory=15e9, disk=2e9, handling=6e-8, share=1e8, least=1),
+    ("cuda", "bfloat16"): Machine(5e13, memory=15e9, disk=2e9, handling=6e-8, share=1e8, least=1),
+}
 
 
-def _semantic_cut(network: SemanticUNet, halo: int | None, device: torch.device) -> Cut:
+def _local_cut(network: LocalUNet, sampling: Sampling, halo: int | None) -> Cut:
+    """Blocks with a halo as wide as the receptive field in use, for each step of a phase."""
+    # Of the shipped network; features at half the resolution need most of it.
+    bytes_per_pixel = 160 + 5 * network.config.widths[0]
+    work = Work(
+        steps=sampling.steps,
+        operations=network.operations,
+        bytes_per_pixel=bytes_per_pixel,
+        channels=sampling.channels,
+        halo=halo or network.halo,
+        reach=network.halo,
+        grid=network.grid,
+    )
+    kind = sampling.device, sampling.precision
+    machine = MACHINES.get(kind, MACHINES[sampling.device, "float32"])
+    plan = partial(cheapest, work=work, machine=machine)
+    return Cut(plan, work.halo, batch=1, bytes_per_pixel=bytes_per_pixel)
+
+
+def _semantic_cut(network: SemanticUNet, sampling: Sampling, halo: int | None) -> Cut:
     """Windows of 128 pixels every 96, with ramps of 32 between them; a block has 16 of them."""
-    geometry = {"stride": 96, "margin": 16, "taper": 16, "windows": 4}
-    return Cut(geometry, batch=16, bytes_per_pixel=12_500)  # of the paper's own network
+    plan = partial(Plan, stride=96, margin=16, taper=16, windows=4, phases=_thirds(sampling.steps))
+    # Memory of the paper's own network.
+    return Cut(plan, halo=0, batch=16, bytes_per_pixel=12_500)
 
 
-def _each_step(steps: int) -> Phases:
-    return tuple((k, k + 1) for k in range(steps))
-
-
-def _thirds(steps: int) -> Phases:
+def _thirds(steps: int) -> tuple[Steps, ...]:
     # As few steps as four move too far to be taken before windows are fused.
     runs = np.array_split(range(steps), 3 if steps > 4 else steps)
     return tuple((int(run[0]), int(run[-1]) + 1) for run in runs)
@@ -132,7 +153,6 @@ FAMILIES = {
             planes_of=lambda config: config.planes,
             sampler=Sampler("dpmpp_2m", steps=STEPS, channels=6),
             sigmas=cubic_sigmas,
-            phases=_each_step,
             cut=_local_cut,
             prepare=_prepare_local,
             halo=measured_halo,
@@ -148,7 +168,6 @@ FAMILIES = {
             planes_of=lambda config: SEMANTIC_PLANES,
             sampler=Sampler("dpmpp_2m", steps=18, channels=6),
             sigmas=partial(karras_sigmas, sigma_max=157.0),  # of the linear schedule's last step
-            phases=_thirds,
             cut=_semantic_cut,
             prepare=_prepare_semantic,
             halo=lambda network: None,

@@ -224,6 +224,18 @@ class LocalUNet(nn.Module):
         return self.reaches.stem
 
     @property
+    def operations(self) -> float:
+        """Floating-point operations of an evaluation for each pixel: two for each weight used."""
+        last: list[nn.Module] = [self.head, *([self.fine] if self.fine else [])]
+        layers: list[tuple[int, nn.Module]] = [(2, self.stem), *zip((2, 1), last, strict=False)]
+        for level, stage in enumerate(self.encoder):
+            layers.append((2 ** (level + 1), stage))
+        for level, stage in enumerate(self.decoder):
+            layers.append((2 ** (level + 1), stage))
+            layers += [(2 ** (level + 2), self.down[level]), (2 ** (level + 2), self.up[level])]
+        return sum(2 * _kernels(layer) / cell**2 for cell, layer in layers)
+
+    @property
     def halo(self) -> int:
         """The receptive field rounded up to the grid."""
         return math.ceil(self.receptive_field / self.grid) * self.grid
@@ -260,6 +272,12 @@ def measured_halo(network: LocalUNet, *, tolerance: float = 5e-5) -> int:
         while (block_of(halo) - whole).abs().max() * network.config.sigma_data > tolerance:
             halo += network.grid
     return halo
+
+
+def _kernels(layer: nn.Module) -> int:
+    """Return the number of weights of the convolutions in a layer."""
+    found = (m for m in layer.modules() if isinstance(m, nn.Conv2d))
+    return sum(conv.weight.numel() for conv in found)
 
 
 def _up_to(number: int, unit: int) -> int:

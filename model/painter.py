@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, NasdmError, PlanError
-from ..geometry import Plan
+from ..geometry import Plan, Steps
 from ..job import PIXELS, PIXELS_KNOWN, Window
 from ..slides.reading import find_style
 from .arithmetic import arithmetic as arithmetic_of
 from .checkpoint import SHIPPED, WEIGHTS, checksum, find_weights, load_weights
 from .devices import one_thread, place
 from .diffusion import Condition, Denoise
-from .families import FAMILIES, denoiser_of
+from .families import FAMILIES, Sampling, denoiser_of
 from .guidance import guided
 from .local_unet import STYLE_SIZE
 from .pixels import to_image, to_signal
@@ -126,9 +126,11 @@ class Painter:
         self.solver, self.sigmas = solver, family.sigmas(steps)
         self.channels = SOLVERS[solver].channels
         self.guidance, self.learnt = guidance, header.guidance
-        self.phases = family.phases(steps)
-        self.cut = family.cut(self.network, header.halo, self.device)
-        self.halo = self.cut.geometry["margin"]
+        self.cut = family.cut(
+            self.network,
+            Sampling(steps, self.channels, device=self.device.type, precision=precision),
+            header.halo,
+        )
         self.batch = 1 if self.device.type == "cpu" else self.cut.batch
         self.bytes_per_pixel = self.cut.bytes_per_pixel * self.batch
         self.resident_bytes = 400_000_000 + sum(p.nbytes for p in self.network.parameters())
@@ -219,15 +221,15 @@ class Painter:
 
     def plan(self, size: tuple[int, int]) -> Plan:
         """Plan how a canvas of ``size`` (h, w) is cut for this network and sampler."""
-        return Plan(size=size, phases=self.phases, **self.cut.geometry)
+        return self.cut.plan(size)
 
     def start(self, unit: np.ndarray) -> np.ndarray:
         """Return state (channels, h, w) before the first phase, from unit noise (3, h, w)."""
         x = unit * np.float32(self.sigmas[0])
         return self._state(x, np.zeros_like(unit))
 
-    def solve(self, phase: int, windows: Sequence[Window]) -> np.ndarray:
-        """Run one phase on n windows of one size; return the states of their wanted parts after it.
+    def solve(self, steps: Steps, windows: Sequence[Window]) -> np.ndarray:
+        """Take the steps of a phase on n windows of one size; return states of their wanted parts.
 
         The states are (n, channels, h, w): the pixels and, if the solver needs it, their last
         estimate. Outside the tissue the slide shows glass. Batches have one size for all n, because
@@ -239,16 +241,16 @@ class Painter:
             for first in range(0, len(windows), self.batch):
                 batch = list(windows[first : first + self.batch])
                 filled = batch + [batch[-1]] * (self.batch - len(batch))
-                out.append(self._solve_batch(phase, filled)[: len(batch)])
+                out.append(self._solve_batch(steps, filled)[: len(batch)])
         return np.concatenate(out)
 
     @torch.inference_mode()
-    def _solve_batch(self, phase: int, windows: list[Window]) -> np.ndarray:
+    def _solve_batch(self, steps: Steps, windows: list[Window]) -> np.ndarray:
         batch = self._batch(windows)
-        first, last = self.phases[phase]
+        first, last = steps
         for k in range(first, last):
-            batch = batch.within((last - k) * self.halo)
-            batch = self._step(batch, k, batch.within((last - k - 1) * self.halo))
+            batch = batch.within((last - k) * self.cut.halo)
+            batch = self._step(batch, k, batch.within((last - k - 1) * self.cut.halo))
         return self._state(batch.x.cpu().numpy(), batch.previous.cpu().numpy())
 
     def _batch(self, windows: list[Window]) -> Batch:
@@ -303,19 +305,19 @@ class Painter:
         chosen = torch.from_numpy(planes[:, given]).to(self.device)
         return Condition(chosen, style, names, given=given)
 
-    def glass(self, phase: int, unit: np.ndarray) -> np.ndarray:
-        """State (channels, h, w) after a phase where there is no tissue, from unit noise (3, h, w).
+    def glass(self, done: int, unit: np.ndarray) -> np.ndarray:
+        """State (channels, h, w) after so many steps without tissue, from unit noise (3, h, w).
 
         For a stochastic solver, the solver without noise is used at the same noise levels.
         """
-        return self._of_estimate(phase, unit, np.full_like(unit, GLASS))
+        return self._of_estimate(done, unit, np.full_like(unit, GLASS))
 
-    def kept(self, phase: int, unit: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-        """State after a phase, as `glass`, where the pixels uint8 (h, w, 3) are known."""
-        return self._of_estimate(phase, unit, to_signal(pixels))
+    def kept(self, done: int, unit: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+        """State after so many steps, as `glass`, where the pixels uint8 (h, w, 3) are known."""
+        return self._of_estimate(done, unit, to_signal(pixels))
 
-    def _of_estimate(self, phase: int, unit: np.ndarray, estimate: np.ndarray) -> np.ndarray:
-        """Return the state after a phase in which every step has estimated the same pixels."""
+    def _of_estimate(self, done: int, unit: np.ndarray, estimate: np.ndarray) -> np.ndarray:
+        """Return the state after so many steps, all of which have estimated the same pixels."""
         solver = SOLVERS[self.solver]
         x, previous = solve(
             lambda x, k: estimate,
@@ -323,7 +325,7 @@ class Painter:
             estimate,
             solver=SOLVERS["ddim"] if solver.stochastic else solver,
             sigmas=self.sigmas,
-            steps=range(self.phases[phase][1]),
+            steps=range(done),
         )
         return self._state(x, previous)
 

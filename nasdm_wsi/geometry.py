@@ -25,6 +25,7 @@ from .errors import PlanError
 
 Box = tuple[int, int, int, int]
 Block = tuple[int, int]
+Steps = tuple[int, int]  # of a solver: first, last + 1
 
 
 def grow(box: Box, by: int) -> Box:
@@ -71,7 +72,7 @@ class Plan:
     margin: int
     taper: int
     windows: int
-    phases: tuple[tuple[int, int], ...]
+    phases: tuple[Steps, ...]
     grid: int = 1
     reach: int | None = None
 

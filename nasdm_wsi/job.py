@@ -17,7 +17,7 @@ import numpy as np
 from .annotations.nuclei import Nuclei
 from .annotations.raster import Conditioning, check_planes
 from .errors import PlanError
-from .geometry import Block, Box, Plan, cells_in, inside, intersect, shape
+from .geometry import Block, Box, Plan, Steps, cells_in, inside, intersect, shape
 from .provenance import provenance
 from .resampling import KERNEL, Resampling
 
@@ -74,17 +74,20 @@ class Painter(Protocol):
     def start(self, unit: np.ndarray) -> np.ndarray:
         """State (channels, h, w) before the first phase, from unit noise (3, h, w)."""
 
-    def solve(self, phase: int, windows: Sequence[Window]) -> np.ndarray:
-        """States (n, channels, h, w) of the wanted parts of n windows after a phase."""
+    def solve(self, steps: Steps, windows: Sequence[Window]) -> np.ndarray:
+        """States (n, channels, h, w) of the wanted parts of n windows after the steps of a phase.
 
-    def glass(self, phase: int, unit: np.ndarray) -> np.ndarray:
-        """State (channels, h, w) after a phase where there is no tissue, from unit noise (3, h, w).
+        The wanted parts of all windows lie at the same place in them.
+        """
+
+    def glass(self, done: int, unit: np.ndarray) -> np.ndarray:
+        """State (channels, h, w) after so many steps without tissue, from unit noise (3, h, w).
 
         Each pixel depends only on its own noise, and all finished pixels have the same colour.
         """
 
-    def kept(self, phase: int, unit: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-        """State after a phase, as `glass`, where the pixels uint8 (h, w, 3) are known.
+    def kept(self, done: int, unit: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+        """State after so many steps, as `glass`, where the pixels uint8 (h, w, 3) are known.
 
         Only painters with the planes of known pixels need it.
         """
@@ -281,7 +284,7 @@ class Job:
         """
         needed = [cells_in(cells) for cells in self.plan.needed(self.region)]
         painted = {b for b in needed[0] if not self.is_glass(self.plan.part(b))}
-        pixels = {b: self._window_pixels(b) for b in painted}
+        pixels = {b: self._computed_pixels(b) for b in painted}
         work = sum(pixels.get(b, 0) for blocks in needed for b in blocks) / len(needed)
         workers = min(workers or default_workers(), max(len(painted), 1))
         largest = math.prod(shape(self.plan.window(self.plan.cores(self.blocks[0])[0])))
@@ -311,17 +314,39 @@ class Job:
         told = (f"{n:,} {name} ({areas[name]:.3g} mm2)" for name, n in regions.counts().items())
         return [f"regions   {', '.join(told)}"]
 
-    def _window_pixels(self, block: Block) -> int:
-        return sum(math.prod(shape(self.plan.window(core))) for core in self.plan.cores(block))
+    def _computed_pixels(self, block: Block) -> float:
+        """Return how many pixels of a block's windows a step computes, about.
+
+        Context is dropped on the way, so it counts half.
+        """
+        cores = self.plan.cores(block)
+        boxes = [(self.plan.window(core), self.plan.reached(core)) for core in cores]
+        return sum(math.prod(shape(box)) for pair in boxes for box in pair) / 2
 
     def _seconds_per_pixel(self) -> float:
         first = self.plan.window(self.plan.cores(self.blocks[0])[0])
-        window = _blank_window(self.painter, min(256, *shape(first)))
-        self.painter.solve(0, [window])
+        window = self._trial_window(min(256, *shape(first)))
+        self.painter.solve(self.plan.phases[0], [window])
         begin = time.perf_counter()
-        for phase in range(len(self.plan.phases)):
-            self.painter.solve(phase, [window])
+        for steps in self.plan.phases:
+            self.painter.solve(steps, [window])
         return (time.perf_counter() - begin) / window.tissue.size
+
+    def _trial_window(self, side: int) -> Window:
+        """Make a window that is all tissue, in a state of zeros."""
+        box = (0, 0, side, side)
+
+        def zeros(channels: int) -> np.ndarray:
+            return np.zeros((channels, side, side), np.float32)
+
+        return Window(
+            box=box,
+            wanted=box,
+            state=zeros(self.painter.channels),
+            planes=self.planes(box),
+            tissue=np.ones((side, side), bool),
+            noise=lambda step: zeros(3),
+        )
 
 
 def _known_planes(known: Known, box: Box) -> np.ndarray:
@@ -336,19 +361,3 @@ def default_workers() -> int:
     if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _blank_window(painter: Painter, side: int) -> Window:
-    """Make a window that is all tissue without nuclei, in a state of zeros."""
-
-    def zeros(channels: int) -> np.ndarray:
-        return np.zeros((channels, side, side), np.float32)
-
-    return Window(
-        box=(0, 0, side, side),
-        wanted=(0, 0, side, side),
-        state=zeros(painter.channels),
-        planes=zeros(len(painter.planes)),
-        tissue=np.ones((side, side), bool),
-        noise=lambda step: zeros(3),
-    )

@@ -93,7 +93,9 @@ def test_dry_run_prints_the_plan_and_touches_nothing(annotations, options, tmp_p
     assert result.exit_code == 0, result.output
     told = dict(line.split(maxsplit=1) for line in result.output.splitlines())
     assert told["slide"] == "1300 x 700 pixels at 0.5 mpp, 50 nuclei"
-    assert told["phases"] == "2" and told["blocks"].startswith("6 of 512")
+    plan = Painter(options[1], steps=2, device="cpu").plan((700, 1300))
+    assert told["phases"] == str(len(plan.phases))
+    assert told["blocks"].startswith(f"{plan.blocks[0] * plan.blocks[1]} of {plan.stride}")
     assert {"memory", "disk", "time"} <= set(told)
     assert not list(tmp_path.iterdir())
 

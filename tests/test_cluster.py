@@ -263,7 +263,7 @@ def test_a_painter_travels_and_finds_its_weights(weights, tmp_path):
         sent = pickle.dumps(painter)
         assert len(sent) < 10_000
         np.testing.assert_array_equal(
-            pickle.loads(sent).solve(1, [window]), painter.solve(1, [window])
+            pickle.loads(sent).solve((1, 2), [window]), painter.solve((1, 2), [window])
         )
     sent = pickle.dumps(Painter(path, device="cpu"))
     path.write_bytes(Path(Painter(device="cpu").weights).read_bytes())

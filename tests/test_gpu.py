@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import toy
 
 from nasdm_wsi.model import Painter
 from nasdm_wsi.rendering import plan_render, read_annotations, render_region
@@ -24,7 +25,7 @@ def nuclei(annotations):
 def job_of(nuclei, device, *, precision=None, **options):
     painter = Painter(steps=3, device=device, precision=precision)
     job = plan_render(nuclei, painter, size=SIZE, seed=11, **options)
-    return replace(job, plan=replace(job.plan, stride=96))
+    return toy.cut_up(job, 96)
 
 
 def test_workers_and_region_do_not_change_a_byte(nuclei):

@@ -72,7 +72,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on_and_it_does(wide, weights, tm
     out, run = tmp_path / "a.tif", tmp_path / "a.tif.run"
     command = ("render", wide, "-o", out, "--weights", weights, *CASE, "--lossless")
     process = start(*command)
-    wait_for(lambda: process.poll() is not None or list(run.glob("phase-*/*/*")))
+    wait_for(lambda: process.poll() is not None or list(run.glob("*/*/*")))
     for _ in range(times):
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.05)
@@ -94,7 +94,7 @@ def test_worker_processes_leave_ctrl_c_to_the_command(wide, weights, tmp_path, t
     out, run = tmp_path / "a.tif", tmp_path / "a.tif.run"
     command = ("render", wide, "-o", out, "--weights", weights, *CASE, "--workers", 2)
     process = start(*command)
-    wait_for(lambda: process.poll() is not None or list(run.glob("phase-*/*/*")))
+    wait_for(lambda: process.poll() is not None or list(run.glob("*/*/*")))
     for _ in range(times):
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.05)

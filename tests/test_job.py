@@ -24,7 +24,7 @@ from nasdm_wsi.rendering import plan_render, render
 def job_of(weights):
     """A job of the settings that are given, and fixed ones for all others."""
 
-    def make(*, stride=64, phases=None, types=2, seed=1, size=(150, 203), region=None, **painting):
+    def make(*, stride=64, together=1, types=2, seed=1, size=(150, 203), region=None, **painting):
         nuclei = toy.toy_job().nuclei
         nuclei = replace(nuclei, types=np.full_like(nuclei.types, types))
         given = {
@@ -36,8 +36,7 @@ def job_of(weights):
             **painting,
         }
         job = plan_render(nuclei, Painter(**given), size=size, region=region, seed=seed)
-        plan = replace(job.plan, stride=stride, phases=phases or job.plan.phases)
-        return replace(job, plan=plan)
+        return toy.cut_up(job, stride, together=together)
 
     return make
 
@@ -59,7 +58,7 @@ STYLE = np.array([0.9, 0.1, 0, 0.1, 0.1, 0.1])
         ("region", {"region": (10, 20, 110, 170)}),
         ("region", {"region": (20, 10, 110, 170)}),
         ("plan", {"stride": 96}),
-        ("plan", {"phases": ((0, 2), (2, 3))}),
+        ("plan", {"together": 2}),
     ],
 )
 def test_a_run_folder_is_refused_to_a_job_with_another_setting(job_of, tmp_path, key, change):

@@ -71,8 +71,7 @@ def job(painter):
     discs = shapely.buffer(shapely.points(centres), 5)
     nuclei = Nuclei.from_polygons(discs, np.arange(80) % 6 + 1, mpp=0.5)
     planned = plan_render(nuclei, painter, size=SIZE, seed=3)
-    plan = replace(planned.plan, stride=64)
-    return replace(planned, plan=plan, known=Picture(tissue(*SIZE), AREA))
+    return replace(toy.cut_up(planned, 64), known=Picture(tissue(*SIZE), AREA))
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +92,9 @@ def test_unknown_pixels_are_those_of_the_whole_canvas_in_one_window(job, painter
     unit = noise(box, seed=job.seed)
     state = painter.start(unit)
     planes, all_tissue = job.planes(box), np.ones(unit.shape[1:], bool)
-    for phase in range(len(job.plan.phases)):
+    for steps in job.plan.phases:
         window = Window(box, box, state, planes, all_tissue, lambda step: unit)
-        (state,) = painter.solve(phase, [window])
+        (state,) = painter.solve(steps, [window])
     whole = painter.finish(state)[inside((0, 0, *SIZE), box)]
     assert np.abs(whole.astype(int) - edited).max() <= 1
 
@@ -127,9 +126,9 @@ def test_what_is_known_is_not_computed(job, tmp_path):
     windows = []
 
     class Watching(Painter):
-        def solve(self, phase, given):
-            windows.extend((phase, window.box) for window in given)
-            return super().solve(phase, given)
+        def solve(self, steps, given):
+            windows.extend((steps, window.box) for window in given)
+            return super().solve(steps, given)
 
     watching = Watching(job.painter.weights, steps=3, device="cpu")
     with open_run(tmp_path / "run", {"run": "test"}) as store:

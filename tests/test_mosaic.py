@@ -70,8 +70,8 @@ def test_box_plan_equals_the_whole_canvas_at_once(tmp_path, channels):
     job = job_of(BOX, channels=channels)
     canvas = (0, 0, 152, 208)  # rounded up to the grid
     state = job.painter.start(noise(canvas, seed=3))
-    for phase in range(3):
-        state = job.painter.step(phase, whole_window(BOX, state))
+    for steps in BOX.phases:
+        state = job.painter.step(steps, whole_window(BOX, state))
     whole = job.painter.finish(state)[: SIZE[0], : SIZE[1]]
     np.testing.assert_array_equal(toy.painted(tmp_path / "run", job), whole)
 
@@ -80,12 +80,12 @@ def test_box_plan_equals_the_whole_canvas_at_once(tmp_path, channels):
 def test_tapered_plan_equals_fusing_all_windows_between_phases(tmp_path, channels):
     job = job_of(TAPERED, channels=channels)
     state = job.painter.start(noise(TAPERED.bounds, seed=3))
-    for phase in range(2):
+    for steps in TAPERED.phases:
         fused = np.zeros_like(state)
         for block in all_blocks(TAPERED):
             for core in TAPERED.cores(block):
                 at = inside(TAPERED.window(core), TAPERED.bounds)
-                after = job.painter.step(phase, whole_window(TAPERED, state[:, *at]))
+                after = job.painter.step(steps, whole_window(TAPERED, state[:, *at]))
                 fused[:, *at] += after * TAPERED.weight(core)
         state = fused
     whole = job.painter.finish(state)[inside((0, 0, *SIZE), TAPERED.bounds)]

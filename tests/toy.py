@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +46,7 @@ class ToyPainter:
         """Noise, and nothing before it."""
         return np.concatenate([unit, np.zeros_like(unit)])
 
-    def solve(self, phase, windows):
+    def solve(self, steps, windows):
         """A step that reaches 5 pixels."""
         time.sleep(self.seconds)
         return np.stack([wanted(self._step(window), window) for window in windows])
@@ -56,10 +56,10 @@ class ToyPainter:
         x = ndi.uniform_filter(before, (0, 11, 11)) * 3 - 0.5 * window.planes[0]
         return np.concatenate([np.where(window.tissue, x, np.float32(0.9)), before])
 
-    def glass(self, phase, unit):
+    def glass(self, done, unit):
         """Nothing is kept of the noise."""
         x = np.full_like(unit, 0.9)
-        return np.concatenate([x, x if phase else unit])
+        return np.concatenate([x, x if done > 1 else unit])
 
     def finish(self, state):
         """Pixels lie in [-1, 1]."""
@@ -70,7 +70,7 @@ class ToyPainter:
 class DeadlyPainter(ToyPainter):
     """Takes its worker with it."""
 
-    def solve(self, phase, windows):
+    def solve(self, steps, windows):
         """Never returns."""
         os._exit(1)
 
@@ -79,13 +79,14 @@ class DeadlyPainter(ToyPainter):
 class StepPainter:
     """A local step that reaches 8 pixels and remembers the pixels before it.
 
-    ``watch(phase, windows)`` is called before each step.
+    It takes one such step in a phase; ``watch(step, windows)`` is called before with the first of
+    the phase.
     """
 
     cut: Plan
     channels: int = 6
     planes: tuple[str, ...] = ()
-    watch: Callable[[int, Sequence[Window]], None] = lambda phase, windows: None
+    watch: Callable[[int, Sequence[Window]], None] = lambda step, windows: None
     mpp: float = 0.5
     bytes_per_pixel: int = 100
     resident_bytes: int = 0
@@ -102,22 +103,22 @@ class StepPainter:
         """Noise, and zeros in all other channels."""
         return np.concatenate([unit, np.zeros((self.channels - 3, *unit.shape[1:]), np.float32)])
 
-    def solve(self, phase, windows):
+    def solve(self, steps, windows):
         """A step on each window."""
-        self.watch(phase, windows)
-        return np.stack([wanted(self.step(phase, window), window) for window in windows])
+        self.watch(steps[0], windows)
+        return np.stack([wanted(self.step(steps, window), window) for window in windows])
 
-    def step(self, phase, window):
-        """The state (channels, h, w) of a window after a phase."""
+    def step(self, steps, window):
+        """The state (channels, h, w) of a whole window after the steps of a phase."""
         x, rest = window.state[:3], window.state[3:]
         planes = dict(zip(self.planes, window.planes, strict=True))
         for name in sorted(planes):
             x = x - np.float32(self.DARKENS[name]) * planes[name]
         for _ in range(2):
-            x = ndi.convolve(x, np.ones((1, 5, 5)) / (5 + phase), mode="constant")
+            x = ndi.convolve(x, np.ones((1, 5, 5)) / (5 + steps[0]), mode="constant")
         return np.concatenate([np.tanh(x) - 0.1 * rest.sum(axis=0), np.resize(x, rest.shape)])
 
-    def glass(self, phase, unit):
+    def glass(self, done, unit):
         """There is none: see `GlassPainter`."""
         raise NotImplementedError
 
@@ -129,18 +130,35 @@ class StepPainter:
 class GlassPainter(StepPainter):
     """As `StepPainter`, but outside the tissue the noise fades and the picture is even."""
 
-    def step(self, phase, window):
+    def step(self, steps, window):
         """Glass replaces what was painted there."""
-        faded, even = 0.5 * window.state[:3], np.full_like(window.state[3:], 0.3)
-        return np.where(window.tissue, super().step(phase, window), np.concatenate([faded, even]))
+        faded, even = (
+            0.5 ** (steps[1] - steps[0]) * window.state[:3],
+            np.full_like(window.state[3:], 0.3),
+        )
+        return np.where(window.tissue, super().step(steps, window), np.concatenate([faded, even]))
 
-    def glass(self, phase, unit):
+    def glass(self, done, unit):
         """As `step` has it, pixel for pixel."""
-        return np.concatenate([0.5 ** (phase + 1) * unit, np.full_like(unit, 0.3)])
+        return np.concatenate([0.5**done * unit, np.full_like(unit, 0.3)])
 
     def finish(self, state):
         """The picture before the last step."""
         return super().finish(state[3:])
+
+
+def cut_up(job, stride, *, together=1):
+    """The same job in blocks of ``stride`` pixels, with so many solver steps ``together``."""
+    plan, steps = job.plan, job.plan.phases[-1][1]
+    before = plan.phases[0][1]
+    cut = replace(
+        plan,
+        stride=stride,
+        margin=plan.margin // before * together,
+        reach=plan.reach // before * together,
+        phases=tuple((k, min(k + together, steps)) for k in range(0, steps, together)),
+    )
+    return replace(job, plan=cut)
 
 
 def wanted(state, window):

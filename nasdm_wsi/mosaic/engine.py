@@ -36,7 +36,8 @@ class Mosaic:
         if job.resampling:
             self._picture = Resampled(self._pixels, job.resampling)
         self._levels = levels_of(canvas, pyramid, self._picture) if pyramid else []
-        self._stages: list[Stage] = [*phases, self._pixels, *self._levels]
+        stored = phases if job.plan.taper else phases[:-1]
+        self._stages: list[Stage] = [*stored, self._pixels, *self._levels]
         self.painted = 0  # pixels of the region that `paint` has finished, settled blocks aside
 
     def ledger(self) -> Ledger:

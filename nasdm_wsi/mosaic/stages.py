@@ -91,8 +91,8 @@ class Canvas:
     @cached_property
     def glass_colour(self) -> np.ndarray:
         """The one colour of glass, uint8 (3,)."""
-        last = len(self.plan.phases) - 1
-        return self.painter.finish(self.painter.glass(last, self.noise((0, 0, 1, 1))))[0, 0]
+        done = self.plan.phases[-1][1]
+        return self.painter.finish(self.painter.glass(done, self.noise((0, 0, 1, 1))))[0, 0]
 
 
 class Stage:
@@ -163,7 +163,7 @@ class Phase(Stage):
 
     def __init__(self, canvas: Canvas, number: int, cells: Box, before: Phase | None):
         super().__init__(cells, before)
-        self.canvas, self.plan, self.number = canvas, canvas.plan, number
+        self.canvas, self.plan, self.steps = canvas, canvas.plan, canvas.plan.phases[number]
         self.part = f"phase-{number}"
 
     def _reads(self, place: Block) -> Box:
@@ -178,10 +178,13 @@ class Phase(Stage):
         return self.canvas.is_settled(place)
 
     def do(self, place: Block) -> None:
-        """Run the block's windows through the phase, and store their weighted sum."""
+        """Take a block through the phase, and store its state."""
+        self.canvas.store.write(self.part, place, self.solved(place))
+
+    def solved(self, place: Block) -> np.ndarray:
+        """Return the weighted sum of a block's windows: float32 (channels, h, w) of its part."""
         if self.canvas.job.known:
-            self.canvas.store.write(self.part, place, self._beside_known(place))
-            return
+            return self._beside_known(place)
         view = self.plan.view(place)
         state = self._state_before(view)
         cores = self.plan.cores(place)
@@ -189,8 +192,7 @@ class Phase(Stage):
             self.canvas.window(core, state[:, *inside(self.plan.window(core), view)])
             for core in cores
         ]
-        results = self.canvas.painter.solve(self.number, windows)
-        self.canvas.store.write(self.part, place, self._fused(place, cores, results))
+        return self._fused(place, cores, self.canvas.painter.solve(self.steps, windows))
 
     def _beside_known(self, block: Block) -> np.ndarray:
         """Return the state of a block, (channels, h, w), of which only unknown pixels are painted.
@@ -201,14 +203,14 @@ class Phase(Stage):
         state = self._kept(core)
         for box in self.canvas.cores(block):
             window = self.canvas.window(box, self._state_before(self.plan.window(box)))
-            (result,) = self.canvas.painter.solve(self.number, [window])
+            (result,) = self.canvas.painter.solve(self.steps, [window])
             state[:, *inside(box, core)] = result
         return state
 
     def _kept(self, box: Box) -> np.ndarray:
         """Return the state (channels, h, w) of a box after the phase, as if all were known."""
         pixels = self.canvas.known_pixels(box)
-        return self.canvas.painter.kept(self.number, self.canvas.noise(box), pixels)
+        return self.canvas.painter.kept(self.steps[1], self.canvas.noise(box), pixels)
 
     def _state_before(self, box: Box) -> np.ndarray:
         if self.before is None:
@@ -216,7 +218,6 @@ class Phase(Stage):
         return self.before.state(box)
 
     def _fused(self, block: Block, cores: list[Box], results: np.ndarray) -> np.ndarray:
-        """Return the contribution of a block's windows: float32 (channels, h, w) of its part."""
         if not self.plan.taper:
             return results[0]  # of the one window
         covers = self.plan.part(block)
@@ -243,7 +244,7 @@ class Phase(Stage):
         if self.canvas.job.known and self.is_settled(block):
             return self._kept(box)
         if self.is_glass(block):
-            glass = self.canvas.painter.glass(self.number, self.canvas.noise(box))
+            glass = self.canvas.painter.glass(self.steps[1], self.canvas.noise(box))
             return glass * self.plan.block_weight(block)[at]
         size = (self.canvas.painter.channels, *shape(covers))
         return self.canvas.store.array(self.part, block, size, np.float32)[:, *at]
@@ -281,14 +282,17 @@ class Picture(Stage):
 
 
 class Pixels(Picture):
-    """The finished pixels of the canvas; a task fuses and rounds those of one block, once."""
+    """The finished pixels of the canvas; a task rounds those of one block, once.
 
-    before: Phase
+    Where windows are fused, it reads the states of neighbouring blocks after the ``last`` phase.
+    Otherwise the last phase is part of the task, and its states are not stored.
+    """
+
     part = "pixels"
 
-    def __init__(self, canvas: Canvas, cells: Box, before: Phase, *, wanted: bool):
-        super().__init__(cells, before)
-        self.canvas, self.plan = canvas, canvas.plan
+    def __init__(self, canvas: Canvas, cells: Box, last: Phase, *, wanted: bool):
+        super().__init__(cells, last if canvas.plan.taper else last.before)
+        self.canvas, self.plan, self.last = canvas, canvas.plan, last
         self.product = self.part if wanted else None
 
     def covers(self, place: Block) -> Box:
@@ -300,7 +304,8 @@ class Pixels(Picture):
         return self.plan.blocks_of(box)
 
     def _reads(self, place: Block) -> Box:
-        return self.plan.sources(self.covers(place))
+        read = self.covers(place) if self.plan.taper else self.plan.view(place)
+        return self.plan.sources(read)
 
     def is_glass(self, place: Block) -> bool:
         """Return whether the block shows only glass, as in the phases."""
@@ -313,10 +318,15 @@ class Pixels(Picture):
     def do(self, place: Block) -> None:
         """Store the pixels that the block delivers; those that are known stay as they are."""
         box = self.covers(place)
-        pixels = self.canvas.painter.finish(self.before.state(box))
+        pixels = self.canvas.painter.finish(self._state(place, box))
         if known := self.canvas.job.known:
             pixels = np.where(known.mask(box)[..., None], known.pixels(box), pixels)
         self.canvas.store.write(self.part, place, pixels)
+
+    def _state(self, place: Block, box: Box) -> np.ndarray:
+        if self.plan.taper:
+            return self.last.state(box)
+        return self.last.solved(place)[:, *inside(box, self.plan.core(place))]
 
 
 class Resampled(Picture):
