@@ -21,6 +21,7 @@ from nasdm_wsi.cli.main import main
 from nasdm_wsi.cli.options import bars
 from nasdm_wsi.model.config import PRESETS
 from nasdm_wsi.model.families import build
+from nasdm_wsi.model.painter import Painter
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -93,7 +94,7 @@ def test_dry_run_prints_the_plan_and_touches_nothing(annotations, options, tmp_p
     assert result.exit_code == 0, result.output
     told = dict(line.split(maxsplit=1) for line in result.output.splitlines())
     assert told["slide"] == "1300 x 700 pixels at 0.5 mpp, 50 nuclei"
-    plan = Painter(options[1], steps=2, device="cpu").plan((700, 1300))
+    plan = Painter(options[3], steps=2, device="cpu").plan((700, 1300))
     assert told["phases"] == str(len(plan.phases))
     assert told["blocks"].startswith(f"{plan.blocks[0] * plan.blocks[1]} of {plan.stride}")
     assert {"memory", "disk", "time"} <= set(told)
