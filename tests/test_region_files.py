@@ -1,6 +1,7 @@
 """Regions in files: what is read as a region, from which file, and what is written."""
 
 import json
+import pickle
 import re
 
 import numpy as np
@@ -202,6 +203,103 @@ def test_a_file_of_regions_alone(written, caplog):
         plan_render(nuclei.shifted(90, 90), ToyPainter(), size=(50, 50))
 
 
+def corners(name, box) -> tuple[str, list[tuple[float, float]]]:
+    return name, list(shapely.box(*box).exterior.coords)[:-1]
+
+
+# Of two regions and, between them, four nuclei of a class that is also a region's.
+OUTLINES = [
+    corners("Stroma", (0, 0, 200, 100)),
+    corners("Lumen", (150, 20, 190, 80)),
+    *(corners("Tumor", (20 + 30 * k, 40, 36 + 30 * k, 56)) for k in range(4)),
+]
+
+
+def asap() -> str:
+    rows = [
+        f'<Annotation Name="{k}" Type="Polygon" PartOfGroup="{name}"><Coordinates>'
+        + "".join(f'<Coordinate Order="0" X="{x}" Y="{y}"/>' for x, y in ring)
+        + "</Coordinates></Annotation>"
+        for k, (name, ring) in enumerate(OUTLINES)
+    ]
+    return f"<ASAP_Annotations><Annotations>{''.join(rows)}</Annotations></ASAP_Annotations>"
+
+
+def imagescope() -> str:
+    layers = [
+        f'<Annotation Name="{name}"><Regions><Region Type="0"><Vertices>'
+        + "".join(f'<Vertex X="{x}" Y="{y}" Z="0"/>' for x, y in ring)
+        + "</Vertices></Region></Regions></Annotation>"
+        for name, ring in OUTLINES
+    ]
+    return f"<Annotations>{''.join(layers)}</Annotations>"
+
+
+def archive() -> str:
+    elements = [
+        {"type": "polyline", "closed": True, "label": {"value": name}, "points": ring}
+        for name, ring in OUTLINES
+    ]
+    return json.dumps({"name": "drawn", "elements": elements})
+
+
+def coco() -> str:
+    names = sorted({name for name, _ in OUTLINES})
+    categories = [{"id": k, "name": name} for k, name in enumerate(names, 1)]
+    annotations = [
+        {
+            "id": k,
+            "image_id": 1,
+            "category_id": names.index(name) + 1,
+            "segmentation": [[n for point in ring for n in point]],
+        }
+        for k, (name, ring) in enumerate(OUTLINES, 1)
+    ]
+    images = [{"id": 1, "file_name": "a.png", "width": 400, "height": 300}]
+    return json.dumps({"images": images, "annotations": annotations, "categories": categories})
+
+
+def well_known_text() -> str:
+    rows = [f'"{shapely.Polygon(ring).wkt}",{name}' for name, ring in OUTLINES]
+    return "\n".join(["geometry,class", *rows]) + "\n"
+
+
+def segmenter() -> str:
+    """GeoJSON whose classes are texts, in the properties of no QuPath."""
+    features = [
+        {
+            "type": "Feature",
+            "geometry": shapely.geometry.mapping(shapely.Polygon(ring)),
+            "properties": {"classification": name.lower()},
+        }
+        for name, ring in OUTLINES
+    ]
+    return json.dumps(features)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text"),
+    [
+        (".xml", asap),
+        (".xml", imagescope),
+        (".json", archive),
+        (".json", coco),
+        (".csv", well_known_text),
+        (".geojson", segmenter),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_regions_are_read_from_all_kinds_of_outlines(tmp_path, suffix, text):
+    path = tmp_path / f"a{suffix}"
+    path.write_text(text())
+    nuclei = read_annotations(path, mpp=0.5)
+    assert nuclei.counts()["epithelial"] == len(nuclei) == 4
+    names = seen(nuclei)
+    assert (names == "lumen").sum() == 40 * 60
+    assert (names == "stroma").sum() == 200 * 100 - 40 * 60
+    assert read_regions(path, mpp=0.5).counts() == {"lumen": 1, "epithelium": 4, "stroma": 1}
+
+
 # Files of regions
 
 
@@ -362,6 +460,14 @@ def test_a_part_alone_and_by_other_workers_shows_the_same_regions(tmp_path):
     np.testing.assert_array_equal(pixels, render_region(whole, workers=3))
     part = plan_render(table, painter, size=(160, 192), region=(33, 40, 97, 130))
     np.testing.assert_array_equal(pixels[33:97, 40:130], render_region(part))
+
+
+def test_a_job_paints_the_same_regions_in_another_process(tmp_path):
+    job = plan_render(random_table(2), ToyPainter(planes=("lumen", "regions known")), size=SIZE)
+    there = pickle.loads(pickle.dumps(job))
+    assert there.facts == job.facts and job.planes(WHOLE).any()
+    np.testing.assert_array_equal(there.planes(WHOLE), job.planes(WHOLE))
+    np.testing.assert_array_equal(there.tissue(WHOLE), job.tissue(WHOLE))
 
 
 def test_an_input_of_regions_is_never_replaced(written, tmp_path):

@@ -182,7 +182,7 @@ class Nuclei(PolygonTable):
     def to_geopandas(self) -> Any:
         """A GeoDataFrame of the polygons, with the columns "classification" and "id" (if any has).
 
-        It does not contain the tissue.
+        It contains neither the tissue nor the regions.
 
         Raises:
             ImportError: geopandas is not installed.
