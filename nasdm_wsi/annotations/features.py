@@ -21,6 +21,7 @@ from .columns import Columns
 from .outlines import Outlines, kind_of
 from .regions import PALETTE as REGION_PALETTE
 from .regions import REGIONS
+from .regions import class_name as region_class
 from .types import PALETTE, TYPES, UNCLASSIFIED
 
 GEOMETRIES = (
@@ -192,7 +193,7 @@ def feature_lines(nuclei: Columns, regions: Columns | None = None) -> Iterator[b
     derived from place and number, so that the same outlines give the same text.
     """
     if regions is not None:
-        names = ["", *(f"{name.capitalize()} region" for name in REGIONS)]
+        names = ["", *map(region_class, REGIONS)]
         yield from _features(regions, "annotation", _classes(names, REGION_PALETTE))
     names = [name.capitalize() for name in TYPES]
     yield from _features(nuclei, "detection", _classes(names, PALETTE))

@@ -73,6 +73,11 @@ def known_names() -> dict[str, list[str]]:
     return {name: [name, *aliases.split(", ")] for name, _, aliases in _ROWS}
 
 
+def class_name(region: str) -> str:
+    """Return the class of a region in files that are written: it can mean nothing else."""
+    return f"{region.capitalize()} region"
+
+
 def may_name_cells(name: str) -> bool:
     """Return whether cells may have the class name of a region too, as in dead tissue."""
     return any(plain_name(part) in _OF_CELLS_TOO for part in (name, *name.split(":")))
