@@ -63,16 +63,25 @@ class Colon:
         plan: which kind of ground lies where.
         seed: another seed, other tissue.
         densities: numbers of nuclei that are wanted instead of those of the tissues.
+        populate: the source of the nuclei in the regions.
     """
 
-    def __init__(self, plan: Plan, *, seed: int, densities: Densities | None = None):
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        seed: int,
+        densities: Densities | None = None,
+        populate: type[Populated] = Populated,
+    ):
         self._plan, self._seed = plan, seed
         self._blocks = lru_cache(maxsize=64)(self._block)
         self._kept = lru_cache(maxsize=256)(self._square)
-        self._nuclei = Populated(self.regions, seed=seed, tissue=self._kinds, densities=densities)
+        self._populate = populate
+        self._nuclei = populate(self.regions, seed=seed, tissue=self._kinds, densities=densities)
 
     def __reduce__(self) -> tuple:
-        return _rebuilt, (self._plan, self._seed, self._nuclei.densities)
+        return _rebuilt, (self._plan, self._seed, self._nuclei.densities, self._populate)
 
     def regions(self, box: Box) -> Regions:
         """Return the regions that meet a box."""
@@ -166,8 +175,8 @@ class Colon:
         return out
 
 
-def _rebuilt(plan: Plan, seed: int, densities: Densities) -> Colon:
-    return Colon(plan, seed=seed, densities=densities)
+def _rebuilt(plan: Plan, seed: int, densities: Densities, populate: type[Populated]) -> Colon:
+    return Colon(plan, seed=seed, densities=densities, populate=populate)
 
 
 def _layer(named: list[Named]) -> Layer:

@@ -42,10 +42,7 @@ class Darts:
                 break
             if self._room[y + BORDER, x + BORDER] >= short[k]:
                 kept.append(k)
-                turn = round(angles[y, x] * TURNS / np.pi) % TURNS
-                kernel = _distances(round(2 * long[k]), round(2 * short[k]), turn)
-                here = self._room[y : y + 2 * BORDER + 1, x : x + 2 * BORDER + 1]
-                np.minimum(here, kernel, out=here)
+                self._take(y, x, long[k], short[k], angles[y, x])
         y, x = places[kept].T
         inside = self._rng.random((len(kept), 2))
         # Binary fractions, so that no sum of theirs depends on its order.
@@ -53,6 +50,18 @@ class Darts:
         types = np.full(len(kept), kind, np.uint8)
         self._parts.append(Proposals(centres, types, areas[kept], angles[y, x]))
         return len(kept)
+
+    def place(self, nuclei: Proposals) -> None:
+        """Add nuclei that exist already; they take their room."""
+        for k, (y, x) in enumerate((nuclei.centres - self._corner).astype(int).tolist()):
+            long, short = half_axes(int(nuclei.types[k]), nuclei.areas[k : k + 1])
+            self._take(y, x, long[0], short[0], nuclei.angles[k])
+        self._parts.append(nuclei)
+
+    def _take(self, y: int, x: int, long: float, short: float, angle: float) -> None:
+        kernel = _distances(round(2 * long), round(2 * short), round(angle * TURNS / np.pi) % TURNS)
+        here = self._room[y : y + 2 * BORDER + 1, x : x + 2 * BORDER + 1]
+        np.minimum(here, kernel, out=here)
 
     def nuclei(self) -> Proposals:
         """Return all nuclei that found room, in their order."""

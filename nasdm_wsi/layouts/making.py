@@ -9,6 +9,7 @@ from ..errors import OutputError
 from ..output import check_writable, keep_inputs
 from .colon import Colon
 from .densities import Densities
+from .populate import Populated
 from .source import Source
 from .strip import Strip
 from .writing import write_layout
@@ -23,6 +24,7 @@ def layout(
     tissue: str = "normal",
     density: Iterable[str] = (),
     share: Iterable[str] = (),
+    populate: type[Populated] = Populated,
     workers: int = 1,
     overwrite: bool = False,
     progress: Callable[..., None] | None = None,
@@ -38,6 +40,8 @@ def layout(
         density: nuclei wanted in a square millimetre, as "eosinophil=120" or
             "stroma:eosinophil=120".
         share: multiples of what there would be, as "plasma=2x".
+        populate: the source of the nuclei: `Populated`, which follows rules, or another with the
+            same arguments, such as `model.layouts.source.Learned`.
         workers: number of processes.
 
     Raises:
@@ -47,13 +51,21 @@ def layout(
     path = Path(out)
     densities = Densities.parse(density, share)
     check_new(path, overwrite=overwrite)
-    source = colon(size[0] * mpp, seed=seed, tissue=tissue, densities=densities)
+    source = colon(size[0] * mpp, seed=seed, tissue=tissue, densities=densities, populate=populate)
     return write_layout(path, source, size, mpp=mpp, seed=seed, workers=workers, progress=progress)
 
 
-def colon(height: float, *, seed: int, tissue: str, densities: Densities) -> Source:
+def colon(
+    height: float,
+    *,
+    seed: int,
+    tissue: str,
+    densities: Densities,
+    populate: type[Populated] = Populated,
+) -> Source:
     """Return the source for a canvas of a height in micrometres."""
-    return Colon(Strip(height, seed=seed, tissue=tissue), seed=seed, densities=densities)
+    plan = Strip(height, seed=seed, tissue=tissue)
+    return Colon(plan, seed=seed, densities=densities, populate=populate)
 
 
 def check_new(path: Path, *, overwrite: bool, inputs: Iterable[Path | None] = ()) -> None:

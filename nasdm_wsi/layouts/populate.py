@@ -7,7 +7,8 @@ squares meet, nuclei that come too near to each other are cut or left out (`outl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from ..annotations.regions import REGIONS, Regions
 from ..annotations.types import TYPES
 from ..geometry import Box, grow, shape
 from .darts import Darts
-from .densities import Densities
+from .densities import Densities, Place
 from .ground import Ground
 from .keyed import generator
 from .source import NOTHING, Proposals
@@ -78,27 +79,66 @@ class Populated:
             return self._tissue(box)
         return np.zeros(shape(box), np.uint8), (TISSUES[self._tissue],)
 
-    def _square(self, row: int, column: int) -> Proposals:
-        """Return the nuclei of one square."""
+    def _labels(self, box: Box) -> np.ndarray:
+        """Return the numbers of regions at every micrometre of a box, uint8 (h, w)."""
+        return Drawing(self.regions(box)).labels(box)[1]
+
+    def _scene(self, row: int, column: int) -> Scene | None:
+        """Return what is wanted in a square before any nucleus is there; None without regions."""
         box = (row * TILE, column * TILE, (row + 1) * TILE, (column + 1) * TILE)
-        around = grow(box, HALO)
-        labels = Drawing(self.regions(around)).labels(around)[1]
+        labels = self._labels(grow(box, HALO))
         if not (labels[_CORE] > 0).any():
-            return NOTHING
+            return None
         rng = generator(self._seed, _DRAW, row, column)
         darts = Darts(box[:2], shape(box), rng)
         ground = Ground(labels, box, self._seed)
         kinds, tissues = self._kinds(box)
-        here = [(tissues[k], kinds == k) for k in np.unique(kinds)]
-        wanted = self.densities.counts(here, labels[_CORE], rng)
-        for name in _ORDER:
-            for (place, region, kind), count in wanted.items():
-                if kind == name and count:
-                    tissue, mask = here[place]
-                    mask = mask & (labels[_CORE] == REGIONS.index(region) + 1)
-                    weights, angles = ground.habits(region, name, tissue)
-                    darts.throw(TYPES.index(name), weights * mask, count, angles)
-        return darts.nuclei()
+        here = {int(k): tissues[k] for k in np.unique(kinds)}
+        masks = [(tissue, kinds == k) for k, tissue in here.items()]
+        wanted = self.densities.counts(masks, labels[_CORE], rng)
+        places = np.searchsorted(list(here), kinds)
+        return Scene(box, labels[_CORE], places, here, wanted, darts, ground)
+
+    def _square(self, row: int, column: int) -> Proposals:
+        """Return the nuclei of one square."""
+        scene = self._scene(row, column)
+        if scene is None:
+            return NOTHING
+        scene.throw(scene.wanted)
+        return scene.darts.nuclei()
 
 
 _CORE = slice(HALO, -HALO), slice(HALO, -HALO)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A square that is being populated.
+
+    Attributes:
+        box: the square.
+        labels: numbers of regions at every micrometre, uint8 (h, w).
+        places: int (h, w), which of the kinds of tissue lies where.
+        tissues: the kinds of tissue, by their numbers, in the order that ``places`` counts.
+        wanted: how many nuclei of which type are wanted where.
+        darts: the nuclei that are there so far.
+        ground: what the regions say about the nuclei.
+    """
+
+    box: Box
+    labels: np.ndarray
+    places: np.ndarray
+    tissues: dict[int, Tissue]
+    wanted: dict[Place, float]
+    darts: Darts
+    ground: Ground
+
+    def throw(self, counts: Mapping[Place, float]) -> None:
+        """Add as many nuclei, by kind of tissue, region and type, as find room."""
+        tissues = list(self.tissues.values())
+        for name in _ORDER:
+            for (place, region, kind), count in counts.items():
+                if kind == name and count:
+                    mask = (self.places == place) & (self.labels == REGIONS.index(region) + 1)
+                    weights, angles = self.ground.habits(region, name, tissues[place])
+                    self.darts.throw(TYPES.index(name), weights * mask, count, angles)

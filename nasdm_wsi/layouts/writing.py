@@ -86,10 +86,11 @@ def write_layout(
     """
     counts = np.zeros(len(TYPES), int)
     canvas = tuple(side * mpp for side in size)
+    height, width = map(ceil, canvas)
     boxes = [
-        (y, x, y + BLOCK, x + BLOCK)
-        for y in range(0, ceil(canvas[0]), BLOCK)
-        for x in range(0, ceil(canvas[1]), BLOCK)
+        (y, x, min(y + BLOCK, height), min(x + BLOCK, width))
+        for y in range(0, height, BLOCK)
+        for x in range(0, width, BLOCK)
     ]
     with ExitStack() as stack:
         part = stack.enter_context(whole_or_nothing(out))
