@@ -31,6 +31,7 @@ import numpy as np
 import shapely
 import tifffile
 from measure import machine, table
+from PIL import Image
 from scipy.ndimage import center_of_mass
 from scipy.signal import fftconvolve
 from scipy.spatial import cKDTree
@@ -40,7 +41,7 @@ from nasdm_wsi.annotations.dense import dense
 from nasdm_wsi.annotations.formats import read_contents
 from nasdm_wsi.annotations.types import TYPES
 from nasdm_wsi.tools.dataset import read_manifest
-from nasdm_wsi.tools.sources import UNPUBLISHED, read_picture
+from nasdm_wsi.tools.sources import UNPUBLISHED
 
 COARSE = 2.0  # micrometres per pixel of the masks of what is published
 EDGES = np.arange(3.0, 61.0, 3.0)  # of the rings of pair correlations, micrometres
@@ -86,7 +87,8 @@ def read_real(dataset: Path, patterns: Sequence[str]) -> list[Layout]:
 
 
 def _read_picture(folder: Path, mpp: float) -> Layout:
-    types = read_picture(folder / "types.png")
+    with Image.open(folder / "types.png") as file:
+        types = np.array(file)
     instances, labels = dense(tifffile.imread(folder / "instances.tif"))
     numbers = np.arange(1, len(labels) + 1)
     _, first = np.unique(instances, return_index=True)
