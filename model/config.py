@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..annotations.types import PLANES
-from .planes import ALL_PLANES
+from .planes import ALL_PLANES, LAYOUT_PLANES
 
 MOST_BLOCKS = 64  # of one width
 MOST_LEVELS, MOST_CHANNELS = 8, 8192
@@ -87,6 +87,7 @@ class TrainingConfig:
     critic_steps: numbers of solver steps in which the network then paints, as often.
     critic_pixels: whether the critic scores the pixels too. even_places: see `critic.Adversarial`.
     patches: read the paper's patches, at `magnification` 20 or 10, instead of random crops.
+    layouts: read maps of nuclei (`layouts.maps`) in place of pictures.
     muon: see `optimisers.network_optimisers`.
     checkpointing: recompute activations in the backward pass.
     """
@@ -108,6 +109,7 @@ class TrainingConfig:
     critic_pixels: bool = False
     even_places: float = 0.0
     patches: bool = False
+    layouts: bool = False
     magnification: int = 20
     muon: bool = True
     checkpointing: bool = False
@@ -213,6 +215,12 @@ PRESETS = {
         _ON_GPU,
         "as small-regions, with more parameters; for a GPU",
         ALL_PLANES,
+    ),
+    "layout-nuclei": Preset(
+        LocalConfig((32, 80), (1, 3), embedding=64, sigma_data=0.25, planes=len(LAYOUT_PLANES)),
+        TrainingConfig(crop=96, batch=16, images=48_000, condition_dropout=0.0, layouts=True),
+        "paints layouts of nuclei for `layout`; trains in an hour on one core",
+        LAYOUT_PLANES,
     ),
     "nasdm": Preset(PAPER, _PAPER_TRAINING, "the paper's network, first stage"),
     "nasdm-10x": Preset(

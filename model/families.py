@@ -133,7 +133,8 @@ def _prepare_local(
 ) -> None:
     drawn = torch.from_numpy(styles())
     network.style_mean.copy_(drawn.mean(0))
-    network.style_std.copy_(drawn.std(0))
+    spread = drawn.std(0)
+    network.style_std.copy_(torch.where(spread > 0, spread, 1))  # layouts have no stain
 
 
 def _prepare_semantic(

@@ -9,5 +9,17 @@ from ..job import PIXELS, PIXELS_KNOWN
 NUCLEI = (*TYPES[1:], EDGE)  # the planes that show nuclei
 REGIONS = ("lumen", "epithelium", "stroma", "mucus", "blood")  # those that networks learn
 ALL_PLANES = (*PLANES, *REGIONS, REGIONS_KNOWN, *PIXELS)
+# How many nuclei of each type are wanted where a pixel lies (`layouts.maps.amount`).
+DENSITIES = tuple(f"density of {name}" for name in TYPES[1:])
+LAYOUT_PLANES = (*REGIONS, REGIONS_KNOWN, *DENSITIES)
 
-__all__ = ["ALL_PLANES", "NUCLEI", "PIXELS", "PIXELS_KNOWN", "REGIONS", "REGIONS_KNOWN"]
+__all__ = [
+    "ALL_PLANES",
+    "DENSITIES",
+    "LAYOUT_PLANES",
+    "NUCLEI",
+    "PIXELS",
+    "PIXELS_KNOWN",
+    "REGIONS",
+    "REGIONS_KNOWN",
+]

@@ -24,6 +24,7 @@ from ...slides.stain import restain
 from ...tools.dataset import dataset_mpp, read_regions, window_sums
 from ..config import TrainingConfig
 from ..diffusion import Condition
+from ..layouts.maps import Maps
 from ..pixels import to_signal
 from .forgetting import told_in_part
 
@@ -258,7 +259,7 @@ class Patches(Dataset):
         )
 
 
-Samples = Crops | Patches
+Samples = Crops | Patches | Maps
 
 
 def samples_of(
@@ -269,6 +270,8 @@ def samples_of(
     Raises:
         DatasetError: the dataset cannot be used, or has no room for a sample.
     """
+    if settings.layouts:
+        return Maps(dataset, crop=settings.crop, seed=seed)
     if settings.patches:
         return Patches(dataset, side=settings.crop, magnification=settings.magnification, seed=seed)
     return Crops(

@@ -1,0 +1,178 @@
+"""Nuclei in regions by a trained network: a source of layouts.
+
+The canvas is cut into blocks of `BLOCK` micrometres. The network paints the map of each block by
+itself (`painting`), and the nuclei of the map (`encoding`) go into the squares of `Populated`. In
+each square their numbers are then made those that are wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...annotations.regions import REGIONS as NAMES
+from ...annotations.regions import Regions
+from ...annotations.types import TYPES
+from ...geometry import Block, Box, cells_in, grow, inside, intersect, shape
+from ...layouts.densities import Densities, Place
+from ...layouts.keyed import generator
+from ...layouts.populate import TILE, Kinds, Populated, Scene
+from ...layouts.source import NOTHING, Proposals
+from ..painter import Painter
+from ..planes import REGIONS
+from .encoding import decode
+from .maps import LEAST_AREA, planes
+from .painting import paint_map
+
+WEIGHTS = "layout-nuclei"
+BLOCK = 2 * TILE
+RIM = 16  # micrometres around a block in which nuclei are looked for, a multiple of the grid
+_DRAW = 3000  # of the random numbers of this file
+# What the network is told where it does not know a region. The nuclei there are `Populated`'s.
+_INSTEAD = {"muscle": "stroma", "debris": "mucus", "fat": "lumen", "glass": "lumen"}
+_TOLD = np.array([0, *(1 + REGIONS.index(_INSTEAD.get(name, name)) for name in NAMES)], np.uint8)
+
+
+class Learned(Populated):
+    """A source of layouts: nuclei that a network paints in the regions that ``regions`` gives.
+
+    Args:
+        regions, seed, tissue, densities: as of `Populated`.
+        weights: a file of weights, or the name of weights in the package.
+
+    Raises:
+        CheckpointError: the weights are damaged, or of another architecture.
+    """
+
+    def __init__(
+        self,
+        regions: Callable[[Box], Regions],
+        *,
+        seed: int,
+        tissue: str | Kinds = "normal",
+        densities: Densities | None = None,
+        weights: str | Path = WEIGHTS,
+    ):
+        super().__init__(regions, seed=seed, tissue=tissue, densities=densities)
+        self._painter = Painter(weights, guidance=0.0, device="cpu")
+        self._remember()
+
+    def _remember(self) -> None:
+        self._painted = lru_cache(maxsize=256)(self._paint)
+        self._amounts = lru_cache(maxsize=1024)(self._amounts_of)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k not in ("_painted", "_amounts")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._remember()
+
+    def _square(self, row: int, column: int) -> Proposals:
+        """Return the nuclei of one square: those painted, as far as wanted, and those missing."""
+        scene = self._scene(row, column)
+        if scene is None:
+            return NOTHING
+        count = BLOCK // TILE
+        painted = self._painted(row // count, column // count).within(scene.box)
+        rng = generator(self._seed, _DRAW, row, column)
+        kept, missing = _adjusted(painted, scene, rng)
+        scene.darts.place(kept)
+        scene.throw(missing)
+        return scene.darts.nuclei()
+
+    def _paint(self, row: int, column: int) -> Proposals:
+        """Return the nuclei that the network paints in a block."""
+        block = _box(row, column, BLOCK)
+        if not np.isin(self._labels(block), _KNOWN).any():
+            return NOTHING
+        around = grow(block, RIM)
+        found = decode(paint_map(self._painter, around, self._planes, seed=self._seed))
+        # Binary fractions, so that no sum of theirs depends on its order.
+        centres = np.floor(found.centres * 64) / 64 + around[:2]
+        return found._replace(centres=centres).within(block)
+
+    def _planes(self, box: Box) -> np.ndarray:
+        """Return the planes of the network for a box."""
+        labels, (kinds, _) = _TOLD[self._labels(box)], self._kinds(box)
+        out = np.zeros((len(self._painter.planes), *shape(box)), np.float32)
+        for row, column in _squares(box):
+            at = inside(intersect(_box(row, column, TILE), box), box)
+            for kind, amounts in self._amounts(row, column).items():
+                told = planes(labels[at], amounts)
+                out[:, *at] = np.where(kinds[at] == kind, told, out[:, *at])
+        return out
+
+    def _amounts_of(self, row: int, column: int) -> dict[int, np.ndarray]:
+        """Return the densities that are wanted in a square, by the number of the kind of tissue.
+
+        Each is float (regions + 1, types): nuclei in a square millimetre of a region.
+        """
+        scene = self._scene(row, column)
+        if scene is None:
+            return {}
+        return {kind: _amounts(scene, place) for place, kind in enumerate(scene.tissues)}
+
+
+_KNOWN = [NAMES.index(name) + 1 for name in REGIONS]
+
+
+def _box(row: int, column: int, side: int) -> Box:
+    return row * side, column * side, (row + 1) * side, (column + 1) * side
+
+
+def _squares(box: Box) -> list[Block]:
+    y0, x0, y1, x1 = box
+    return cells_in((y0 // TILE, x0 // TILE, -(-y1 // TILE), -(-x1 // TILE)))
+
+
+def _amounts(scene: Scene, place: int) -> np.ndarray:
+    """Return the densities that are wanted in one kind of tissue of a square."""
+    tissue = list(scene.tissues.values())[place]
+    labels = np.where(scene.places == place, scene.labels, 0)
+    areas = np.bincount(labels.ravel(), minlength=len(NAMES) + 1) / 1e6
+    counts = np.zeros((len(REGIONS) + 1, len(TYPES)))
+    for (where, region, name), count in scene.wanted.items():
+        if where == place:
+            number = NAMES.index(region) + 1
+            if np.isinf(count):
+                count = tissue.mix(region)[name] * areas[number]
+            counts[_TOLD[number], TYPES.index(name)] += count
+    told = np.bincount(_TOLD[labels].ravel(), minlength=len(REGIONS) + 1) / 1e6
+    return counts / np.maximum(told, LEAST_AREA)[:, None]
+
+
+def _adjusted(
+    painted: Proposals, scene: Scene, rng: np.random.Generator
+) -> tuple[Proposals, dict[Place, float]]:
+    """Return the nuclei to keep of those painted in a square, and how many are missing where.
+
+    Of a type that is painted too often, nuclei become those of another that is painted too seldom,
+    or are left out. Epithelial nuclei stay epithelial.
+    """
+    y, x = (painted.centres - scene.box[:2]).astype(int).T
+    places, labels = scene.places[y, x], scene.labels[y, x]
+    types, keep = painted.types.copy(), np.zeros(len(painted.types), bool)
+    missing, spare = dict(scene.wanted), dict[tuple[int, str], list[int]]()
+    for (place, region, name), wanted in scene.wanted.items():
+        if region in REGIONS:
+            here = (places == place) & (labels == NAMES.index(region) + 1)
+            mine = rng.permutation(np.flatnonzero(here & (painted.types == TYPES.index(name))))
+            enough = int(min(wanted, len(mine)))
+            keep[mine[:enough]] = True
+            missing[place, region, name] = 0.0 if np.isinf(wanted) else wanted - enough
+            if name != "epithelial":
+                spare.setdefault((place, region), []).extend(mine[enough:].tolist())
+    for key, lacking in missing.items():
+        place, region, name = key
+        others = spare.get((place, region), [])
+        if name != "epithelial" and others:
+            count = min(int(lacking), len(others))
+            given = [others.pop(rng.integers(len(others))) for _ in range(count)]
+            types[given], keep[given] = TYPES.index(name), True
+            missing[key] -= len(given)
+    return painted._replace(types=types).take(keep), missing
