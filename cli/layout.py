@@ -53,6 +53,13 @@ from . import options
     multiple=True,
     help="How many times as many nuclei of a type as there would be; repeatable.",
 )
+@click.option(
+    "--nuclei",
+    type=click.Choice(["learned", "rules"]),
+    default="rules",
+    show_default=True,
+    help="Who places the nuclei: a trained network, or rules, which are about ten times as fast.",
+)
 @click.option("--workers", type=click.IntRange(1), help="Number of processes; default: one a core.")
 @click.option("--overwrite", is_flag=True, help="Replace existing files.")
 @options.quiet
@@ -61,6 +68,7 @@ def layout(
     size: tuple[int, int],
     seed: int,
     count: int | None,
+    nuclei: str,
     workers: int | None,
     overwrite: bool,
     **given,
@@ -71,7 +79,13 @@ def layout(
     same file.
     """
     from ..layouts.making import check_new, layout
+    from ..layouts.populate import Populated
 
+    populate = Populated
+    if nuclei == "learned":
+        from ..model.layouts.source import Learned
+
+        populate = Learned
     many = range(seed, seed + (count or 1))
     files = [out if count is None else out.with_stem(f"{out.stem}_{k}") for k in many]
     for path in files:  # all of them before any is written
@@ -82,6 +96,7 @@ def layout(
                 path,
                 size[::-1],
                 seed=number,
+                populate=populate,
                 workers=workers or os.cpu_count() or 1,
                 overwrite=overwrite,
                 progress=progress,

@@ -19,6 +19,7 @@ PAGES = (
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "model/weights/small.md",
+    "model/weights/layout-nuclei.md",
 )
 
 

@@ -67,6 +67,9 @@ SEEN: dict[tuple[str, str], str] = {  # by a test of another file
     ),
     ("convert", "--out"): "test_cli.py::test_convert_and_its_mistakes",
     ("view", "--port"): "test_view.py::test_mistakes_end_in_one_line",
+    ("layout", "--nuclei"): (
+        "test_layout_nuclei.py::test_the_command_takes_the_nuclei_from_the_network"
+    ),
     ("layout", "--workers"): (
         "test_layouts.py::test_the_bytes_do_not_depend_on_the_number_of_processes"
     ),
