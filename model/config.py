@@ -87,7 +87,7 @@ class TrainingConfig:
     critic_steps: numbers of solver steps in which the network then paints, as often.
     critic_pixels: whether the critic scores the pixels too. even_places: see `critic.Adversarial`.
     patches: read the paper's patches, at `magnification` 20 or 10, instead of random crops.
-    layouts: read maps of nuclei (`layouts.maps`) in place of pictures.
+    layouts: read maps of nuclei (`training.maps`) in place of pictures.
     muon: see `optimisers.network_optimisers`.
     checkpointing: recompute activations in the backward pass.
     """

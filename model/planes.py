@@ -9,7 +9,7 @@ from ..job import PIXELS, PIXELS_KNOWN
 NUCLEI = (*TYPES[1:], EDGE)  # the planes that show nuclei
 REGIONS = ("lumen", "epithelium", "stroma", "mucus", "blood")  # those that networks learn
 ALL_PLANES = (*PLANES, *REGIONS, REGIONS_KNOWN, *PIXELS)
-# How many nuclei of each type are wanted where a pixel lies (`layouts.maps.amount`).
+# How many nuclei of each type are wanted where a pixel lies (`layouts.conditions.amount`).
 DENSITIES = tuple(f"density of {name}" for name in TYPES[1:])
 LAYOUT_PLANES = (*REGIONS, REGIONS_KNOWN, *DENSITIES)
 

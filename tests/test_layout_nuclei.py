@@ -24,11 +24,12 @@ from nasdm_wsi.layouts.populate import TILE
 from nasdm_wsi.layouts.strip import Strip
 from nasdm_wsi.layouts.writing import layout_box
 from nasdm_wsi.model import Painter
+from nasdm_wsi.model.layouts.conditions import amount, planes
 from nasdm_wsi.model.layouts.encoding import decode, encode, outlined
-from nasdm_wsi.model.layouts.maps import Maps, amount, planes
 from nasdm_wsi.model.layouts.painting import paint_map
 from nasdm_wsi.model.layouts.source import WEIGHTS, Learned
 from nasdm_wsi.model.planes import LAYOUT_PLANES, REGIONS_KNOWN
+from nasdm_wsi.model.training.maps import Maps
 from nasdm_wsi.model.training.train import train
 
 

@@ -1,1 +1,1 @@
-"""Layouts of nuclei by a trained network: the map that it paints, its samples, and the source."""
+"""Layouts of nuclei by a trained network: its map of nuclei, its conditions, and the source."""

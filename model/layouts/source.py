@@ -24,8 +24,8 @@ from ...layouts.populate import TILE, Kinds, Populated, Scene
 from ...layouts.source import NOTHING, Proposals
 from ..painter import Painter
 from ..planes import REGIONS
+from .conditions import LEAST_AREA, planes
 from .encoding import decode
-from .maps import LEAST_AREA, planes
 from .painting import paint_map
 
 WEIGHTS = "layout-nuclei"

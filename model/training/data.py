@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,23 +24,12 @@ from ...slides.stain import restain
 from ...tools.dataset import dataset_mpp, read_regions, window_sums
 from ..config import TrainingConfig
 from ..diffusion import Condition
-from ..layouts.maps import Maps
 from ..pixels import to_signal
 from .forgetting import told_in_part
+from .maps import Maps
+from .samples import Sample
 
 TRIES = 64
-
-
-class Sample(NamedTuple):
-    """A training picture with its planes.
-
-    pixels: float32 (3, c, c) in [-1, 1]. planes: float32 (p, c, c), as the samples name them.
-    style: float32 (6,), the stain of the picture.
-    """
-
-    pixels: Tensor
-    planes: Tensor
-    style: Tensor
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,20 +20,13 @@ from ...annotations.dense import dense
 from ...annotations.types import TYPES
 from ...errors import DatasetError
 from ...tools.dataset import Region, dataset_mpp, read_regions
+from ..layouts.conditions import LEAST_AREA, planes
+from ..layouts.encoding import MPP, encode
 from ..planes import LAYOUT_PLANES, REGIONS
-from .encoding import MPP, encode
-
-if TYPE_CHECKING:
-    from ..training.data import Sample
+from .samples import Sample
 
 SMOOTH = 4.0  # micrometres; drawn regions are smoother than labels are
 LEAST_PUBLISHED = 0.5  # share of a crop
-LEAST_AREA = 0.002  # square millimetres; smaller regions say nothing about densities
-
-
-def amount(density: np.ndarray) -> np.ndarray:
-    """Return densities (nuclei in a square millimetre) as a network is given them, 0 to about 1."""
-    return (np.log1p(np.asarray(density) / 50) / 5).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -95,21 +87,6 @@ def densities(
     return found / np.maximum(area, LEAST_AREA)[:, None]
 
 
-def planes(regions: np.ndarray, densities: np.ndarray) -> np.ndarray:
-    """Return the planes of a network, float32 (`LAYOUT_PLANES`, h, w), of region numbers (h, w).
-
-    densities: float (regions + 1, types), nuclei in a square millimetre.
-    """
-    out = np.zeros((len(LAYOUT_PLANES), *regions.shape), np.float32)
-    for k in range(1, len(REGIONS) + 1):
-        out[k - 1] = regions == k
-    out[len(REGIONS)] = regions > 0
-    wanted = amount(densities)
-    wanted[0] = 0
-    out[len(REGIONS) + 1 :] = np.moveaxis(wanted[regions][..., 1:], -1, 0)
-    return out
-
-
 class Maps(Dataset):
     """Random crops of maps of nuclei, with quarter turns and flips.
 
@@ -146,8 +123,6 @@ class Maps(Dataset):
         return np.zeros((count, 6), np.float32)
 
     def __getitem__(self, index: int) -> Sample:
-        from ..training.data import Sample
-
         rng = np.random.default_rng([self.seed, index])
         chosen = self.maps[rng.choice(len(self.maps), p=self.share)]
         regions = chosen.regions[rng.integers(2)]
