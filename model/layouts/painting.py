@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 
-from ...geometry import Box, grow, inside, shape
+from ...geometry import Box, grow, shape
 from ...job import Window
 from ...mosaic.noise import noise
 from ..painter import Painter
@@ -24,24 +23,14 @@ def paint_map(painter: Painter, box: Box, planes: Planes, *, seed: int) -> np.nd
     step, so that a box alone equals the same box of a larger one. The corners of the box are
     multiples of the network's grid.
     """
-    view = grow(box, painter.halo * len(painter.sigmas[1:]))
-    told = planes(view)
-    state = painter.start(noise(view, seed=seed))
-    for phase, (first, last) in enumerate(painter.phases):
-        wanted = grow(view, -painter.halo * (last - first))
-        window = Window(
-            box=view,
-            wanted=wanted,
-            state=state,
-            planes=told,
-            tissue=np.ones(shape(view), bool),
-            noise=partial(_noise, view, seed),
-        )
-        state = painter.solve(phase, [window])[0]
-        told = told[:, *inside(wanted, view)]
-        view = wanted
-    return state[:CHANNELS]
-
-
-def _noise(box: Box, seed: int, step: int) -> np.ndarray:
-    return noise(box, seed=seed, step=step)
+    steps = len(painter.sigmas) - 1
+    view = grow(box, painter.cut.halo * steps)
+    window = Window(
+        box=view,
+        wanted=box,
+        state=painter.start(noise(view, seed=seed)),
+        planes=planes(view),
+        tissue=np.ones(shape(view), bool),
+        noise=lambda step: noise(view, seed=seed, step=step),
+    )
+    return painter.solve((0, steps), [window])[0][:CHANNELS]
