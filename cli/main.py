@@ -15,6 +15,7 @@ import click
 from ..errors import NasdmError
 from . import options
 from .convert import convert
+from .edit import edit
 from .evaluate import evaluate
 from .export import export
 from .info import info
@@ -93,5 +94,5 @@ def main(context: click.Context, verbose: bool) -> None:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
-for command in (render, view, info, seams, export, prepare, train, convert, evaluate, layout):
+for command in (render, edit, view, info, seams, export, prepare, train, convert, evaluate, layout):
     main.add_command(command)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .annotations.formats import read_regions
     from .annotations.nuclei import Nuclei
     from .annotations.regions import Regions
+    from .editing.edit import edit, edit_region, plan_edit
     from .errors import NasdmError
     from .job import Job
     from .rendering import plan_render, read_annotations, render, render_region
@@ -29,8 +30,11 @@ __all__ = [
     "Nuclei",
     "Regions",
     "Slide",
+    "edit",
+    "edit_region",
     "find_style",
     "open_slide",
+    "plan_edit",
     "plan_render",
     "read_annotations",
     "read_regions",
@@ -46,8 +50,11 @@ _HOME = {
     "Nuclei": "annotations.nuclei",
     "Regions": "annotations.regions",
     "Slide": "slides.reading",
+    "edit": "editing.edit",
+    "edit_region": "editing.edit",
     "find_style": "slides.reading",
     "open_slide": "slides.reading",
+    "plan_edit": "editing.edit",
     "plan_render": "rendering",
     "read_annotations": "rendering",
     "read_regions": "annotations.formats",

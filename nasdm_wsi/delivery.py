@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from .annotations.features import feature_lines
 from .annotations.geojson import write_features
 from .errors import NasdmError, OutputError
 from .geometry import shape
 from .job import Job
 from .mosaic.engine import Mosaic
 from .mosaic.painting import run_facts
-from .mosaic.store import LABELS, open_run
+from .mosaic.store import LABELS, RunStore, open_run
 from .mosaic.watch import Progress
 from .output import check_writable, keep_inputs, replacing, sweep, whole_or_nothing
 from .provenance import facts_of, provenance
@@ -151,10 +152,10 @@ def is_delivered(job: Job, out: Path, pyramid: Pyramid | None) -> bool:
 
 def _is_described(out: Path, job: Job, pyramid: Pyramid | None) -> bool:
     """Return whether the description of a slide is that of a job, with the nuclei beside it."""
-    return _facts(out) == _description(job, pyramid, labels=nuclei_digest(out))
+    return _facts(out) == described(job, pyramid, labels=nuclei_digest(out))
 
 
-def _description(job: Job, pyramid: Pyramid | None, *, labels: str | None) -> dict[str, Any]:
+def described(job: Job, pyramid: Pyramid | None, *, labels: str | None) -> dict[str, Any]:
     """Return the facts in the description of a slide; ``labels`` is the digest of its nuclei."""
     return {**run_facts(job, pyramid), "labels": labels}
 
@@ -180,9 +181,11 @@ def write_outputs(
             written.
     """
     job, form = mosaic.job, format_of(out)
-    if nuclei_digest(out) not in (None, replaced):
-        _check_nuclei(out, overwrite=False)
-    facts = _description(job, mosaic.pyramid, labels=_write_nuclei(mosaic, out))
+    y0, x0, y1, x1 = job.shown
+    shown = job.nuclei.scaled(job.mpp).shifted(-y0, -x0).within((0, 0, y1 - y0, x1 - x0))
+    lines = feature_lines(shown, shown.regions)
+    digest = write_labels(mosaic.store, out, lines, replaced=replaced)
+    facts = described(job, mosaic.pyramid, labels=digest)
     common: dict[str, Any] = {
         "mpp": job.mpp,
         "description": provenance(facts),
@@ -194,22 +197,29 @@ def write_outputs(
         form.write(out, _Rows(mosaic), **common)
 
 
-def _write_nuclei(mosaic: Mosaic, out: Path) -> str:
-    """Write the nuclei beside the slide and return their digest.
+def write_labels(
+    store: RunStore, out: Path, features: Iterable[bytes], *, replaced: str | None
+) -> str:
+    """Write features beside a slide as GeoJSON, and return the digest of the file.
 
     The digest is stored in the run folder before the file gets its name, so that a render that was
     killed between the two recognises its file.
+
+    Args:
+        replaced: digest of the file which may be replaced.
+
+    Raises:
+        OutputError: another file is there, or it cannot be written.
     """
-    job = mosaic.job
-    y0, x0, y1, x1 = job.shown
-    shown = job.nuclei.scaled(job.mpp).shifted(-y0, -x0).within((0, 0, y1 - y0, x1 - x0))
+    if nuclei_digest(out) not in (None, replaced):
+        _check_nuclei(out, overwrite=False)
     with whole_or_nothing(labels_path(out)) as part:
         with part.open("wb") as file:
-            write_features(file, shown)
+            write_features(file, features)
         with part.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        with replacing(mosaic.store.folder / LABELS) as note:
-            earlier = _digests_in(mosaic.store.folder)
+        with replacing(store.folder / LABELS) as note:
+            earlier = _digests_in(store.folder)
             note.write_text("\n".join([*earlier, digest]), encoding="ascii", newline="\n")
     return digest
 

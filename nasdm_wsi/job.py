@@ -103,14 +103,21 @@ class Known(Protocol):
     it.
     """
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What determines the mask and the known pixels, in types of JSON."""
+
     def mask(self, box: Box) -> np.ndarray:
         """Return bool (h, w): the pixels that are known; all others are painted."""
 
     def pixels(self, box: Box) -> np.ndarray:
-        """Return the picture, uint8 (h, w, 3); where it is not known, it has no meaning."""
+        """Return the picture, uint8 (h, w, 3); where it is not known, nothing depends on it."""
 
-    def fingerprint(self) -> str:
-        """Return a text that changes when the mask or a known pixel does."""
+    def finished(self, box: Box, painted: np.ndarray) -> np.ndarray:
+        """Return finished pixels, uint8 (h, w, 3), of those that are known and those painted.
+
+        They are exactly the known ones where these are known.
+        """
 
 
 @dataclass(frozen=True)
@@ -169,8 +176,9 @@ class Job:
 
     @property
     def sources(self) -> tuple[Path, ...]:
-        """The files from which nuclei, network and style were read, as far as they are known."""
-        return (*self.nuclei.sources, *getattr(self.painter, "sources", ()))
+        """The files that were read for this job, as far as they are known."""
+        read = (self.nuclei, self.painter, self.known)
+        return tuple(path for part in read for path in getattr(part, "sources", ()))
 
     @property
     def mpp(self) -> float:
@@ -256,7 +264,7 @@ class Job:
             "plan": self._plan_facts(),
             "nuclei": self.nuclei.fingerprint(),
             **self._resampling_facts(),
-            **({"known": self.known.fingerprint()} if self.known else {}),
+            **({"known": self.known.facts} if self.known else {}),
             **self.painter.facts,
         }
 

@@ -16,8 +16,11 @@ def provenance(facts: dict[str, Any]) -> str:
 
 
 def is_synthetic(description: str) -> bool:
-    """Return whether a slide with this description was rendered by this package."""
-    return description.startswith(WARNING)
+    """Return whether a slide with this description was rendered or edited by this package.
+
+    The provenance of an edit stands behind the description of the slide that was edited.
+    """
+    return WARNING in description
 
 
 def png_text(description: str) -> PngInfo:
@@ -31,7 +34,8 @@ def png_text(description: str) -> PngInfo:
 def facts_of(description: str) -> dict[str, Any]:
     """Return the facts in a description; empty if it is damaged or not of a rendered slide."""
     try:
-        facts = json.loads(description.removeprefix(WARNING)) if is_synthetic(description) else {}
+        _, warning, text = description.rpartition(WARNING)
+        facts = json.loads(text) if warning else {}
     except ValueError:
         return {}
     return facts if isinstance(facts, dict) else {}

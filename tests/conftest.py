@@ -72,6 +72,25 @@ def weights(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def fitting_weights(tmp_path_factory) -> Path:
+    """A tiny network that takes regions and known pixels; no weight is zero."""
+    from nasdm_wsi.checkpoints import Training
+    from nasdm_wsi.model.checkpoint import save_weights
+    from nasdm_wsi.model.config import PRESETS
+    from nasdm_wsi.model.families import build
+    from nasdm_wsi.model.planes import ALL_PLANES
+
+    torch.manual_seed(0)
+    network = build(PRESETS["tiny-regions"].network)
+    for parameter in network.parameters():
+        if not parameter.abs().sum():
+            torch.nn.init.normal_(parameter, std=0.05)
+    path = tmp_path_factory.mktemp("fitting") / "tiny.safetensors"
+    save_weights(path, network, training=Training(preset="tiny-regions"), planes=ALL_PLANES)
+    return path
+
+
+@pytest.fixture(scope="session")
 def annotations(tmp_path_factory) -> Path:
     """A QuPath GeoJSON at 0.25 mpp: nuclei of all types in 400 x 300 pixels, some glass below."""
     import json

@@ -33,6 +33,25 @@ from nasdm_wsi.viewer import app
 TESTS = Path(__file__).parent
 SEEN: dict[tuple[str, str], str] = {  # by a test of another file
     ("", "--version"): "test_docs.py::test_the_version_tells_what_a_bug_report_needs",
+    **{
+        ("edit", option): f"test_edit.py::test_{test}"
+        for test, given in {
+            "outside_the_mask_every_pixel_is_that_of_the_slide": "--out --remove --mask",
+            "labels_say_what_has_become_of_each_nucleus": "--insert --swap",
+            "the_same_command_gives_the_same_bytes_and_another_seed_others": (
+                "--seed --style --guidance --margin"
+            ),
+            "an_edit_resumes_and_existing_outputs_are_kept": "--thin --overwrite",
+            "other_formats_are_written_anew_without_loss": "--mpp",
+            "what_is_painted_follows_the_area_and_the_difference": "--area --before",
+            "what_cannot_be_edited_is_refused": "--weights",
+            "annotations_are_read_as_the_options_say": (
+                "--class-map --ignore-class --tissue-class --class-property --contours --max-pixels"
+            ),
+            "steps_device_and_workers_are_those_of_the_options": "--steps --device --workers",
+        }.items()
+        for option in given.split()
+    },
     ("render", "--like"): "test_formats.py::test_render_like_a_slide",
     ("render", "--suffix"): "test_many.py::test_a_folder_becomes_a_folder_of_slides",
     ("render", "--mpp-out"): (

@@ -17,7 +17,7 @@ from .types import ALIASES, TISSUE, TISSUE_CLASSES, TYPES, UNKNOWN, plain_name
 # Classes of several cell types, read as the commonest of these where nothing better is known.
 _VAGUE = ("inflammatory", "inflam", "overall inflammatory", "immune")
 _VAGUE_TYPE = TYPES.index("lymphocyte")
-_LEFT_OUT = ("background", "ignore", "image")
+_LEFT_OUT = ("background", "ignore", "image", "edit")
 
 log = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+import shapely
 
 from ..errors import AnnotationError
 from .columns import Columns
@@ -185,18 +186,39 @@ def _polygons_in(geometry: dict) -> Sequence:
 # Writing
 
 
-def feature_lines(nuclei: Columns, regions: Columns | None = None) -> Iterator[bytes]:
+def feature_lines(
+    nuclei: Columns, regions: Columns | None = None, *, notes: Sequence[str] = ()
+) -> Iterator[bytes]:
     """Yield each region and then each nucleus as the text of a feature that QuPath opens.
 
     Regions are annotations of classes like "Stroma region", which name nothing but regions, and
     nuclei are detections. Coordinates have two decimals. Ids that are UUIDs are kept; other ids are
-    derived from place and number, so that the same outlines give the same text.
+    derived from place and number, so that the same outlines give the same text. ``notes`` are the
+    names of the nuclei, which QuPath shows; "" is none.
     """
     if regions is not None:
         names = ["", *map(region_class, REGIONS)]
         yield from _features(regions, "annotation", _classes(names, REGION_PALETTE))
     names = [name.capitalize() for name in TYPES]
-    yield from _features(nuclei, "detection", _classes(names, PALETTE))
+    yield from _features(nuclei, "detection", _classes(names, PALETTE), notes)
+
+
+def annotation_line(geometry: shapely.Geometry, name: str, kind: str) -> bytes:
+    """Return an annotation of a class ``kind`` as the text of a feature.
+
+    If the class ends in ``*``, the annotation is left out where nuclei or regions are read.
+    """
+    feature = {
+        "type": "Feature",
+        "id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{kind} {name} {geometry.wkt}")),
+        "geometry": orjson.Fragment(shapely.to_geojson(shapely.set_precision(geometry, 0.01))),
+        "properties": {
+            "objectType": "annotation",
+            "classification": {"name": kind, "color": [128, 128, 128]},
+            "name": name,
+        },
+    }
+    return orjson.dumps(feature)
 
 
 def _classes(names: Sequence[str], palette: np.ndarray) -> list[dict[str, Any]]:
@@ -205,17 +227,21 @@ def _classes(names: Sequence[str], palette: np.ndarray) -> list[dict[str, Any]]:
     return [{"name": name, "color": colour} for name, colour in pairs]
 
 
-def _features(table: Columns, kind: str, classes: Sequence[dict]) -> Iterator[bytes]:
+def _features(
+    table: Columns, kind: str, classes: Sequence[dict], notes: Sequence[str] = ()
+) -> Iterator[bytes]:
     """Yield each polygon as a feature of an object type, with the classification of its type."""
     for k, number in enumerate(table.types):
         geometry = _geometry(table, k)
         name = canonical_uuid(table.ids[k]) if table.ids else ""
-        feature = {
+        feature: dict[str, Any] = {
             "type": "Feature",
             "id": name or str(uuid.uuid5(uuid.NAMESPACE_OID, f"{k} {geometry.decode()}")),
             "geometry": orjson.Fragment(geometry),
             "properties": {"objectType": kind, "classification": classes[number]},
         }
+        if notes and notes[k]:
+            feature["properties"]["name"] = notes[k]
         yield orjson.dumps(feature)
 
 

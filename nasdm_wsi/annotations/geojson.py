@@ -6,6 +6,7 @@ that memory is needed for the columns and not for the text.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -51,13 +52,13 @@ def write_geojson(path: str | Path, nuclei: Nuclei) -> None:
         OutputError: the file cannot be written.
     """
     with whole_or_nothing(Path(path)) as part, open(part, "wb") as file:
-        write_features(file, nuclei)
+        write_features(file, feature_lines(nuclei, nuclei.regions))
 
 
-def write_features(file: BinaryIO, nuclei: Nuclei) -> None:
-    """Write nuclei and regions to a file that is open, as `write_geojson` does."""
+def write_features(file: BinaryIO, features: Iterable[bytes]) -> None:
+    """Write features, such as `features.feature_lines` yields, to a file that is open."""
     file.write(b'{"type":"FeatureCollection","features":[')
-    for k, line in enumerate(feature_lines(nuclei, nuclei.regions)):
+    for k, line in enumerate(features):
         file.write(b",\n" if k else b"\n")
         file.write(line)
     file.write(b"\n]}\n")

@@ -224,11 +224,13 @@ class Drawing:
 class Cover:
     """The pixels inside polygons, rasterised box by box on demand by the rule of nuclei.
 
-    area: Polygons or MultiPolygons in canvas pixels; they may overlap.
+    area: Polygons or MultiPolygons in canvas pixels; they may overlap. box: holds all of them.
     """
 
     def __init__(self, area: shapely.Geometry):
         self._polygons = shapely.get_parts(area)
+        x0, y0, x1, y1 = area.bounds
+        self.box = (int(np.floor(y0)), int(np.floor(x0)), int(np.ceil(y1)), int(np.ceil(x1)))
         self._tree = shapely.STRtree(self._polygons)
 
     def mask(self, box: Box) -> np.ndarray:

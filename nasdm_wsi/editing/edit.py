@@ -1,35 +1,71 @@
-"""Planning and painting of edits."""
+"""The path from a real slide to the edited one.
+
+`plan_edit` says which pixels are known and which are to be painted anew; `edit` paints them and
+writes the slide. If the output has the ending of the source and the source is a tiled TIFF of a
+usual kind, it is a copy in which only the tiles that show the edit change (`slides.patched`).
+Otherwise all of it is written anew, without loss.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import shapely
 
 from ..annotations.nuclei import Nuclei
-from ..errors import PlanError
-from ..geometry import Box
+from ..delivery import (
+    check_disk,
+    check_output,
+    described,
+    finish_cleaning,
+    nuclei_digest,
+    run_folder,
+    write_labels,
+)
+from ..errors import PlanError, SlideError
+from ..geometry import Box, shape
 from ..job import Job, Painter
+from ..mosaic.engine import Mosaic
+from ..mosaic.painting import painted
+from ..mosaic.watch import Progress
+from ..output import whole_or_nothing
+from ..provenance import provenance
 from ..rendering import plan_render, render_region
+from ..slides import patched
+from ..slides.formats import format_of, stem
 from ..slides.reading import open_slide
+from ..slides.stain import style_vector
+from .areas import widened
+from .changes import Changes, unchanged
 from .source import EditedSlide
 
 SAME_MPP = 1.1  # a slide whose pixels are at most so much larger or smaller is edited in them
+STYLE_TILES, STYLE_SIDE = 24, 256  # tiles round the area on which stain is measured, and their side
+
+
+class StyledPainter(Painter, Protocol):
+    """A painter whose stain can be chosen, such as `nasdm_wsi.model.Painter`."""
+
+    def restyled(self, style: np.ndarray) -> Painter:
+        """Return the same painter with another style vector (6,)."""
 
 
 def plan_edit(
     path: str | Path,
     nuclei: Nuclei,
     area: shapely.Geometry,
-    painter: Painter,
+    painter: StyledPainter,
     *,
+    out: str | Path | None = None,
     seed: int = 0,
     mpp: float | None = None,
-    region: Box | None = None,
+    local_style: bool = True,
 ) -> Job:
     """Plan an edit of a slide; nothing is written yet.
 
@@ -42,58 +78,218 @@ def plan_edit(
             QuPath shows. Outlines of tissue are ignored.
         area: polygons in pixels of ``nuclei``, to be painted anew.
         painter: one that takes known pixels.
+        out: the output. If a copy of the slide can be changed into it, the area is widened to whole
+            JPEG blocks.
         seed: of the noise.
         mpp: pixel size of a slide that does not state its own.
-        region: the box (y0, x0, y1, x1) of the canvas to show; by default all.
+        local_style: paint in the stain of the slide round the area, and not in that of the painter.
 
     Raises:
         SlideError: the slide cannot be read, or its pixel size is unknown.
         PlanError: the area is empty or outside the slide, or the painter takes no known pixels.
     """
+    path = Path(path)
     with open_slide(path) as slide:
-        own = slide.known_mpp(mpp)
-        same = max(own / painter.mpp, painter.mpp / own) <= SAME_MPP
-        canvas_mpp = own if same else painter.mpp
+        own, whole = slide.known_mpp(mpp), slide.shown == slide.size
+        resampled = max(own / painter.mpp, painter.mpp / own) > SAME_MPP
+        canvas_mpp = painter.mpp if resampled else own
         scale = own / canvas_mpp
         height, width = (max(round(n * scale), 1) for n in slide.shown)
         y, x = (round(n * scale) for n in slide.bounds)
+    cells = None
+    if out is not None and not resampled and whole and _ending(path) == _ending(Path(out)):
+        cells = patched.grid_of(path)
     scale = nuclei.mpp / canvas_mpp
     area = shapely.transform(area, lambda xy: xy * scale) & shapely.box(0, 0, width, height)
-    if area.is_empty:
+    if not area.area:
         raise PlanError(f"{path}: no part of the slide lies in the area of the edit")
+    if cells not in (None, (1, 1)):
+        area = widened(area, cells, (height, width))
     # The painter takes the slide's pixels as they are, so its nuclei count as of its pixel size.
     nuclei = replace(nuclei.scaled(canvas_mpp), mpp=painter.mpp, tissue=None)
-    job = plan_render(nuclei, painter, size=(height, width), region=region, seed=seed)
-    known = EditedSlide(Path(path), None if same else canvas_mpp, (y, x), area, sha256(Path(path)))
-    return replace(job, known=known)
+    known = EditedSlide(path, canvas_mpp, resampled, (y, x), area, cells, _sha256(path))
+    style = style_round(known) if local_style else None
+    styled = painter if style is None else painter.restyled(style)
+    return replace(plan_render(nuclei, styled, size=(height, width), seed=seed), known=known)
 
 
-def sha256(path: Path) -> str:
+def _ending(path: Path) -> str:
+    return path.name[len(stem(path)) :].lower().replace(".tiff", ".tif")
+
+
+def _sha256(path: Path) -> str:
     """Return the digest of a file, or of all files in a folder in the order of their names."""
     if path.is_dir():
         digest = hashlib.sha256()
         for part in sorted(p for p in path.rglob("*") if p.is_file()):
-            digest.update(f"{part.relative_to(path)} {sha256(part)}\n".encode())
+            digest.update(f"{part.relative_to(path)} {_sha256(part)}\n".encode())
         return digest.hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def style_round(known: EditedSlide) -> np.ndarray | None:
+    """Return the style vector (6,) of the slide at and round the area; None if it is all blank."""
+    parts = shapely.get_parts(known.area)
+    chosen = np.random.default_rng(0).permutation(len(parts))[:STYLE_TILES]
+    tiles = []
+    for part in parts[chosen]:
+        x, y = (round(n) - STYLE_SIDE // 2 for n in (part.centroid.x, part.centroid.y))
+        tiles.append(known.pixels((y, x, y + STYLE_SIDE, x + STYLE_SIDE)))
+    try:
+        return style_vector(np.stack(tiles))
+    except SlideError:
+        return None
+
+
+def edit(
+    job: Job,
+    out: str | Path,
+    changes: Changes | None = None,
+    *,
+    workers: int | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> int:
+    """Paint a planned edit, and write the slide and ``NAME.geojson`` beside it.
+
+    An edit that was stopped resumes when it is called again, as in `rendering.render`.
+
+    Args:
+        job: from `plan_edit` with the same ``out``.
+        out: the slide; its suffix determines the format (`slides.formats`).
+        changes: what differs from the slide, for the names of the nuclei in NAME.geojson.
+        workers, overwrite, progress: as in `rendering.render`.
+
+    Returns:
+        How many pixels of blocks were painted.
+
+    Raises:
+        OutputError: as in `rendering.render`.
+        SlideError: a tile of the slide cannot be changed without loss.
+    """
+    out, known = Path(out), _known(job)
+    if known.cells is None:
+        pyramid = format_of(out).encoded((*shape(job.region), 3), quality=100, lossless=True)
+    else:
+        pyramid = None
+    if not overwrite and finish_cleaning(job, out, pyramid):
+        return 0
+    check_output(out, overwrite=overwrite, inputs=job.sources)
+    replaced = nuclei_digest(out)
+    check_disk(out.parent, job.disk(workers) if known.cells is None else _copied_bytes(job))
+    in_pixels = _named(job, changes)
+    with painted(
+        job,
+        run_folder(out),
+        pyramid=pyramid,
+        workers=workers,
+        overwrite=overwrite,
+        progress=progress,
+    ) as mosaic:
+        lines = in_pixels.features(known.synthetic)
+        digest = write_labels(mosaic.store, out, lines, replaced=replaced)
+        description = provenance(described(job, pyramid, labels=digest))
+        if known.cells is None:
+            _write_anew(mosaic, out, description, progress)
+        else:
+            _write_copy(mosaic, out, description)
+        mosaic.store.clear()
+        return mosaic.painted
+
+
+def _known(job: Job) -> EditedSlide:
+    if not isinstance(job.known, EditedSlide):
+        raise PlanError("this job is no edit: plan it with `plan_edit`")
+    return job.known
+
+
+def _named(job: Job, changes: Changes | None) -> Changes:
+    """Return the changes in pixels of the slide, with nuclei in the area as painted anew."""
+    known = _known(job)
+    own = replace(job.nuclei, mpp=known.mpp)
+    scaled = changes.scaled(known.mpp) if changes else unchanged(own)
+    return scaled.painted_in(known.area)
+
+
+def _copied_bytes(job: Job) -> int:
+    """Return about how many bytes the copy of a slide and the state of the painted blocks need."""
+    known = _known(job)
+    # A margin on each side, and the states of two phases in float32.
+    painted = known.area.buffer(job.plan.margin).envelope.area
+    blocks = len(shapely.get_parts(known.area)) * 4 * job.plan.block_side**2
+    state = min(painted + 4 * job.plan.block_side**2, blocks) * job.painter.channels * 4 * 2
+    return known.path.stat().st_size * 2 + int(state)
+
+
+def _write_anew(mosaic: Mosaic, out: Path, description: str, progress: Progress | None) -> None:
+    """Write all of the slide in the format of ``out``."""
+    common: dict[str, Any] = {"mpp": _known(mosaic.job).mpp, "description": description}
+    if progress:
+        common["progress"] = lambda done, total: progress("writing", done, total)
+    if mosaic.pyramid:
+        format_of(out).write_tiles(out, mosaic.pyramid, mosaic.encoded, **common)
+    else:
+        format_of(out).write(out, Rows(mosaic.pixels, shape(mosaic.job.region)), **common)
+
+
+def _write_copy(mosaic: Mosaic, out: Path, description: str) -> None:
+    """Write a copy of the slide in which the area is changed."""
+    known = _known(mosaic.job)
+    with whole_or_nothing(out) as part:
+        shutil.copyfile(known.path, part)
+        patched.change(part, mosaic.pixels, known.area)
+        patched.describe(part, description)
+
+
+def write_mask(job: Job, path: str | Path) -> None:
+    """Write where an edited slide is synthetic, as a pyramid of labels: 1 there and 0 elsewhere.
+
+    Raises:
+        OutputError: the file cannot be written, or its suffix is that of no format for labels.
+    """
+    known, path = _known(job), Path(path)
+    cover = replace(known, area=known.synthetic)
+
+    def pixels(box: Box) -> np.ndarray:
+        return (~cover.mask(box)).astype(np.uint8)
+
+    rows = Rows(pixels, shape(job.region), channels=())
+    description = provenance({"mask of": known.path.name, **job.facts})
+    format_of(path, labels=True).write(path, rows, mpp=known.mpp, description=description)
+
+
+class Rows:
+    """Pixels of a canvas of ``size`` (h, w) that are made when rows are sliced."""
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, pixels: Any, size: tuple[int, int], channels: tuple[int, ...] = (3,)):
+        self._pixels, self.shape = pixels, (*size, *channels)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        start, stop, _ = rows.indices(self.shape[0])
+        return self._pixels((start, 0, stop, self.shape[1]))
+
+
 def edit_region(
-    slide: str | Path, box: Box, nuclei: Nuclei, painter: Painter, *, seed: int = 0
+    slide: str | Path, box: Box, nuclei: Nuclei, painter: StyledPainter, *, seed: int = 0
 ) -> np.ndarray:
     """Paint a box of a slide anew from ``nuclei``, and fit it to the pixels around.
 
     Args:
         slide: its path.
         box: (y0, x0, y1, x1) in pixels of ``nuclei``.
-        nuclei, painter, seed: as in `plan_edit`.
+        nuclei, painter, seed: as in `plan_edit`. A slide that does not state its pixel size is
+            taken to have that of ``nuclei``.
 
     Returns:
         The box, uint8 (h, w, 3), at the pixel size of the edit.
     """
     y0, x0, y1, x1 = box
-    job = plan_edit(slide, nuclei, shapely.box(x0, y0, x1, y1), painter, seed=seed)
-    x0, y0, x1, y1 = job.known.area.bounds  # type: ignore[union-attr]
-    region = (math.floor(y0), math.floor(x0), math.ceil(y1), math.ceil(x1))
+    with open_slide(slide) as source:
+        mpp = None if source.mpp else nuclei.mpp
+    job = plan_edit(slide, nuclei, shapely.box(x0, y0, x1, y1), painter, seed=seed, mpp=mpp)
+    x0, y0, x1, y1 = _known(job).area.bounds
+    region = math.floor(y0), math.floor(x0), math.ceil(y1), math.ceil(x1)
     return render_region(replace(job, region=region))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +12,16 @@ from typing import Any
 
 import numpy as np
 import shapely
+from scipy import ndimage
 
 from ..annotations.raster import Cover
-from ..geometry import Box
+from ..geometry import Box, grow, inside
 from ..slides.reading import Slide, open_slide
+from ..slides.tissue import tissue_mask
+
+TISSUE = 0.6  # share of the surroundings of a nucleus that has to be tissue
+FADE = 4  # pixels inside the border of the area over which the slide fades
+MOST_BOXES = 1000  # areas whose places stand in the provenance
 
 
 @dataclass(frozen=True)
@@ -23,16 +30,21 @@ class EditedSlide:
 
     Attributes:
         path: of the slide.
-        mpp: pixel size at which it is read; None for its own pixels.
-        corner: (y, x) of the canvas on the slide, in pixels of ``mpp``.
+        mpp: micrometres per pixel of the canvas.
+        resampled: whether the slide is brought to this pixel size; else its own pixels are used.
+        corner: (y, x) of the canvas on the slide, in pixels of the canvas.
         area: polygons in canvas pixels; the pixels inside are painted.
+        cells: (height, width) of the cells that a copy of the slide is changed in, of which the
+            area consists; None if the slide is written anew.
         digest: SHA-256 of the file, in hexadecimal digits.
     """
 
     path: Path
-    mpp: float | None
+    mpp: float
+    resampled: bool
     corner: tuple[int, int]
     area: shapely.Geometry
+    cells: tuple[int, int] | None
     digest: str
 
     def mask(self, box: Box) -> np.ndarray:
@@ -45,12 +57,48 @@ class EditedSlide:
         y, x = self.corner
         place = box[0] + y, box[1] + x, box[2] + y, box[3] + x
         with lock:
-            return slide.read(place, mpp=self.mpp or slide.mpp or 1.0)
+            return slide.read(place, mpp=self.mpp if self.resampled else slide.mpp or self.mpp)
 
-    def fingerprint(self) -> str:
-        """Return the digest of the file, and 16 digits that change when the area does."""
-        area = hashlib.sha256(shapely.to_wkb(self.area)).hexdigest()[:16]
-        return f"{self.digest} {area}"
+    def finished(self, box: Box, painted: np.ndarray) -> np.ndarray:
+        """Return the slide's pixels, uint8 (h, w, 3), and in the area those painted.
+
+        Inside the border of the area, the slide fades into what is painted, because networks paint
+        a fine line at the border of what they know.
+        """
+        frame = grow(box, FADE + 1)
+        depth = ndimage.distance_transform_edt(~self.mask(frame))[inside(box, frame)]
+        share = np.clip(depth / (FADE + 1), 0, 1).astype(np.float32)[..., None]
+        source = self.pixels(box)
+        return np.rint(source + share * (painted.astype(np.float32) - source)).astype(np.uint8)
+
+    @property
+    def synthetic(self) -> shapely.Geometry:
+        """The area that may differ from the slide: what is painted, and pixels that JPEG mixes in.
+
+        Decoders mix the colours of neighbouring JPEG blocks over one pixel if chroma has half the
+        resolution.
+        """
+        mixed = self.cells not in (None, (1, 1), (8, 8))
+        return self.area.buffer(1, join_style="mitre") if mixed else self.area
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The name and digest of the file, and the area; at most a thousand places of it."""
+        bounds = shapely.bounds(shapely.get_parts(self.area))[:, [1, 0, 3, 2]]
+        facts = {
+            "source": self.path.name,
+            "SHA-256": self.digest,
+            "area": hashlib.sha256(shapely.to_wkb(self.area)).hexdigest()[:16],
+            "parts": len(bounds),
+        }
+        if len(bounds) <= MOST_BOXES:
+            facts["boxes (y0, x0, y1, x1)"] = bounds.round(2).tolist()
+        return facts
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """The file that is read."""
+        return (self.path,)
 
     @cached_property
     def _cover(self) -> Cover:
@@ -63,3 +111,20 @@ class EditedSlide:
     def __getstate__(self) -> dict[str, Any]:
         # Each process opens the slide for itself.
         return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+
+
+def on_tissue(path: Path, mpp: float) -> Callable[[shapely.Polygon], bool]:
+    """Return a test whether an outline, in pixels of ``mpp``, would lie on tissue of a slide."""
+    slide = open_slide(path)
+    scale = mpp / (slide.mpp or mpp)
+    y, x = (n / scale for n in slide.bounds)
+
+    def fits(outline: shapely.Polygon) -> bool:
+        x0, y0, x1, y1 = (round(n) for n in outline.bounds)
+        box = round(y) + y0, round(x) + x0, round(y) + y1 + 1, round(x) + x1 + 1
+        h, w = (round(n / scale) for n in slide.shown)
+        if min(y0, x0) < 0 or y1 >= h or x1 >= w:
+            return False
+        return bool(tissue_mask(slide.read(box, mpp=mpp)).mean() > TISSUE)
+
+    return fits

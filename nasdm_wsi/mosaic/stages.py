@@ -320,7 +320,7 @@ class Pixels(Picture):
         box = self.covers(place)
         pixels = self.canvas.painter.finish(self._state(place, box))
         if known := self.canvas.job.known:
-            pixels = np.where(known.mask(box)[..., None], known.pixels(box), pixels)
+            pixels = known.finished(box, pixels)
         self.canvas.store.write(self.part, place, pixels)
 
     def _state(self, place: Block, box: Box) -> np.ndarray:

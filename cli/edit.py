@@ -1,0 +1,197 @@
+"""nasdm-wsi edit"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..slides.formats import names
+from . import options
+
+if TYPE_CHECKING:
+    import shapely
+
+    from ..annotations.nuclei import Nuclei
+    from ..editing.changes import Changes
+
+
+def _pairs(_ctx: click.Context, option: click.Parameter, given: tuple[str, ...]) -> list:
+    """Return (name, value) of each NAME=VALUE."""
+    pairs = []
+    for text in given:
+        name, sign, value = text.partition("=")
+        if not (name and sign and value):
+            raise click.BadParameter(f"{text!r} is not {option.metavar}")
+        pairs.append((name.casefold(), value.casefold()))
+    return pairs
+
+
+@click.command()
+@click.argument("slide", type=options.EXISTING)
+@click.argument("annotations", type=options.EXISTING)
+@click.option("-o", "--out", type=options.NEW, required=True, help=f"The edited slide: {names()}.")
+@click.option(
+    "--area",
+    type=options.EXISTING,
+    help="GeoJSON of what to paint anew; default: annotations of the class Edit in ANNOTATIONS.",
+)
+@click.option(
+    "--before",
+    type=options.EXISTING,
+    help="Nuclei as they are in SLIDE: all that differs from them is painted anew.",
+)
+@click.option(
+    "--margin",
+    type=click.FloatRange(0),
+    default=4.0,
+    show_default=True,
+    help="Micrometres round a nucleus that differs which are painted anew.",
+)
+@click.option(
+    "--insert",
+    metavar="TYPE=NUMBER",
+    multiple=True,
+    callback=_pairs,
+    help="Insert so many nuclei of a type near their usual company; repeatable.",
+)
+@click.option(
+    "--remove",
+    metavar="TYPE=NUMBER|SHARE",
+    multiple=True,
+    callback=_pairs,
+    help="Remove so many nuclei of a type, or a share below 1, at random; repeatable.",
+)
+@click.option(
+    "--swap",
+    metavar="TYPE=TYPE",
+    multiple=True,
+    callback=_pairs,
+    help="Turn all nuclei of a type into another; repeatable.",
+)
+@click.option("--thin", type=click.FloatRange(0, 1), help="Remove this share of all nuclei.")
+@click.option("--mpp", type=float, help="Pixel size of a SLIDE that does not state it.")
+@click.option("--mask", type=options.NEW, help="Also write where the slide is synthetic.")
+@options.reading
+@options.seed
+@click.option("--steps", type=click.IntRange(1, 1000), help="Number of solver steps.")
+@click.option("--guidance", type=click.FloatRange(0, 20), help="Strength of guidance.")
+@click.option(
+    "--style",
+    help="Stain: the name of a style, or a slide or image; default: that of SLIDE round the edit.",
+)
+@options.weights
+@options.device
+@click.option("--workers", type=click.IntRange(1), help="Number of threads; default: one per core.")
+@click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
+@options.quiet
+def edit(slide: Path, annotations: Path, out: Path, mask: Path | None, **given) -> None:
+    """Paint a part of SLIDE anew, so that it shows the nuclei of ANNOTATIONS.
+
+    What to paint is given by --area, by the difference from --before, or by --insert, --remove,
+    --swap and --thin, which change the nuclei of ANNOTATIONS at random. All other pixels stay
+    exactly as they are. The nuclei are written to NAME.geojson beside the edited slide, with what
+    has become of each as its name. To resume an edit that was stopped, run the same command again.
+    """
+    from ..delivery import check_output, run_folder
+    from ..editing.edit import edit as edit_slide
+    from ..editing.edit import plan_edit, write_mask
+    from ..model.painter import Painter
+    from ..output import check_writable, keep_inputs
+    from ..slides.formats import labels_path
+    from ..slides.reading import find_style
+
+    files = ("area", "before", "style", "weights")
+    inputs = (slide, annotations, *(given[name] for name in files))
+    overwrite = given["overwrite"] or run_folder(out).is_dir()
+    check_output(out, overwrite=overwrite, inputs=inputs)
+    if mask:
+        keep_inputs([mask], inputs)
+        check_writable(mask)
+    changes, area = _request(slide, annotations, given)
+    painting = {k: given[k] for k in ("weights", "steps", "guidance") if given[k] is not None}
+    style = find_style(given["style"]) if given["style"] else None
+    painter = Painter(**painting, device=given["device"], style=style)
+    job = plan_edit(
+        slide,
+        changes.nuclei,
+        area,
+        painter,
+        out=out,
+        seed=given["seed"],
+        mpp=given["mpp"],
+        local_style=style is None,
+    )
+    with options.bars("task") as progress:
+        edit_slide(
+            job,
+            out,
+            changes,
+            workers=given["workers"],
+            overwrite=given["overwrite"],
+            progress=progress,
+        )
+    if mask:
+        write_mask(job, mask)
+    known: Any = job.known
+    found = ", ".join(f"{n:,} {state}" for state, n in changes.counts().items() if n)
+    options.say(
+        f"{out}: {found or 'no nuclei changed'}; painted anew: "
+        f"{known.area.area / 1e6:.3g} megapixels at {known.mpp:g} mpp; "
+        f"the nuclei are in {labels_path(out).name}"
+    )
+
+
+def _request(slide: Path, annotations: Path, given: dict) -> tuple[Changes, shapely.Geometry]:
+    """Return what changes, and all that is to be painted anew, in pixels of the annotations."""
+    from ..editing.areas import EDIT, read_area
+    from ..editing.changes import changes, unchanged
+    from ..errors import PlanError
+    from ..rendering import read_annotations
+
+    classes = ("class_map", "ignore_classes", "tissue_classes", "class_property")
+    reading = {name: given[name] for name in ("mpp", *classes, "contours", "max_pixels")}
+    nuclei = read_annotations(annotations, like=slide, **reading)
+    wanted = _preset(slide, nuclei, given)
+    before = read_annotations(given["before"], like=slide, **reading) if given["before"] else nuclei
+    difference = unchanged(wanted) if wanted is before else changes(before, wanted)
+    area = difference.area(given["margin"])
+    if given["area"]:
+        area |= read_area(given["area"])
+    elif annotations.suffix in (".geojson", ".json"):
+        area |= read_area(annotations, named=EDIT)
+    if area.is_empty:
+        raise PlanError(
+            "nothing is to be painted anew: give `area`, `before`, `insert`, `remove`, `swap` or "
+            "`thin`, or draw an annotation of the class Edit"
+        )
+    return difference, area
+
+
+def _preset(slide: Path, nuclei: Nuclei, given: dict) -> Nuclei:
+    """Return the nuclei after the edits that the options ask for, in the order of the help."""
+    import numpy as np
+
+    from ..editing import presets
+    from ..editing.source import on_tissue
+
+    rng = np.random.default_rng(given["seed"])
+    for kind, count in given["insert"]:
+        fits = on_tissue(slide, nuclei.mpp)
+        nuclei = presets.insert(nuclei, kind, _number(count, int), rng=rng, fits=fits)
+    for kind, amount in given["remove"]:
+        nuclei = presets.remove(nuclei, kind, _number(amount, float), rng=rng)
+    for old, new in given["swap"]:
+        nuclei = presets.swap(nuclei, old, new, rng=rng)
+    if given["thin"]:
+        nuclei = presets.thin(nuclei, given["thin"], rng=rng)
+    return nuclei
+
+
+def _number(text: str, kind: Callable[[str], Any]) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no number") from None

@@ -1,0 +1,80 @@
+"""The areas of an edit: reading those that are drawn, and widening them to whole cells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import shapely
+
+from ..annotations.features import class_of, features_in
+from ..annotations.jsonstream import members, readable, texts
+from ..annotations.raster import Cover
+from ..errors import AnnotationError
+from ..geometry import Box, cells_in
+
+EDIT = "Edit"  # the class of annotations that say what to paint anew
+_SIDE = 4096  # pixels of a square in which an area is widened at a time
+
+
+def read_area(path: str | Path, *, named: str | None = None) -> shapely.Geometry:
+    """Return the polygons of a GeoJSON file as one geometry, in its pixels; it may be empty.
+
+    Args:
+        named: read only annotations of this class.
+
+    Raises:
+        AnnotationError: the file is no GeoJSON.
+    """
+    found = []
+    with readable(path):
+        for name, text in texts(Path(path)):
+            for member in members(text, "features"):
+                for feature in features_in(member, name):
+                    kind = class_of(feature.get("properties") or {})
+                    if named is None or kind.casefold() == named.casefold():
+                        found.append(_polygons(feature, path))
+    return shapely.union_all(found) if found else shapely.Polygon()
+
+
+def _polygons(feature: dict, path: str | Path) -> shapely.Geometry:
+    """Return the polygons of a feature, made valid."""
+    try:
+        geometry = shapely.make_valid(shapely.geometry.shape(feature["geometry"]))
+    except Exception as error:  # of shapely, whatever is wrong with the coordinates
+        raise AnnotationError(f"{path}: an area is no polygon ({error}): draw it again") from error
+    parts = shapely.get_parts(shapely.get_parts(geometry))
+    return shapely.union_all([part for part in parts if part.geom_type == "Polygon"])
+
+
+def widened(
+    area: shapely.Geometry, cells: tuple[int, int], size: tuple[int, int]
+) -> shapely.Geometry:
+    """Return the union of all cells, (height, width) in pixels, of which a pixel lies in the area.
+
+    The result ends at the canvas of ``size`` (h, w).
+    """
+    (tall, wide), (height, width) = cells, size
+    boxes: list[np.ndarray] = []
+    cover = Cover(area)
+    for part in _squares(area, size):
+        mask = cover.mask(part).reshape(_SIDE // tall, tall, _SIDE // wide, wide)
+        rows, columns = np.nonzero(mask.any(axis=(1, 3)))
+        y, x = part[0] + rows * tall, part[1] + columns * wide
+        ends = np.minimum(x + wide, width), np.minimum(y + tall, height)
+        boxes.append(shapely.box(x, y, *ends))
+    return shapely.union_all(np.concatenate(boxes)) if boxes else shapely.Polygon()
+
+
+def _squares(area: shapely.Geometry, size: tuple[int, int]) -> list[Box]:
+    """Return squares that hold the area, in raster order."""
+    height, width = size
+    grid = cells_in((0, 0, -(-height // _SIDE), -(-width // _SIDE)))
+    places = [(i * _SIDE, j * _SIDE, (i + 1) * _SIDE, (j + 1) * _SIDE) for i, j in grid]
+    frames = shapely.box(*np.array(places)[:, [1, 0, 3, 2]].T)
+    shapely.prepare(area)
+    return [
+        place
+        for place, meets in zip(places, shapely.intersects(area, frames), strict=True)
+        if meets
+    ]

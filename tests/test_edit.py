@@ -1,0 +1,415 @@
+"""Edits of slides: from the command to what is in the slide, in the labels and in the mask."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import shapely
+from click.testing import CliRunner
+from helpers import tissue
+from PIL import Image
+from scipy import ndimage
+
+from nasdm_wsi import edit_region, read_annotations
+from nasdm_wsi.annotations.geojson import write_geojson
+from nasdm_wsi.annotations.nuclei import Nuclei
+from nasdm_wsi.annotations.types import TYPES
+from nasdm_wsi.cli.main import main
+from nasdm_wsi.editing import presets
+from nasdm_wsi.editing.areas import read_area, widened
+from nasdm_wsi.editing.changes import ADDED, CHANGED, PAINTED, SAME, changes
+from nasdm_wsi.errors import PlanError
+from nasdm_wsi.model import Painter
+from nasdm_wsi.provenance import facts_of
+from nasdm_wsi.slides import ome_tiff
+from nasdm_wsi.slides.reading import open_slide
+
+SIZE = (320, 400)
+
+
+def discs(count=60, *, types=None, seed=0, size=SIZE):
+    """Nuclei on a grid with some room between them, at 0.5 mpp."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[20 : size[0] - 15 : 36, 20 : size[1] - 15 : 36].reshape(2, -1)[:, :count]
+    outlines = shapely.buffer(shapely.points(x, y), rng.uniform(4, 7, len(x)))
+    kinds = np.arange(len(x)) % 6 + 1 if types is None else np.full(len(x), types)
+    return Nuclei.from_polygons(outlines, kinds, mpp=0.5)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A slide with JPEG tiles, the same picture without loss, and its nuclei."""
+    folder = tmp_path_factory.mktemp("source")
+    noise = np.random.default_rng(0).normal(0, 6, (*SIZE, 3))
+    picture = np.clip(tissue(*SIZE) + noise, 0, 255).astype(np.uint8)
+    ome_tiff.write(folder / "s.ome.tif", picture, mpp=0.5, description="real", tile=128)
+    Image.fromarray(picture).save(folder / "s.png")
+    write_geojson(folder / "n.geojson", discs())
+    return folder
+
+
+def run(*arguments, code=0):
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture
+def edit(folder, fitting_weights, tmp_path):
+    """Run the command on the slide with JPEG tiles; returns what it prints."""
+
+    def command(*options, out="e.ome.tif", slide="s.ome.tif", nuclei=folder / "n.geojson", code=0):
+        fixed = ("--weights", fitting_weights, "--device", "cpu", "--steps", 2)
+        out = tmp_path / out
+        return run("edit", folder / slide, nuclei, "-o", out, *fixed, *options, code=code)
+
+    return command
+
+
+def pixels(path, mpp=None):
+    with open_slide(path) as slide:
+        return slide.read((0, 0, *slide.size), mpp=mpp or slide.mpp or 0.5)
+
+
+def mask_of(path):
+    """Bool (h, w), from a mask that the command wrote."""
+    return pixels(path)[..., 0] > 0
+
+
+def features(path):
+    return json.loads(path.read_text(encoding="utf-8"))["features"]
+
+
+def test_outside_the_mask_every_pixel_is_that_of_the_slide(edit, folder, tmp_path):
+    """Inside it, most pixels differ; the mask, the area and the provenance say the same."""
+    edit("--remove", "lymphocyte=3", "--mask", tmp_path / "m.ome.tif")
+    before, after = pixels(folder / "s.ome.tif"), pixels(tmp_path / "e.ome.tif")
+    mask = mask_of(tmp_path / "m.ome.tif")
+    np.testing.assert_array_equal(after[~mask], before[~mask])
+    assert 0.01 < mask.mean() < 0.2 and (after[mask] != before[mask]).any(axis=1).mean() > 0.5
+    written = features(tmp_path / "e.geojson")
+    area = [f for f in written if f["properties"].get("name") == "synthetic"]
+    polygons = shapely.union_all([shapely.geometry.shape(f["geometry"]) for f in area])
+    assert polygons.area == mask.sum()
+    with open_slide(tmp_path / "e.ome.tif") as slide:
+        facts = facts_of(slide.description)
+        assert slide.description.startswith("real")
+    source = (folder / "s.ome.tif").read_bytes()
+    assert facts["known"]["SHA-256"] == hashlib.sha256(source).hexdigest()
+    assert facts["known"]["source"] == "s.ome.tif" and facts["seed"] == 0
+    told = run("info", tmp_path / "e.ome.tif")
+    assert "SHA-256" in told and "s.ome.tif" in told
+
+
+def test_labels_say_what_has_become_of_each_nucleus(edit, folder, tmp_path):
+    edit("--insert", "plasma=2", "--remove", "lymphocyte=3", "--swap", "connective=neutrophil")
+    written = features(tmp_path / "e.geojson")
+    names = [f["properties"].get("name", "") for f in written]
+    assert names.count("added") == 2 and names.count("removed lymphocyte") == 3
+    assert names.count("changed") == discs().counts()["connective"]
+    now = read_annotations(tmp_path / "e.geojson", mpp=0.5)
+    before = discs().counts()
+    assert now.counts() == before | {
+        "plasma": before["plasma"] + 2,
+        "lymphocyte": before["lymphocyte"] - 3,
+        "connective": 0,
+        "neutrophil": before["neutrophil"] + before["connective"],
+    }
+
+
+def test_the_same_command_gives_the_same_bytes_and_another_seed_others(edit, tmp_path):
+    for name, options in {
+        "a": (),
+        "b": ("--workers", 3),
+        "c": ("--seed", 1),
+        "d": ("--style", "deep"),
+        "f": ("--guidance", 3),
+        "g": ("--margin", 9),
+    }.items():
+        edit("--thin", 0.1, *options, out=f"{name}.ome.tif")
+    content = {name: (tmp_path / f"{name}.ome.tif").read_bytes() for name in "abcdfg"}
+    assert content["a"] == content["b"] and len(set(content.values())) == 5
+
+
+def test_an_edit_resumes_and_existing_outputs_are_kept(edit, tmp_path, monkeypatch):
+    edit("--thin", 0.2, out="whole.ome.tif")
+    from nasdm_wsi.slides import patched
+
+    def fails(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(patched, "change", fails)
+        assert "No space left" in edit("--thin", 0.2, code=1)
+    assert not (tmp_path / "e.ome.tif").exists()
+    calls = []
+    solve = Painter.solve
+    monkeypatch.setattr(Painter, "solve", lambda *given: calls.append(given) or solve(*given))
+    edit("--thin", 0.2)
+    assert not calls  # all was painted before
+    assert (tmp_path / "e.ome.tif").read_bytes() == (tmp_path / "whole.ome.tif").read_bytes()
+    assert not (tmp_path / "e.ome.tif.run").exists()
+    assert "exists" in edit("--thin", 0.2, code=1)
+    edit("--thin", 0.2, "--overwrite")
+
+
+def test_other_formats_are_written_anew_without_loss(edit, folder, tmp_path):
+    edit("--thin", 0.1, "--mpp", 0.5, "--mask", tmp_path / "m.ome.tif", slide="s.png")
+    before, after = pixels(folder / "s.png"), pixels(tmp_path / "e.ome.tif")
+    mask = mask_of(tmp_path / "m.ome.tif")
+    np.testing.assert_array_equal(after[~mask], before[~mask])
+    assert (after[mask] != before[mask]).any() and 0 < mask.mean() < 0.3
+    with open_slide(tmp_path / "e.ome.tif") as slide:
+        assert slide.mpp == pytest.approx(0.5) and len(slide.levels) > 0
+
+
+def test_a_40x_slide_is_edited_at_the_pixel_size_of_the_weights(edit, folder, tmp_path):
+    large = np.asarray(Image.open(folder / "s.png").resize((800, 640), Image.Resampling.BICUBIC))
+    ome_tiff.write(tmp_path / "40x.ome.tif", large, mpp=0.25, description="")
+    nuclei = tmp_path / "40x.geojson"
+    write_geojson(nuclei, discs().scaled(0.25))
+    output = edit("--thin", 0.1, slide=tmp_path / "40x.ome.tif", nuclei=nuclei)
+    assert "at 0.5 mpp" in output
+    with open_slide(tmp_path / "e.ome.tif") as slide:
+        assert slide.mpp == pytest.approx(0.5) and slide.size == SIZE
+    after, before = pixels(tmp_path / "e.ome.tif"), pixels(tmp_path / "40x.ome.tif", mpp=0.5)
+    before = before[: SIZE[0], : SIZE[1]]
+    assert 0.5 < (after == before).all(axis=2).mean() < 1
+    areas = [
+        np.median(n.areas()) for n in (discs(), read_annotations(tmp_path / "e.geojson", mpp=0.5))
+    ]
+    assert areas[0] == pytest.approx(areas[1], rel=0.1)
+
+
+def test_what_is_painted_follows_the_area_and_the_difference(edit, folder, tmp_path):
+    """Drawn in a file of its own, as an annotation of the class Edit, or by the nuclei before."""
+    box = [[[96, 96], [160, 96], [160, 160], [96, 160], [96, 96]]]
+    drawn = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": box}}
+    drawn["properties"] = {"objectType": "annotation", "classification": {"name": "Edit"}}
+    (tmp_path / "area.geojson").write_text(json.dumps(drawn))
+    collection = {"type": "FeatureCollection", "features": [*features(folder / "n.geojson"), drawn]}
+    (tmp_path / "both.geojson").write_text(json.dumps(collection))
+    square = np.zeros(SIZE, bool)
+    square[96:160, 96:160] = True
+    edit("--area", tmp_path / "area.geojson", out="a.ome.tif")
+    edit(out="b.ome.tif", nuclei=tmp_path / "both.geojson")
+    assert (tmp_path / "a.ome.tif").read_bytes() == (tmp_path / "b.ome.tif").read_bytes()
+    before = pixels(folder / "s.ome.tif")
+    changed = (pixels(tmp_path / "a.ome.tif") != before).any(axis=2)
+    assert (
+        changed[square].mean() > 0.8
+        and not changed[~ndimage.binary_dilation(square, np.ones((3, 3)))].any()
+    )
+    names = [f["properties"].get("name") for f in features(tmp_path / "a.geojson")]
+    assert names.count("painted anew") >= 3
+    nuclei = read_annotations(folder / "n.geojson", mpp=0.5)
+    write_geojson(tmp_path / "fewer.geojson", nuclei.take(np.arange(1, len(nuclei))))
+    edit("--before", folder / "n.geojson", out="d.ome.tif", nuclei=tmp_path / "fewer.geojson")
+    changed = (pixels(tmp_path / "d.ome.tif") != before).any(axis=2)
+    rows, columns = np.nonzero(changed)
+    assert changed.any() and max(rows.max(), columns.max()) < 20 + 7 + 8 + 17
+
+
+def test_an_edit_of_a_region_in_python(folder, fitting_weights):
+    """It has the pixels that the command would paint, where chroma is not mixed by JPEG."""
+    painter = Painter(fitting_weights, steps=2, device="cpu")
+    nuclei = discs()
+    box = (100, 120, 164, 200)
+    array = edit_region(folder / "s.png", box, nuclei, painter, seed=4)
+    again = edit_region(folder / "s.png", box, nuclei, painter, seed=4)
+    assert array.shape == (64, 80, 3) and array.dtype == np.uint8
+    np.testing.assert_array_equal(array, again)
+    source = pixels(folder / "s.png")[100:164, 120:200]
+    away = np.abs(array.astype(int) - source).mean(axis=2)
+    # The slide fades into what is painted.
+    assert away[0].mean() < away[3].mean() < away[8:-8].mean()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "nothing is to be painted anew: give --area, --before, --insert"),
+        (("--insert", "eosin=3"), "'eosin' is no nucleus type: choose one of neutrophil"),
+        (("--insert", "plasma"), "'plasma' is not TYPE=NUMBER"),
+        (("--remove", "plasma=few"), "'few' is no number"),
+        (("--insert", "plasma=300"), "ask for fewer"),
+        (("--thin", 0.1, "--mpp", 0.25), "tells the pixel size"),
+    ],
+)
+def test_mistakes_end_in_one_line(edit, tmp_path, options, said):
+    output = edit(*options, code=2 if "is not TYPE" in said or "no number" in said else 1)
+    assert said in " ".join(output.split())
+    assert not list(tmp_path.glob("e.*"))
+
+
+def test_what_cannot_be_edited_is_refused(edit, weights, folder, tmp_path):
+    assert "cannot fit" in edit("--thin", 0.1, "--weights", weights, code=1)
+    far = shapely.box(5000, 5000, 5100, 5100)
+    (tmp_path / "far.geojson").write_text(shapely.to_geojson(far))
+    assert "no part of the slide" in edit("--area", tmp_path / "far.geojson", code=1)
+    output = run(
+        "edit", folder / "s.ome.tif", folder / "n.geojson", "-o", folder / "s.ome.tif", code=1
+    )
+    assert "is an input" in output
+
+
+def test_annotations_are_read_as_the_options_say(edit, folder, tmp_path):
+    """Each option by what it makes of the labels, or by the mistake that follows from it."""
+    odd = tmp_path / "odd.geojson"
+    text = (folder / "n.geojson").read_text().replace('"name":"Plasma"', '"name":"Strange"')
+    odd.write_text(text)
+    edit("--thin", 0.1, "--class-map", "Strange=plasma", out="a.ome.tif", nuclei=odd)
+    assert read_annotations(tmp_path / "a.geojson", mpp=0.5).counts()["plasma"] > 0
+    edit("--thin", 0.1, "--ignore-class", "Strange", out="b.ome.tif", nuclei=odd)
+    assert read_annotations(tmp_path / "b.geojson", mpp=0.5).counts()["plasma"] == 0
+    edit("--thin", 0.1, "--tissue-class", "Strange", out="c.ome.tif", nuclei=odd)
+    assert read_annotations(tmp_path / "c.geojson", mpp=0.5).counts()["plasma"] == 0
+    other = tmp_path / "other.geojson"
+    other.write_text(text.replace('"classification":', '"own":').replace("Strange", "Plasma"))
+    edit("--thin", 0.1, "--class-property", "own", out="d.ome.tif", nuclei=other)
+    assert len(read_annotations(tmp_path / "d.geojson", mpp=0.5)) > 40
+    edit("--thin", 0.1, "--contours", "cv2", out="e.ome.tif")
+    edit("--thin", 0.1, "--contours", "corner", out="f.ome.tif")
+    assert (tmp_path / "e.geojson").read_bytes() != (tmp_path / "f.geojson").read_bytes()
+    packed = tmp_path / "n.geojson.gz"
+    packed.write_bytes(gzip.compress((folder / "n.geojson").read_bytes() + b" " * 40_000_000))
+    few = ("--max-pixels", 1)
+    assert "--max-pixels" in edit("--thin", 0.1, *few, out="g.ome.tif", nuclei=packed, code=1)
+    edit("--thin", 0.1, out="g.ome.tif", nuclei=packed)
+
+
+def test_steps_device_and_workers_are_those_of_the_options(edit, tmp_path, monkeypatch):
+    from nasdm_wsi.mosaic import painting
+
+    counts, pool = [], painting.worker_pool
+
+    def counted(mosaic, *, workers, client):
+        counts.append(workers)
+        return pool(mosaic, workers=workers, client=client)
+
+    monkeypatch.setattr(painting, "worker_pool", counted)
+    edit("--thin", 0.1, "--workers", 3, "--steps", 3)
+    with open_slide(tmp_path / "e.ome.tif") as slide:
+        assert facts_of(slide.description)["steps"] == 3
+    assert counts == [3]
+    assert "cuda:99" in edit("--thin", 0.1, "--device", "cuda:99", out="f.ome.tif", code=1)
+
+
+# Changes
+
+
+def test_changes_are_told_by_outline_and_id():
+    before = discs(12)
+    ids = tuple(f"{k}" for k in range(12))
+    named = replace(before, ids=ids)
+    moved = named.coords.copy()
+    first, last = named.ring_offsets[:2]
+    moved[first:last] += 1.5
+    types = named.types.copy()
+    types[1] = types[1] % 6 + 1
+    after = replace(named, coords=moved, types=types).take(
+        np.array([0, 1, 2, 3, 4, 6, 7, 8, 9, 11])
+    )
+    found = changes(named, after)
+    assert found.states.tolist() == [CHANGED, CHANGED] + [SAME] * 8
+    assert len(found.removed) == 2 and len(found.earlier) == 1
+    # Without ids, a moved nucleus is another one.
+    bare = changes(before, replace(after, ids=None))
+    assert bare.states.tolist() == [ADDED, CHANGED] + [SAME] * 8 and len(bare.removed) == 3
+    area = found.area(2.0)  # micrometres, that is four pixels
+    touched = [before.polygons()[k] for k in (0, 1, 5, 10)]
+    assert all(area.covers(shapely.buffer(outline, 3.9)) for outline in touched)
+    assert not any(area.intersects(before.polygons()[k]) for k in (3, 8, 11))
+    painted = found.painted_in(before.polygons()[4])
+    assert painted.states[4] == PAINTED and painted.states[0] == CHANGED
+
+
+def test_the_ring_may_begin_anywhere():
+    before = discs(3)
+    rings = [np.roll(np.asarray(p.exterior.coords)[:-1], 2, axis=0) for p in before.polygons()]
+    after = Nuclei.from_polygons([shapely.Polygon(r) for r in rings], before.types, mpp=0.5)
+    assert changes(before, after).counts() == {ADDED: 0, CHANGED: 0, PAINTED: 0, "removed": 0}
+
+
+# Presets
+
+
+def rng():
+    return np.random.default_rng(3)
+
+
+def test_inserted_nuclei_lie_near_their_company_and_touch_nobody():
+    nuclei = discs(60)
+    after = presets.insert(nuclei, "eosinophil", 12, rng=rng())
+    new = after.polygons()[60:]
+    assert len(new) == 12 and (after.types[60:] == TYPES.index("eosinophil")).all()
+    others = after.polygons()
+    gaps = shapely.distance(new[:, None], others[None]) + 1e9 * (new[:, None] == others[None])
+    assert gaps.min() >= presets.GAP / nuclei.mpp - 1e-9
+    company = nuclei.polygons()[np.isin(nuclei.types, [1, 3, 4, 5, 6])]
+    nearest = shapely.distance(shapely.centroid(new)[:, None], shapely.centroid(company)[None])
+    assert (nearest.min(axis=1) <= presets.FAR / nuclei.mpp).all()
+    areas = nuclei.areas()[nuclei.types == TYPES.index("eosinophil")]
+    assert np.isin(after.areas()[60:].round(6), areas.round(6)).all()
+    again = presets.insert(nuclei, "eosinophil", 12, rng=rng())
+    np.testing.assert_array_equal(after.coords, again.coords)
+
+
+def test_a_place_that_does_not_fit_is_left_free():
+    nuclei = discs(60)
+    right = presets.insert(
+        nuclei, "plasma", 5, rng=rng(), fits=lambda outline: outline.bounds[0] > 200
+    )
+    assert all(p.bounds[0] > 200 for p in right.polygons()[60:])
+    with pytest.raises(PlanError, match="room for 0 of 5"):
+        presets.insert(nuclei, "plasma", 5, rng=rng(), fits=lambda outline: False)
+
+
+def test_removing_swapping_and_thinning():
+    nuclei = discs(60)
+    fewer = presets.remove(nuclei, "plasma", 4, rng=rng())
+    assert fewer.counts() == nuclei.counts() | {"plasma": 6}
+    assert presets.remove(nuclei, "plasma", 0.5, rng=rng()).counts()["plasma"] == 5
+    assert len(presets.thin(nuclei, 0.5, rng=rng())) == 30
+    swapped = presets.swap(nuclei, "plasma", "lymphocyte", rng=rng())
+    assert swapped.counts() == nuclei.counts() | {"plasma": 0, "lymphocyte": 20}
+    assert (
+        len(swapped) == 60
+        and (swapped.types[nuclei.types != 4] == nuclei.types[nuclei.types != 4]).all()
+    )
+    small = np.median(nuclei.areas()[nuclei.types == 3])
+    ratio = swapped.areas()[nuclei.types == 4] / small
+    assert np.allclose(ratio, 1, atol=0.05) or (ratio > 0.5).all()
+
+
+# Areas
+
+
+def test_areas_are_widened_to_cells_that_hold_a_pixel():
+    area = shapely.MultiPolygon([shapely.box(17, 30, 33, 31), shapely.Point(90, 70).buffer(5)])
+    cells = widened(area, (16, 16), (80, 100))
+    assert cells.covers(area & shapely.box(0, 0, 100, 80))
+    assert cells.bounds[3] == 80  # the slide ends there
+    first = cells & shapely.box(0, 0, 60, 60)
+    assert first.equals(shapely.box(16, 16, 48, 32))
+
+
+def test_areas_of_a_class_are_read_and_holes_are_kept(tmp_path):
+    ring = shapely.box(0, 0, 10, 10) - shapely.box(4, 4, 6, 6)
+    items = [
+        {"type": "Feature", "geometry": json.loads(shapely.to_geojson(shape)), "properties": kind}
+        for shape, kind in (
+            (ring, {"classification": {"name": "Edit"}}),
+            (shapely.box(20, 20, 30, 30), {"classification": {"name": "Stroma"}}),
+            (shapely.Point(1, 1), {"classification": {"name": "Edit"}}),
+        )
+    ]
+    path = tmp_path / "a.geojson"
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": items}))
+    assert read_area(path, named="Edit").area == 96
+    assert read_area(path).area == 196
