@@ -147,3 +147,25 @@ def test_the_qupath_script_has_our_types_in_our_colours():
     assert {name.lower(): [int(n) for n in rgb] for name, *rgb in found} == dict(
         zip(TYPES[1:], PALETTE[1:].tolist(), strict=True)
     )
+
+
+def test_a_large_slide_repeats_a_patch_without_a_seam_with_all_its_nuclei(tmp_path):
+    names = ("a.svs", "c.ome.zarr")  # tiles, and rows of pixels
+    run("large_slide.py", *(tmp_path / name for name in names), "--side", 1100, "--patch", 128)
+    for name in names:
+        with open_slide(tmp_path / name) as slide:
+            assert slide.levels == ((1100, 1100), (550, 550), (275, 275)), name
+            picture = slide.read((0, 0, 1100, 1100), mpp=0.5).astype(int)
+            coarse = slide.read((0, 0, 275, 275), mpp=2.0).astype(int)
+        np.testing.assert_array_equal(picture[:512, :512], picture[512:1024, 512:1024])
+        means = picture.reshape(275, 4, 275, 4, 3).mean((1, 3))
+        assert np.abs(means - coarse).mean() < 8
+        assert picture[:128, :128].std() > 30  # tissue, and no seam between one patch and the next
+        jumps = np.abs(np.diff(picture[:1024, :1024], axis=1)).mean((0, 2))
+        assert jumps[127::128].mean() < 1.3 * np.median(jumps)
+    nuclei = read_annotations(tmp_path / "a.geojson", mpp=0.5)
+    y0, x0, y1, x1 = nuclei.extent()
+    assert max(y0, x0) < 30 and min(y1, x1) > 1080 and len(nuclei) > 300
+    labels = Conditioning(nuclei, (1100, 1100)).labels((0, 0, 1100, 1100))[1] > 0
+    picture = open_slide(tmp_path / "c.ome.zarr").read((0, 0, 1100, 1100), mpp=0.5)
+    assert picture[labels].mean() < picture[~labels].mean() - 30  # they lie where nuclei are dark
