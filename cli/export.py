@@ -8,7 +8,7 @@ import click
 
 from . import options
 
-FORMATS = ("lizard", "coco", "masks", "tiatoolbox", "types", "instances", "regions")
+FORMATS = ("lizard", "coco", "masks", "tiatoolbox", "dicom", "types", "instances", "regions")
 
 
 @click.command()
@@ -70,6 +70,7 @@ def export(
     coco        tiles, images/NAME.png and annotations.json
     masks       tiles, NAME.png and NAME_masks.png: Cellpose, StarDist
     tiatoolbox  an AnnotationStore of TIAToolbox, NAME.db
+    dicom       Microscopy Bulk Simple Annotations of a DICOM slide, NAME.dcm
     types       a label pyramid of the slide, in a format that render writes
     instances   the same, with the number of each nucleus instead of its type
     regions     the same, with the tissue regions

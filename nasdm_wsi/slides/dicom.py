@@ -166,6 +166,23 @@ def _tag(element: int, length: int) -> bytes:
     return struct.pack("<HHI", 0xFFFE, element, length)
 
 
+def finest(slide: str | Path) -> Path:
+    """Return the file of the finest level of a slide of ours; else any DICOM file of the folder.
+
+    A path of a file is returned as it is.
+
+    Raises:
+        SlideError: the folder has no DICOM file.
+    """
+    slide = Path(slide)
+    if not slide.is_dir():
+        return slide
+    files = sorted(slide.glob("*.dcm"), key=lambda file: (file.name != FIRST, file.name))
+    if not files:
+        raise SlideError(f"{slide}: there is no DICOM file in this folder")
+    return files[0]
+
+
 class Reader(OpenSlide):
     """A DICOM slide: a folder with the files of one, or one of these files.
 
@@ -174,12 +191,7 @@ class Reader(OpenSlide):
     """
 
     def __init__(self, path: str | Path):
-        path = Path(path)
-        files = sorted(path.glob("*.dcm")) if path.is_dir() else [path]
-        if not files:
-            raise SlideError(f"{path}: there is no DICOM file in this folder")
-        levels = [file for file in files if file.name == FIRST]
-        super().__init__((levels or files)[0])
+        super().__init__(finest(path))
 
     @property
     def properties(self) -> Mapping[str, str]:

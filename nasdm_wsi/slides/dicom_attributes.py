@@ -102,18 +102,18 @@ def attributes(
     return data
 
 
-def file_meta(data: Dataset) -> FileMetaDataset:
+def file_meta(data: Dataset, syntax: UID = JPEGBaseline8Bit) -> FileMetaDataset:
     """Return the file meta information of an instance (PS3.10 7.1)."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = data.SOPClassUID
     meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
-    meta.TransferSyntaxUID = JPEGBaseline8Bit
+    meta.TransferSyntaxUID = syntax
     return meta
 
 
 def _subject(identity: Identity) -> Dataset:
     """Return the patient, study, series and frame of reference."""
-    return _dataset(
+    return dataset(
         SpecificCharacterSet="ISO_IR 192",
         SOPClassUID=VLWholeSlideMicroscopyImageStorage,
         PatientName="Synthetic^Slide",
@@ -141,7 +141,7 @@ def _subject(identity: Identity) -> Dataset:
 
 
 def _equipment(version: str) -> Dataset:
-    return _dataset(
+    return dataset(
         Manufacturer="nasdm-wsi",
         ManufacturerModelName="nasdm-wsi",
         DeviceSerialNumber=SYNTHETIC,
@@ -153,26 +153,26 @@ def _specimen(identity: Identity) -> Dataset:
     """Return the container and a specimen that was never one, stained with H&E."""
     step = [
         _item("TEXT", ("121041", "DCM", "Specimen Identifier"), SYNTHETIC),
-        _item("CODE", ("111701", "DCM", "Processing type"), _code("127790008", "SCT", "Staining")),
+        _item("CODE", ("111701", "DCM", "Processing type"), code("127790008", "SCT", "Staining")),
         *(
-            _item("CODE", ("424361007", "SCT", "Using substance"), _code(number, "SCT", name))
+            _item("CODE", ("424361007", "SCT", "Using substance"), code(number, "SCT", name))
             for number, name in (
                 ("12710003", "hematoxylin stain"),
                 ("36879007", "water soluble eosin stain"),
             )
         ),
     ]
-    specimen = _dataset(
+    specimen = dataset(
         SpecimenIdentifier=SYNTHETIC,
         SpecimenUID=identity.uid("specimen"),
         IssuerOfTheSpecimenIdentifierSequence=[],
         SpecimenShortDescription="Synthetic: not for diagnosis",
-        SpecimenPreparationSequence=[_dataset(SpecimenPreparationStepContentItemSequence=step)],
+        SpecimenPreparationSequence=[dataset(SpecimenPreparationStepContentItemSequence=step)],
     )
-    return _dataset(
+    return dataset(
         ContainerIdentifier=SYNTHETIC,
         IssuerOfTheContainerIdentifierSequence=[],
-        ContainerTypeCodeSequence=[_code("433466003", "SCT", "Microscope slide")],
+        ContainerTypeCodeSequence=[code("433466003", "SCT", "Microscope slide")],
         SpecimenDescriptionSequence=[specimen],
         AcquisitionContextSequence=[],
     )
@@ -180,7 +180,7 @@ def _specimen(identity: Identity) -> Dataset:
 
 def _image(instance: Instance) -> Dataset:
     """Return how the pixels are stored."""
-    return _dataset(
+    return dataset(
         ImageType=instance.image_type,
         NumberOfFrames=instance.frames,
         Rows=instance.tile[0],
@@ -207,23 +207,23 @@ def _tiling(instance: Instance, identity: Identity) -> Dataset:
     """Return where the frames lie: TILED_FULL, in raster order from the top left."""
     (h, w), (down, across) = instance.size, instance.spacing
     organization = identity.uid("dimensions")
-    measures = _dataset(
+    measures = dataset(
         PixelSpacing=[_decimal(down), _decimal(across)],
         SliceThickness=_decimal(0.004),
         SpacingBetweenSlices=_decimal(0.004),
     )
-    shared = _dataset(
+    shared = dataset(
         PixelMeasuresSequence=[measures],
-        WholeSlideMicroscopyImageFrameTypeSequence=[_dataset(FrameType=instance.image_type)],
-        OpticalPathIdentificationSequence=[_dataset(OpticalPathIdentifier="1")],
+        WholeSlideMicroscopyImageFrameTypeSequence=[dataset(FrameType=instance.image_type)],
+        OpticalPathIdentificationSequence=[dataset(OpticalPathIdentifier="1")],
     )
     x, y = CORNER
-    return _dataset(
+    return dataset(
         TotalPixelMatrixColumns=w,
         TotalPixelMatrixRows=h,
         TotalPixelMatrixFocalPlanes=1,
         TotalPixelMatrixOriginSequence=[
-            _dataset(
+            dataset(
                 XOffsetInSlideCoordinateSystem=_decimal(x),
                 YOffsetInSlideCoordinateSystem=_decimal(y),
             )
@@ -233,22 +233,22 @@ def _tiling(instance: Instance, identity: Identity) -> Dataset:
         ImagedVolumeHeight=h * down,
         ImagedVolumeDepth=0.004,
         DimensionOrganizationType="TILED_FULL",
-        DimensionOrganizationSequence=[_dataset(DimensionOrganizationUID=organization)],
+        DimensionOrganizationSequence=[dataset(DimensionOrganizationUID=organization)],
         SharedFunctionalGroupsSequence=[shared],
     )
 
 
 def _optics(mpp: float) -> Dataset:
-    path = _dataset(
+    path = dataset(
         OpticalPathIdentifier="1",
         OpticalPathDescription="Brightfield, as if: synthetic",
-        IlluminationTypeCodeSequence=[_code("111744", "DCM", "Brightfield illumination")],
-        IlluminationColorCodeSequence=[_code("414298005", "SCT", "Full Spectrum")],
+        IlluminationTypeCodeSequence=[code("111744", "DCM", "Brightfield illumination")],
+        IlluminationColorCodeSequence=[code("414298005", "SCT", "Full Spectrum")],
         ObjectiveLensPower=_decimal(objective_power(mpp)),
         ICCProfile=srgb_profile(),
         ColorSpace="SRGB",
     )
-    return _dataset(NumberOfOpticalPaths=1, OpticalPathSequence=[path])
+    return dataset(NumberOfOpticalPaths=1, OpticalPathSequence=[path])
 
 
 @cache
@@ -260,7 +260,8 @@ def srgb_profile() -> bytes:
     return bytes(profile) + bytes(len(profile) % 2)
 
 
-def _dataset(**values: Any) -> Dataset:
+def dataset(**values: Any) -> Dataset:
+    """Return a dataset of these attributes; the value of a sequence is a list of datasets."""
     data = Dataset()
     for keyword, value in values.items():
         if keyword.endswith("Sequence"):
@@ -269,14 +270,15 @@ def _dataset(**values: Any) -> Dataset:
     return data
 
 
-def _code(value: str, scheme: str, meaning: str) -> Dataset:
-    return _dataset(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
+def code(value: str, scheme: str, meaning: str) -> Dataset:
+    """Return a coded value."""
+    return dataset(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
 
 
 def _item(kind: str, name: tuple[str, str, str], value: Any) -> Dataset:
     """Return a content item: a name and its value, a text or a code."""
     told = {"TextValue": value} if kind == "TEXT" else {"ConceptCodeSequence": [value]}
-    return _dataset(ValueType=kind, ConceptNameCodeSequence=[_code(*name)], **told)
+    return dataset(ValueType=kind, ConceptNameCodeSequence=[code(*name)], **told)
 
 
 def _decimal(number: float) -> str:

@@ -2,6 +2,7 @@
 
 lizard, coco, masks: OUT is a folder of tiles, see `tiles`
 tiatoolbox   OUT: an AnnotationStore (SQLite) of TIAToolbox
+dicom        OUT: a file of DICOM annotations of a DICOM slide, see `bulk_annotations`
 types        OUT: a label pyramid of the whole slide: 0 background, 1..6 types
 instances    OUT: the same with the number of each nucleus, from 1
 regions      OUT: the same with the number of each pixel's tissue region: 0 unknown, 1.. regions
@@ -36,10 +37,11 @@ from ..provenance import WARNING, is_synthetic
 from ..rendering import MOST_RESAMPLED, Progress, read_annotations
 from ..slides.formats import format_of, image_of, labels_path
 from ..slides.reading import Slide, open_slide
+from .bulk_annotations import write_annotations
 from .tiles import TILED, provenance_of, size_at, tiles_of, write_tiles
 
 PYRAMIDS = ("types", "instances", "regions")
-FORMATS = (*TILED, "tiatoolbox", *PYRAMIDS)
+FORMATS = (*TILED, "tiatoolbox", "dicom", *PYRAMIDS)
 STRIP = 1024  # pixels of a row of a label pyramid that are rasterised at once
 BATCH = 4096  # nuclei that are written to the store at once
 
@@ -88,6 +90,8 @@ def export(
         with whole_or_nothing(out) as part:
             if form == "tiatoolbox":
                 _write_store(part, nuclei, provenance_of(opened))
+            elif form == "dicom":
+                write_annotations(part, opened.path, nuclei)
             else:
                 told = partial(progress, "exporting") if progress else None
                 write_tiles(part, form, tiles_of(opened, nuclei, side=tile, progress=told))
@@ -96,8 +100,8 @@ def export(
 def _check(out: Path, form: str, *, mpp_out: float | None, overwrite: bool) -> None:
     if form not in FORMATS:
         raise ValueError(f"{form} is none of {', '.join(FORMATS)}")
-    if form == "tiatoolbox" and mpp_out:
-        raise OutputError(f"{out}: a store counts in pixels of the slide: leave out `mpp_out`")
+    if form in ("tiatoolbox", "dicom") and mpp_out:
+        raise OutputError(f"{out}: {form} counts in pixels of the slide: leave out `mpp_out`")
     if form in PYRAMIDS:
         format_of(out, labels=True)  # refuses other suffixes
     if out.is_dir():
