@@ -1,12 +1,12 @@
 """Make a slide of any size with tissue everywhere, in any format, for those who test viewers.
 
     python examples/large_slide.py slide.svs --side 60000
-    python examples/large_slide.py slide.ome.tif slide.dcm slide.ome.zarr --side 32768
+    python examples/large_slide.py slide.ome.tif slide.dcm slide.ome.zarr --side 26624
 
 A patch of tissue is painted so that it continues itself at its edges, and is repeated. The tiles of
 a level repeat too, so that few are encoded, whatever the size of the slide. File, levels and labels
 are as real as those of a render: NAME.geojson beside the slide has every nucleus, about a million
-in 32768 x 32768 pixels.
+in 26624 x 26624 pixels.
 """
 
 import argparse
@@ -33,7 +33,7 @@ HERE = Path(__file__).parent
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("slide", type=Path, nargs="+", help="in any format that render writes")
-    parser.add_argument("--side", type=int, default=32768, help="pixels a side of the slide")
+    parser.add_argument("--side", type=int, default=26624, help="pixels a side of the slide")
     parser.add_argument("--annotations", type=Path, default=HERE / "annotations.geojson")
     parser.add_argument("--mpp", type=float, default=0.5, help="of the annotations")
     parser.add_argument("--at", type=int, nargs=2, default=(256, 400), metavar=("X", "Y"))
