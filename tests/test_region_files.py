@@ -158,6 +158,14 @@ def test_a_large_region_without_a_known_name_is_left_out_with_a_remedy(written, 
     assert mapped.regions.counts() == {"stroma": 1} and len(mapped) == 30 and not caplog.records
 
 
+def test_a_region_of_the_class_of_nuclei_needs_one_of_its_own(written, caplog):
+    """Mapped to a region, the class would take the nuclei along."""
+    path = written([feature(shapely.box(0, 0, 200, 200), None), *cells(names=(None,))])
+    nuclei = read_annotations(path, mpp=0.5, class_map={"unclassified": "epithelial"})
+    assert len(nuclei) == 30 and nuclei.regions is None
+    assert "give regions a class of their own" in caplog.text
+
+
 def test_necrotic_tissue_is_a_region_and_a_necrotic_cell_a_question(written):
     path = written([feature(shapely.box(0, 0, 200, 200), "Necrosis"), *cells()])
     assert read_annotations(path, mpp=0.5).regions.counts() == {"debris": 1}

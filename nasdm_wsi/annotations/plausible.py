@@ -173,9 +173,12 @@ def _leave_out_regions(findings: Findings, name: str, areas: np.ndarray, mpp: fl
     size = f"{largest:,.0f} square pixels"
     if findings.mpp_is_known:
         size = f"{largest * mpp**2:,.0f} square micrometres"
+    remedy = f"`class_map` {name}=REGION names it"
+    if findings.counts[name]:  # which nuclei have as well
+        remedy = "give regions a class of their own"
     findings.warn(
         f"{_objects(n)} of class {name!r} left out: larger than a nucleus or around other objects, "
-        f"up to {size}, but the class names no region; `class_map` {name}=REGION names it"
+        f"up to {size}, but the class names no region; {remedy}"
     )
 
 
