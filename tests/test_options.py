@@ -545,9 +545,9 @@ def test_layout_makes_what_the_options_say(tmp_path):
     assert made("--tissue", "carcinoma").fingerprint() != base.fingerprint()
     # The same tissue in pixels of a quarter of a micrometre.
     fine = made("--mpp", 0.25, size=(480, 480))
-    assert fine.counts()["plasma"] == base.counts()["plasma"] and fine.extent()[2:] == (480, 480)
-    plasma, many = base.counts()["plasma"], made("--share", "plasma=3x").counts()["plasma"]
-    assert 2 * plasma < many < 4 * plasma
+    assert fine.counts()["lymphocyte"] == base.counts()["lymphocyte"] and fine.extent()[2:] == (480, 480)
+    few, many = (c.counts()["lymphocyte"] for c in (base, made("--share", "lymphocyte=3x")))
+    assert 2 * few < many < 4 * few
     assert made("--density", "eosinophil=3000").counts()["eosinophil"] > 25
     run("layout", "-o", tmp_path / "b.geojson", "--size", 99, 99, "--seed", 4, "--count", 2)
     names = sorted(path.name for path in tmp_path.glob("b*"))
