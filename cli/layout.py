@@ -18,8 +18,7 @@ from . import options
     "--size",
     type=(click.IntRange(1), click.IntRange(1)),
     metavar="WIDTH HEIGHT",
-    required=True,
-    help="Size of the canvas in pixels.",
+    help="Size of the canvas in pixels; may be left out with --regions.",
 )
 @click.option(
     "--mpp",
@@ -40,6 +39,24 @@ from . import options
     default="normal",
     show_default=True,
     help="Kind of tissue.",
+)
+@click.option(
+    "--plan",
+    type=options.EXISTING,
+    metavar="FILE",
+    help="Which tissue lies where on a slide: a PNG of classes, or GeoJSON drawn in QuPath.",
+)
+@click.option(
+    "--regions",
+    type=options.EXISTING,
+    metavar="FILE",
+    help="Drawn regions (lumen, epithelium, stroma, ...) to fill with nuclei.",
+)
+@click.option(
+    "--like",
+    type=options.EXISTING,
+    metavar="FILE",
+    help="Annotated nuclei whose densities are taken, by region where regions are drawn.",
 )
 @click.option(
     "--density",
@@ -65,7 +82,7 @@ from . import options
 @options.quiet
 def layout(
     out: Path,
-    size: tuple[int, int],
+    size: tuple[int, int] | None,
     seed: int,
     count: int | None,
     nuclei: str,
@@ -81,20 +98,21 @@ def layout(
     from ..layouts.making import check_new, layout
     from ..layouts.populate import Populated
 
-    populate = Populated
+    populate: type[Populated] = Populated
     if nuclei == "learned":
         from ..model.layouts.source import Learned
 
         populate = Learned
     many = range(seed, seed + (count or 1))
     files = [out if count is None else out.with_stem(f"{out.stem}_{k}") for k in many]
+    inputs = [given[name] for name in ("plan", "regions", "like") if given[name]]
     for path in files:  # all of them before any is written
-        check_new(path, overwrite=overwrite)
+        check_new(path, overwrite=overwrite, inputs=inputs)
     for path, number in zip(files, many, strict=True):
         with options.bars("block") as progress:
             counts = layout(
                 path,
-                size[::-1],
+                size and size[::-1],
                 seed=number,
                 populate=populate,
                 workers=workers or os.cpu_count() or 1,

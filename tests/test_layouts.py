@@ -1,19 +1,27 @@
 """Layouts: functions of seed and place, without overlaps, with the nuclei that are asked for."""
 
+from dataclasses import replace
+
 import geojson
 import numpy as np
 import pytest
 import shapely
+from PIL import Image
 from shapely import STRtree
 
+from nasdm_wsi import Nuclei, read_annotations
+from nasdm_wsi.annotations.geojson import write_geojson
 from nasdm_wsi.annotations.regions import REGIONS, Regions
 from nasdm_wsi.annotations.types import TYPES
-from nasdm_wsi.errors import AnnotationError
-from nasdm_wsi.layouts.colon import Colon
+from nasdm_wsi.errors import AnnotationError, OutputError, PlanError
+from nasdm_wsi.layouts.colon import FAT, GLASS, MUCOSA, MUSCLE, Colon
 from nasdm_wsi.layouts.densities import Densities
+from nasdm_wsi.layouts.glands import STEP
 from nasdm_wsi.layouts.keyed import smooth
 from nasdm_wsi.layouts.making import layout
 from nasdm_wsi.layouts.outlines import AREAS, ELONGATIONS
+from nasdm_wsi.layouts.planfiles import read_plan
+from nasdm_wsi.layouts.plans import SlidePlan
 from nasdm_wsi.layouts.populate import TILE, Populated
 from nasdm_wsi.layouts.source import Proposals
 from nasdm_wsi.layouts.strip import Strip
@@ -159,12 +167,13 @@ def test_the_file_is_geojson_with_nuclei_regions_and_tissue(written):
     assert {k: len(names["detection"][k]) for k in names["detection"]} == {
         k: n for k, n in counts.items() if n
     }
-    assert {"tissue", "stroma", "epithelium", "mucus", "glass"} <= set(names["annotation"])
+    regions = {"stroma", "epithelium", "mucus", "glass"}
+    assert {"tissue", *(f"{name} region" for name in regions)} <= set(names["annotation"])
     everything = [s for kinds in names.values() for shapes in kinds.values() for s in shapes]
     assert shapely.is_valid(everything).all()
     assert shapely.total_bounds(everything).tolist() == [0, 0, 2200, 500]
     tissue = shapely.union_all(names["annotation"]["tissue"])
-    glass = shapely.union_all(names["annotation"]["glass"])
+    glass = shapely.union_all(names["annotation"]["glass region"])
     assert tissue.area + glass.area == pytest.approx(500 * 2200, rel=0.01)
 
 
@@ -205,3 +214,85 @@ def test_nuclei_of_other_sources_are_kept_apart_too():
     polygons = layout_box(Crowd(), (0, 0, 150, 150)).polygons()
     a, b = STRtree(polygons).query(polygons, predicate="intersects")
     assert (a == b).all() and 100 < len(polygons) < count
+
+
+def test_drawn_regions_are_filled_and_kept(tmp_path):
+    """Nuclei lie where regions say, and the file has the regions as they were drawn."""
+    side = 512  # pixels
+    ring = shapely.Point(256, 256).buffer(160)
+    shapes = [shapely.box(0, 0, side, side), ring, shapely.Point(256, 256).buffer(90)]
+    given = Regions.from_polygons(shapes, ["stroma", "epithelium", "lumen"], mpp=0.5)
+    nothing = Nuclei.from_polygons([], [], mpp=0.5, regions=given)
+    write_geojson(tmp_path / "drawn.geojson", nothing)
+    counts = layout(tmp_path / "a.geojson", regions=tmp_path / "drawn.geojson", seed=2)
+    made = read_annotations(tmp_path / "a.geojson", mpp=0.5)
+    np.testing.assert_array_equal(made.regions.types, given.types)
+    np.testing.assert_allclose(made.regions.coords, given.coords, atol=0.011)
+    assert made.counts() == counts
+    away = shapely.distance(shapely.centroid(made.polygons()), shapely.Point(256, 256))
+    epithelial = made.types == TYPES.index("epithelial")
+    assert epithelial.sum() > 40 and away[epithelial].min() > 88 and away[epithelial].max() < 162
+    # No row of nuclei lines the border of the canvas, where the drawing ends.
+    assert np.median(away[epithelial]) == pytest.approx(160 - 11, abs=4)
+    with pytest.raises(OutputError, match="is an input"):
+        layout(tmp_path / "a.geojson", regions=tmp_path / "a.geojson", overwrite=True)
+    with pytest.raises(PlanError, match="give `size`"):
+        layout(tmp_path / "b.geojson")
+
+
+def test_densities_are_those_of_annotated_nuclei():
+    """Half of the canvas is muscle with ten spindles, the other half stroma with forty."""
+    shapes = [shapely.box(0, 0, 400, 200), shapely.box(0, 200, 400, 400)]
+    regions = Regions.from_polygons(shapes, ["muscle", "stroma"], mpp=0.5)
+    rng = np.random.default_rng(1)
+    y = np.concatenate([rng.uniform(10, 190, 10), rng.uniform(210, 390, 40)])
+    dots = shapely.points(rng.uniform(10, 390, 50), y).tolist()
+    known = Nuclei.from_polygons([d.buffer(3) for d in dots], [6] * 50, mpp=0.5, regions=regions)
+    wanted = Densities.like(known).wanted
+    area = 0.2 * 0.1  # square millimetres
+    assert wanted["muscle", "connective"] == pytest.approx(10 / area)
+    assert wanted["stroma", "connective"] == pytest.approx(40 / area)
+    assert wanted["stroma", "plasma"] == 0
+    bare = replace(known, regions=None)
+    y0, x0, y1, x1 = bare.extent()
+    density = 50 / ((y1 - y0) * (x1 - x0) / 4e6)
+    assert Densities.like(bare).wanted[None, "connective"] == pytest.approx(density, rel=0.05)
+
+
+def test_a_slide_has_the_classes_of_its_plan(tmp_path):
+    cells = np.full((20, 30), MUSCLE, np.uint8)
+    cells[:, :15] = FAT
+    cells[:4] = GLASS
+    Image.fromarray(cells).save(tmp_path / "plan.png")
+    canvas = (2000.0, 3000.0)
+    plan = SlidePlan(canvas, seed=1, cells=read_plan(tmp_path / "plan.png", canvas, 0.5))
+    ground = plan.ground((0, 0, 2000, 3000)).repeat(STEP, 0).repeat(STEP, 1)
+    wanted = cells.repeat(100, 0).repeat(100, 1)
+    assert (ground == wanted).mean() > 0.9 and set(np.unique(ground)) == {GLASS, FAT, MUSCLE}
+    source = Colon(plan, seed=1)
+    regions = source.regions((512, 512, 1024, 1024))
+    assert area_of(regions, "fat", (512, 512, 1024, 1024)) > 0.95 * 512**2
+    assert not len(source.nuclei((0, 0, 256, 256)).types)  # glass
+    drawn = [
+        ("Normal mucosa", shapely.box(0, 0, 3000, 4000)),
+        ("Fat", shapely.box(3000, 0, 6000, 4000)),
+    ]
+    features = [
+        geojson.Feature(geometry=s, properties={"classification": {"name": n}}) for n, s in drawn
+    ]
+    (tmp_path / "plan.geojson").write_text(geojson.dumps(geojson.FeatureCollection(features)))
+    cells = read_plan(tmp_path / "plan.geojson", canvas, 0.5)
+    assert np.unique(cells[:, 1:40]) == [MUCOSA] and np.unique(cells[:, 50:]) == [FAT]
+    (tmp_path / "plan.geojson").write_text('{"features": 3}')
+    with pytest.raises(PlanError, match="neither PNG nor GeoJSON"):
+        read_plan(tmp_path / "plan.geojson", canvas, 0.5)
+
+
+def test_a_plan_of_a_real_slide_is_bent_by_place():
+    canvas = (9000.0, 12000.0)
+    whole = SlidePlan(canvas, seed=2).ground((3072, 4096, 6144, 8192))
+    part = SlidePlan(canvas, seed=2).ground((4096, 6144, 4608, 6656))
+    np.testing.assert_array_equal(part, whole[256:384, 512:640])
+    assert len(np.unique(whole)) >= 4
+    other = SlidePlan(canvas, seed=3).ground((3072, 4096, 6144, 8192))
+    assert (other != whole).mean() > 0.2

@@ -16,6 +16,7 @@ import tifffile
 import torch
 from click.testing import CliRunner
 from helpers import labelled_tissue
+from PIL import Image
 from skimage.io import imread, imsave
 from werkzeug.test import Client
 
@@ -530,7 +531,7 @@ def test_convert_replaces_when_told(tmp_path):
 @sees(
     "layout",
     *("--out", "--size", "--mpp", "--seed", "--count", "--tissue", "--density", "--share"),
-    *("--overwrite",),
+    *("--overwrite", "--plan", "--regions", "--like"),
 )
 def test_layout_makes_what_the_options_say(tmp_path):
     def made(*options, name="a", size=(240, 240)):
@@ -545,10 +546,20 @@ def test_layout_makes_what_the_options_say(tmp_path):
     assert made("--tissue", "carcinoma").fingerprint() != base.fingerprint()
     # The same tissue in pixels of a quarter of a micrometre.
     fine = made("--mpp", 0.25, size=(480, 480))
-    assert fine.counts()["lymphocyte"] == base.counts()["lymphocyte"] and fine.extent()[2:] == (480, 480)
+    assert fine.counts()["lymphocyte"] == base.counts()["lymphocyte"] and fine.extent()[2:] == (
+        480,
+        480,
+    )
     few, many = (c.counts()["lymphocyte"] for c in (base, made("--share", "lymphocyte=3x")))
     assert 2 * few < many < 4 * few
     assert made("--density", "eosinophil=3000").counts()["eosinophil"] > 25
+    like = made("--like", tmp_path / "a.geojson", name="c").counts()
+    assert like["eosinophil"] > base.counts()["eosinophil"]
+    # The regions of the canvas that they were drawn on.
+    filled = made("--regions", tmp_path / "a.geojson", name="c")
+    assert len(filled.regions) == len(base.regions)
+    Image.fromarray(np.full((2, 2), 6, np.uint8)).save(tmp_path / "plan.png")
+    assert made("--plan", tmp_path / "plan.png").regions.counts() == {"muscle": 1, "stroma": 1}
     run("layout", "-o", tmp_path / "b.geojson", "--size", 99, 99, "--seed", 4, "--count", 2)
     names = sorted(path.name for path in tmp_path.glob("b*"))
     assert names == ["b_4.geojson", "b_5.geojson"]

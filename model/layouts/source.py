@@ -41,7 +41,7 @@ class Learned(Populated):
     """A source of layouts: nuclei that a network paints in the regions that ``regions`` gives.
 
     Args:
-        regions, seed, tissue, densities: as of `Populated`.
+        regions, seed, tissue, densities, canvas: as of `Populated`.
         weights: a file of weights, or the name of weights in the package.
 
     Raises:
@@ -55,9 +55,10 @@ class Learned(Populated):
         seed: int,
         tissue: str | Kinds = "normal",
         densities: Densities | None = None,
+        canvas: tuple[int, int] | None = None,
         weights: str | Path = WEIGHTS,
     ):
-        super().__init__(regions, seed=seed, tissue=tissue, densities=densities)
+        super().__init__(regions, seed=seed, tissue=tissue, densities=densities, canvas=canvas)
         self._painter = Painter(weights, guidance=0.0, device="cpu")
         self._remember()
 

@@ -21,6 +21,7 @@ from ..geometry import Block, Box, cells_in, grow, inside, intersect, shape
 from . import tissues
 from .densities import Densities
 from .glands import LONGEST, STEP, Named, glands
+from .keyed import smooth
 from .populate import Populated
 from .source import Proposals
 from .tissues import Tissue
@@ -32,6 +33,8 @@ BLOCK = 512  # the ground is cut into squares of this side, and glands belong to
 NEAR = 128  # of ground around a square that matters in it
 SURFACE = 22.0  # height of the epithelium that faces the glass
 MUSCULARIS = 44.0  # height of the muscle below the mucosa
+ROUGH = 0.9  # of borders of the ground
+_DRAW = 2250  # of random numbers in this file
 CLEAR = 10.0  # between the crypts and what bounds the mucosa
 GLAND = 352  # no gland reaches farther from its square
 
@@ -157,22 +160,20 @@ class Colon:
         ground = self._ground(around)
         layers = [("glass", ground == GLASS), ("stroma", ground != GLASS)]
         layers += [(name, ground == kind) for kind, name in _REGIONS.items()]
-        lined = (ground == MUCOSA) | (ground == ADENOMA)
-        out = [
-            (name, part)
+        # A little roughness hides that the ground is sampled.
+        rough = ROUGH * smooth(around, step=STEP, scale=16, seed=self._seed, draw=_DRAW)
+        named = [
+            (name, ndimage.gaussian_filter(mask.astype(float), 1.0) - 0.5 + rough / (3 * STEP))
             for name, mask in layers
-            for part in _outlines(
-                ndimage.gaussian_filter(mask.astype(float), 1.0) - 0.5, around, box
-            )
         ]
+        lined = (ground == MUCOSA) | (ground == ADENOMA)
         if lined.any():
             below = MUSCULARIS - _distance(~lined)
             below[lined | np.isin(ground, (GLASS, LYMPHOCYTES))] = -STEP
-            out += [("muscle", part) for part in _outlines(_eased(below), around, box)]
             above = SURFACE - _distance(ground != GLASS)
             above[~lined] = -STEP
-            out += [("epithelium", part) for part in _outlines(_eased(above), around, box)]
-        return out
+            named += [("muscle", _eased(below) + rough), ("epithelium", _eased(above) + rough)]
+        return [(name, part) for name, heights in named for part in _outlines(heights, around, box)]
 
 
 def _rebuilt(plan: Plan, seed: int, densities: Densities, populate: type[Populated]) -> Colon:
@@ -210,7 +211,7 @@ def _cells(box: Box, frame: Box) -> tuple[slice, slice]:
 
 def _outlines(heights: np.ndarray, frame: Box, box: Box) -> list[Polygon]:
     """Return the polygons of a box where heights, sampled in a frame, are above 0."""
-    if (heights < 0).all():
+    if (heights <= 0).all():
         return []
     square = shapely.box(box[1], box[0], box[3], box[2])
     if (heights[_cells(grow(box, STEP), frame)] > 0).all():

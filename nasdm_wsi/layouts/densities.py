@@ -7,7 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import shapely
 
+from ..annotations.nuclei import Nuclei
+from ..annotations.raster import Conditioning
 from ..annotations.regions import GLASS, REGIONS
 from ..annotations.types import TYPES
 from ..errors import AnnotationError
@@ -16,6 +19,8 @@ from .tissues import Tissue
 Key = tuple[str | None, str]  # a region, or None for all, and a nucleus type
 Place = tuple[int, str, str]  # an index of the kinds of tissue, a region and a nucleus type
 
+_SIDE = 2048  # micrometres of an annotated slide that are looked at together
+_LEAST_AREA = 2000.0  # square micrometres of a region whose densities mean something
 _ASKED = re.compile(r"(?:(?P<region>[^:=]+):)?(?P<kind>[^:=]+)=(?P<value>[0-9.]+)(?P<x>x?)")
 
 
@@ -32,15 +37,46 @@ class Densities:
     shares: dict[Key, float] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, density: Iterable[str] = (), share: Iterable[str] = ()) -> Densities:
-        """Read texts such as "eosinophil=120", "stroma:eosinophil=120" and "plasma=2x".
+    def parse(
+        cls, density: Iterable[str] = (), share: Iterable[str] = (), like: Nuclei | None = None
+    ) -> Densities:
+        """Return the densities of ``like``, if given, changed by texts.
+
+        They are texts such as "eosinophil=120", "stroma:eosinophil=120" and "plasma=2x".
 
         Raises:
             AnnotationError: a text that is not of this form, an unknown type or region.
         """
-        wanted = dict(_asked(text, "density", "eosinophil=120") for text in density)
+        wanted = cls.like(like).wanted if like is not None else {}
+        wanted |= dict(_asked(text, "density", "eosinophil=120") for text in density)
         shares = dict(_asked(text, "share", "plasma=2x") for text in share)
         return cls(wanted, shares)
+
+    @classmethod
+    def like(cls, nuclei: Nuclei) -> Densities:
+        """Return the densities of annotated nuclei, by region where regions are drawn."""
+        nuclei = nuclei.scaled(1.0)
+        y0, x0, y1, x1 = (int(side) for side in np.round(nuclei.extent()))
+        numbers, areas = np.zeros(len(nuclei), int), np.zeros(len(REGIONS) + 1)
+        centres = shapely.get_coordinates(shapely.centroid(nuclei.polygons()))
+        drawn = Conditioning(nuclei, (max(y1, 1), max(x1, 1)))
+        for y in range(y0, y1, _SIDE):
+            for x in range(x0, x1, _SIDE):
+                box = (y, x, min(y + _SIDE, y1), min(x + _SIDE, x1))
+                labels = drawn.regions(box) * drawn.tissue(box)
+                if nuclei.regions is None:
+                    labels = drawn.tissue(box).astype(np.uint8)
+                areas += np.bincount(labels.ravel(), minlength=len(areas))
+                here = ((centres >= (x, y)) & (centres < (box[3], box[2]))).all(axis=1)
+                column, row = centres[here].astype(int).T
+                numbers[here] = labels[row - y, column - x]
+        wanted: dict[Key, float] = {}
+        for number in np.flatnonzero(areas[1:] >= _LEAST_AREA) + 1:
+            region = None if nuclei.regions is None else REGIONS[number - 1]
+            counts = np.bincount(nuclei.types[numbers == number], minlength=len(TYPES))
+            for kind, count in zip(TYPES[1:], counts[1:], strict=True):
+                wanted[region, kind] = float(count) / (areas[number] / 1e6)
+        return cls(wanted)
 
     def counts(
         self,
@@ -71,13 +107,13 @@ class Densities:
             for kind, density in here[place][0].mix(region).items()
         }
         free = {key for key in counts if key[1:] == ("epithelium", "epithelial")}
+        for (region, kind), density in self.wanted.items():
+            _set(counts, areas, region, kind, density)
+            free -= {*_matching(counts, region, kind)}
         for (region, kind), factor in self.shares.items():
             for key in _matching(counts, region, kind):
                 counts[key] *= factor
                 free.discard(key)
-        for (region, kind), density in self.wanted.items():
-            _set(counts, areas, region, kind, density)
-            free -= {*_matching(counts, region, kind)}
         whole = {key: float(np.floor(count + rng.random())) for key, count in counts.items()}
         return whole | dict.fromkeys(free, np.inf)
 

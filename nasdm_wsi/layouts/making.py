@@ -1,27 +1,40 @@
-"""Layouts from nothing: the one function behind the command."""
+"""Layouts from nothing, or from regions: the function behind the command."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
+from math import ceil
 from pathlib import Path
 
-from ..errors import OutputError
+from ..annotations.formats import read_contents, read_regions
+from ..annotations.nuclei import check_mpp
+from ..annotations.regions import Regions
+from ..errors import OutputError, PlanError
+from ..geometry import Box
 from ..output import check_writable, keep_inputs
-from .colon import Colon
+from .colon import Colon, Plan
 from .densities import Densities
+from .planfiles import read_plan
+from .plans import SlidePlan
 from .populate import Populated
 from .source import Source
 from .strip import Strip
 from .writing import write_layout
 
+SLIDE = 4000.0  # micrometres: a larger canvas is laid out after the plan of a whole slide
+
 
 def layout(
     out: str | Path,
-    size: tuple[int, int],
+    size: tuple[int, int] | None = None,
     *,
     mpp: float = 0.5,
     seed: int = 0,
     tissue: str = "normal",
+    plan: str | Path | None = None,
+    regions: str | Path | Regions | None = None,
+    like: str | Path | None = None,
     density: Iterable[str] = (),
     share: Iterable[str] = (),
     populate: type[Populated] = Populated,
@@ -35,8 +48,14 @@ def layout(
 
     Args:
         out: the file to write.
-        size: height and width of the canvas in pixels of ``mpp`` micrometres.
-        tissue: "normal", "adenoma" or "carcinoma".
+        size: height and width of the canvas in pixels of ``mpp`` micrometres; with ``regions``, by
+            default as far as these reach.
+        tissue: "normal", "adenoma" or "carcinoma": of a strip of the bowel wall, or of all glands
+            in ``regions``.
+        plan: which tissue lies where on the canvas, as a PNG or GeoJSON. Without it, a canvas of
+            more than 4 millimetres a side follows the plan of a real slide.
+        regions: drawn regions to fill with nuclei, in pixels of ``mpp``.
+        like: annotated nuclei whose densities are taken, by region where they have regions.
         density: nuclei wanted in a square millimetre, as "eosinophil=120" or
             "stroma:eosinophil=120".
         share: multiples of what there would be, as "plasma=2x".
@@ -45,30 +64,85 @@ def layout(
         workers: number of processes.
 
     Raises:
-        AnnotationError: a density or share that cannot be read.
+        AnnotationError: a file, density or share that cannot be read.
+        PlanError: no size, or a plan that cannot be read.
         OutputError: the file exists or cannot be written.
     """
     path = Path(out)
-    densities = Densities.parse(density, share)
-    check_new(path, overwrite=overwrite)
-    source = colon(size[0] * mpp, seed=seed, tissue=tissue, densities=densities, populate=populate)
-    return write_layout(path, source, size, mpp=mpp, seed=seed, workers=workers, progress=progress)
+    given = [Path(p) for p in (plan, regions, like) if isinstance(p, str | Path)]
+    check_new(path, overwrite=overwrite, inputs=given)
+    mpp = check_mpp(mpp, "`mpp`")
+    known = None if like is None else read_contents(like, mpp=mpp).checked()
+    densities = Densities.parse(density, share, known)
+    drawn = _drawn(regions, mpp)
+    if size is None and drawn is None:
+        raise PlanError("the size of the canvas is unknown: give `size`")
+    if size is None and drawn is not None:
+        height, width = drawn.boxes()[:, 2:].max(axis=0)
+        size = ceil(height), ceil(width)
+    assert size is not None
+    canvas = (size[0] * mpp, size[1] * mpp)
+    source = _source(
+        canvas,
+        drawn,
+        plan,
+        mpp=mpp,
+        tissue=tissue,
+        seed=seed,
+        densities=densities,
+        populate=populate,
+    )
+    return write_layout(
+        path,
+        source,
+        size,
+        mpp=mpp,
+        seed=seed,
+        regions=None if drawn is None else drawn.scaled(1.0),
+        workers=workers,
+        progress=progress,
+    )
 
 
-def colon(
-    height: float,
+def _drawn(regions: str | Path | Regions | None, mpp: float) -> Regions | None:
+    if regions is None or isinstance(regions, Regions):
+        return regions
+    # A file may have nuclei as well, whose classes could be taken for those of regions.
+    found = read_contents(regions, mpp=mpp).nuclei.regions
+    return read_regions(regions, mpp=mpp) if found is None else found
+
+
+def _source(
+    canvas: tuple[float, float],
+    drawn: Regions | None,
+    plan: str | Path | None,
     *,
-    seed: int,
+    mpp: float,
     tissue: str,
+    seed: int,
     densities: Densities,
-    populate: type[Populated] = Populated,
+    populate: type[Populated],
 ) -> Source:
-    """Return the source for a canvas of a height in micrometres."""
-    plan = Strip(height, seed=seed, tissue=tissue)
-    return Colon(plan, seed=seed, densities=densities, populate=populate)
+    """Return the source for a canvas of a height and width in micrometres."""
+    if drawn is not None:
+        within = partial(_within, drawn.scaled(1.0))
+        whole = (ceil(canvas[0]), ceil(canvas[1]))
+        return populate(within, seed=seed, tissue=tissue, densities=densities, canvas=whole)
+    ground: Plan
+    if plan is not None:
+        ground = SlidePlan(canvas, seed=seed, cells=read_plan(Path(plan), canvas, mpp))
+    elif min(canvas) > SLIDE and tissue == "normal":
+        ground = SlidePlan(canvas, seed=seed)
+    else:
+        ground = Strip(canvas[0], seed=seed, tissue=tissue)
+    return Colon(ground, seed=seed, densities=densities, populate=populate)
 
 
-def check_new(path: Path, *, overwrite: bool, inputs: Iterable[Path | None] = ()) -> None:
+def _within(regions: Regions, box: Box) -> Regions:
+    return regions.within(box)
+
+
+def check_new(path: Path, *, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
     """Refuse an output that exists, is an input or cannot be written.
 
     Raises:

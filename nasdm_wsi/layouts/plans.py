@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from ..errors import PlanError
 from ..geometry import Box, shape
 from .colon import GLASS
 from .glands import STEP
@@ -39,9 +38,7 @@ class SlidePlan:
         cells: the plan to take instead, uint8 (rows, columns); it is stretched over the canvas.
     """
 
-    def __init__(
-        self, canvas: tuple[float, float], *, seed: int, cells: np.ndarray | None = None
-    ):
+    def __init__(self, canvas: tuple[float, float], *, seed: int, cells: np.ndarray | None = None):
         self._seed = seed
         self._bends = _BENDS if cells is None else _BENDS[2:]
         rng = generator(seed, _DRAW, 0, 0)
@@ -77,32 +74,13 @@ class SlidePlan:
         return out
 
 
-def read_plan(path: Path) -> np.ndarray:
-    """Read a plan from a PNG whose values, or places in its palette, are the classes 0 to 8.
-
-    Raises:
-        PlanError: other values, or no image.
-    """
-    try:
-        with Image.open(path) as image:
-            cells = np.array(image if image.mode == "P" else image.convert("L"))
-    except OSError as error:
-        raise PlanError(f"{path} is no picture: give a PNG or GeoJSON as `plan`") from error
-    if cells.max() >= CLASSES:
-        raise PlanError(
-            f"{path} has the value {cells.max()}: a plan has classes from 0 (glass) to {CLASSES - 1}"
-        )
-    return cells.astype(np.uint8)
-
-
 def _real(rng: np.random.Generator) -> np.ndarray:
     files: Sequence[Path] = sorted(PLANS.glob("*.png"))
-    return read_plan(files[rng.integers(len(files))])
+    with Image.open(files[int(rng.integers(len(files)))]) as image:
+        return np.array(image)
 
 
-def _turned(
-    cells: np.ndarray, canvas: tuple[float, float], rng: np.random.Generator
-) -> np.ndarray:
+def _turned(cells: np.ndarray, canvas: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
     """Return the part of a plan that has tissue, mirrored, its long side along the canvas."""
     rows, columns = np.nonzero(cells)
     cells = cells[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]

@@ -15,7 +15,7 @@ import numpy as np
 from ..annotations.raster import Drawing
 from ..annotations.regions import REGIONS, Regions
 from ..annotations.types import TYPES
-from ..geometry import Box, grow, shape
+from ..geometry import Box, grow, intersect, shape
 from .darts import Darts
 from .densities import Densities, Place
 from .ground import Ground
@@ -42,6 +42,7 @@ class Populated:
         seed: another seed, other nuclei.
         tissue: the name of the kind of tissue, or a function that gives it by place.
         densities: numbers of nuclei that are wanted instead of those of the tissue.
+        canvas: height and width; beyond it the regions go on as at its border.
     """
 
     def __init__(
@@ -51,10 +52,12 @@ class Populated:
         seed: int,
         tissue: str | Kinds = "normal",
         densities: Densities | None = None,
+        canvas: tuple[int, int] | None = None,
     ):
         self._regions = regions
         self._seed = seed
         self._tissue = tissue
+        self._canvas = canvas
         self.densities = densities or Densities()
 
     def regions(self, box: Box) -> Regions:
@@ -80,8 +83,15 @@ class Populated:
         return np.zeros(shape(box), np.uint8), (TISSUES[self._tissue],)
 
     def _labels(self, box: Box) -> np.ndarray:
-        """Return the numbers of regions at every micrometre of a box, uint8 (h, w)."""
-        return Drawing(self.regions(box)).labels(box)[1]
+        """Return the number of the region at every micrometre of a box: uint8 (h, w)."""
+        if self._canvas is None:
+            return Drawing(self.regions(box)).labels(box)[1]
+        height, width = self._canvas
+        part = intersect(box, (0, 0, height, width))
+        if 0 in shape(part):
+            return np.zeros(shape(box), np.uint8)
+        beyond = [(part[k] - box[k], box[k + 2] - part[k + 2]) for k in (0, 1)]
+        return np.pad(Drawing(self.regions(part)).labels(part)[1], beyond, mode="edge")
 
     def _scene(self, row: int, column: int) -> Scene | None:
         """Return what is wanted in a square before any nucleus is there; None without regions."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import repeat
 from math import ceil
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,7 +23,7 @@ from shapely.geometry import mapping
 
 from ..annotations.features import feature_lines
 from ..annotations.nuclei import Nuclei
-from ..annotations.regions import PALETTE, REGIONS, Regions
+from ..annotations.regions import REGIONS, Regions
 from ..annotations.types import TYPES
 from ..geometry import Box, grow
 from ..output import whole_or_nothing
@@ -35,12 +34,26 @@ BLOCK = 1024  # micrometres a side of what is laid out at a time
 AHEAD = 2  # blocks that each worker may be ahead of the file
 # Regions are written in these layers, whatever block they are from: later ones lie over earlier.
 _LAYERS = (("stroma", "muscle", "fat", "debris", "glass"), ("epithelium",))
-_TISSUE_COLOUR = (150, 120, 160)
+_TISSUE = {"name": "Tissue", "color": [150, 120, 160]}
 
 Canvas = tuple[float, float]
 """Height and width in micrometres."""
 
 _source: Source  # of a worker process
+
+
+class Facts(NamedTuple):
+    """What every block is told.
+
+    Attributes:
+        mpp: pixel size of the file.
+        seed: of the outlines.
+        regions: whether the regions of the source are written.
+    """
+
+    mpp: float
+    seed: int
+    regions: bool
 
 
 class Part(NamedTuple):
@@ -74,12 +87,14 @@ def write_layout(
     *,
     mpp: float = 0.5,
     seed: int = 0,
+    regions: Regions | None = None,
     workers: int = 1,
     progress: Callable[..., None] | None = None,
 ) -> dict[str, int]:
     """Write the layout of a canvas of ``size`` (h, w) pixels; returns the numbers of nuclei.
 
-    Memory does not grow with the canvas, and the bytes do not depend on ``workers``.
+    Memory does not grow with the canvas, and the bytes do not depend on ``workers``. If ``regions``
+    are given, they are written in their order instead of those of the source.
 
     Raises:
         OutputError: the file cannot be written.
@@ -97,7 +112,10 @@ def write_layout(
         file = stack.enter_context(open(part, "wb"))
         later = [stack.enter_context(TemporaryFile(dir=out.parent)) for _ in range(4)]
         file.write(b'{"type":"FeatureCollection","features":[')
-        parts = _parts(source, boxes, (canvas, mpp, seed), min(workers, len(boxes)))
+        facts = Facts(mpp, seed, regions is None)
+        if regions is not None:
+            later[0].write(_region_lines(regions, mpp))
+        parts = _parts(source, boxes, (canvas, facts), min(workers, len(boxes)))
         for done, made in enumerate(parts, 1):
             for target, text in zip((file, *later), made.layers, strict=True):
                 # Every feature begins with a comma, which the first of the file must not have.
@@ -145,16 +163,17 @@ def _part_of_worker(box: Box, *facts: object) -> Part:
     return _part(_source, box, *facts)  # type: ignore[arg-type]
 
 
-def _part(source: Source, box: Box, canvas: Canvas, mpp: float, seed: int) -> Part:
+def _part(source: Source, box: Box, canvas: Canvas, facts: Facts) -> Part:
     """Return the features of a block."""
     frame = shapely.box(0, 0, canvas[1], canvas[0])
-    tissue = source.tissue(box)
-    nuclei = _in_frame(layout_box(source, box, seed=seed), frame).scaled(mpp)
-    layers = [b"".join(b",\n" + line for line in feature_lines(nuclei))]
-    layers.append(b"" if tissue is None else _line("Tissue", tissue.intersection(frame), mpp))
-    for names, polygons in _by_layer(source.regions(box), box, frame):
-        layers.append(b"".join(map(_line, names, polygons, repeat(mpp))))
-    return Part(tuple(layers), np.bincount(nuclei.types, minlength=len(TYPES)))
+    made = _in_frame(layout_box(source, box, seed=facts.seed), frame).scaled(facts.mpp)
+    layers = [_joined(feature_lines(made)), b"", b"", b"", b""]
+    if facts.regions:
+        tissue = source.tissue(box)
+        layers[1] = _tissue_lines(tissue and tissue.intersection(frame), facts.mpp)
+        for number, regions in enumerate(_by_layer(source.regions(box), box, frame), 2):
+            layers[number] = _region_lines(regions, facts.mpp)
+    return Part(tuple(layers), np.bincount(made.types, minlength=len(TYPES)))
 
 
 def _in_frame(nuclei: Nuclei, frame: Polygon) -> Nuclei:
@@ -168,8 +187,8 @@ def _in_frame(nuclei: Nuclei, frame: Polygon) -> Nuclei:
     return Nuclei.from_polygons(polygons[~flat], nuclei.types[~flat], mpp=nuclei.mpp)
 
 
-def _by_layer(regions: Regions, box: Box, frame: Polygon) -> Iterator[tuple]:
-    """Yield for each layer the names and the polygons that belong to a block, in their order.
+def _by_layer(regions: Regions, box: Box, frame: Polygon) -> Iterator[Regions]:
+    """Yield for each layer the regions that belong to a block, cut at the canvas.
 
     A region belongs to the block in which its topmost point on the canvas lies.
     """
@@ -183,7 +202,7 @@ def _by_layer(regions: Regions, box: Box, frame: Polygon) -> Iterator[tuple]:
         layers[np.isin(names, few)] = number
     for number in range(len(_LAYERS) + 1):
         here = mine & (layers == number)
-        yield names[here], polygons[here]
+        yield Regions.from_polygons(polygons[here], names[here], mpp=1.0)
 
 
 def _topmost(polygons: np.ndarray) -> np.ndarray:
@@ -197,21 +216,27 @@ def _topmost(polygons: np.ndarray) -> np.ndarray:
     return out
 
 
-def _line(name: str, shape: shapely.Geometry, mpp: float) -> bytes:
-    """Return the text of an annotation, which begins with a comma; nothing without area."""
-    parts = [part for part in shapely.get_parts(shape).tolist() if part.geom_type == "Polygon"]
-    if not parts:
-        return b""
-    colour = PALETTE[REGIONS.index(name) + 1].tolist() if name in REGIONS else _TISSUE_COLOUR
-    scaled = shapely.transform(parts, lambda xy: np.round(xy / mpp, 2))
-    geometry = mapping(scaled[0] if len(scaled) == 1 else shapely.MultiPolygon(list(scaled)))
-    feature = {
-        "type": "Feature",
-        "id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{name} {geometry}")),
-        "geometry": geometry,
-        "properties": {
-            "objectType": "annotation",
-            "classification": {"name": name.capitalize(), "color": colour},
-        },
-    }
-    return b",\n" + orjson.dumps(feature)
+def _tissue_lines(shape: shapely.Geometry | None, mpp: float) -> bytes:
+    """Return the outlines of tissue as features that each begin with a comma."""
+    parts = shapely.get_parts(shape).tolist() if shape else []
+    lines = []
+    for part in parts:
+        if part.geom_type == "Polygon":
+            geometry = mapping(shapely.transform(part, lambda xy: np.round(xy / mpp, 2)))
+            feature = {
+                "type": "Feature",
+                "id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"tissue {geometry}")),
+                "geometry": geometry,
+                "properties": {"objectType": "annotation", "classification": _TISSUE},
+            }
+            lines.append(orjson.dumps(feature))
+    return _joined(lines)
+
+
+def _region_lines(regions: Regions, mpp: float) -> bytes:
+    nothing = Nuclei.from_polygons([], [], mpp=mpp)
+    return _joined(feature_lines(nothing, regions.scaled(mpp)))
+
+
+def _joined(lines: Iterable[bytes]) -> bytes:
+    return b"".join(b",\n" + line for line in lines)
