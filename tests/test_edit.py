@@ -293,7 +293,7 @@ def test_steps_device_and_workers_are_those_of_the_options(edit, tmp_path, monke
         return pool(mosaic, workers=workers, client=client)
 
     monkeypatch.setattr(painting, "worker_pool", counted)
-    edit("--thin", 0.1, "--workers", 3, "--steps", 3)
+    assert edit("--thin", 0.1, "--workers", 3, "--steps", 3, "--quiet") == ""
     with open_slide(tmp_path / "e.ome.tif") as slide:
         assert facts_of(slide.description)["steps"] == 3
     assert counts == [3]

@@ -49,7 +49,9 @@ SEEN: dict[tuple[str, str], str] = {  # by a test of another file
             "annotations_are_read_as_the_options_say": (
                 "--class-map --ignore-class --tissue-class --class-property --contours --max-pixels"
             ),
-            "steps_device_and_workers_are_those_of_the_options": "--steps --device --workers",
+            "steps_device_and_workers_are_those_of_the_options": (
+                "--steps --device --workers --quiet"
+            ),
         }.items()
         for option in given.split()
     },

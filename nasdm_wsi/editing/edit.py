@@ -200,7 +200,7 @@ def edit(
 
 def _known(job: Job) -> EditedSlide:
     if not isinstance(job.known, EditedSlide):
-        raise PlanError("this job is no edit: plan it with `plan_edit`")
+        raise PlanError("this job is no edit: make it with plan_edit")
     return job.known
 
 
