@@ -13,13 +13,15 @@ from skimage.io import imread, imsave
 from nasdm_wsi.cli.main import main
 from nasdm_wsi.errors import CheckpointError, DatasetError
 from nasdm_wsi.model.evaluation import evaluate as measures
+from nasdm_wsi.model.evaluation.agreement import Agreement
 from nasdm_wsi.model.evaluation.distances import (
     frechet_distance,
     inception_score,
     kernel_distance,
     precision_recall,
 )
-from nasdm_wsi.model.evaluation.evaluate import Agreement, Features, evaluate
+from nasdm_wsi.model.evaluation.evaluate import Features, evaluate
+from nasdm_wsi.model.evaluation.matching import Matching
 from nasdm_wsi.tools.dataset import read_regions
 from nasdm_wsi.tools.prepare import prepare
 
@@ -97,14 +99,47 @@ def test_agreement_finds_dark_nuclei_and_tells_strays():
     agreement = Agreement()
     agreement.add(image, instances, types)
     figures = agreement.figures()
-    assert figures["nuclei found"] > 0.95 and figures["dark spots that are nuclei"] == 1
+    assert figures["nuclei that are dark"] > 0.95 and figures["dark spots that are nuclei"] == 1
     swapped = Agreement()
     swapped.add(np.roll(image, 10, axis=(0, 1)), instances, types)
-    assert swapped.figures()["nuclei found"] < 0.4
+    assert swapped.figures()["nuclei that are dark"] < 0.4
     bare = Agreement()
     bare.add(image, np.where(types == 2, 0, instances), np.where(types == 2, 0, types))
     assert bare.figures()["dark spots that are nuclei"] < 0.9
-    assert np.isnan(bare.figures()["epithelial found"])
+
+
+def squares(*corners, side=10, size=(80, 80)):
+    """Instances and types of squares at (y, x) of a type."""
+    instances, types = np.zeros(size, int), np.zeros(size, np.uint8)
+    for k, (y, x, kind) in enumerate(corners, 1):
+        instances[y : y + side, x : x + side] = 5 * k
+        types[y : y + side, x : x + side] = kind
+    return instances, types
+
+
+def test_matching_by_hand():
+    """Of four nuclei one is found exactly, one shifted and as another type, one by its place."""
+    truth = squares((0, 0, 2), (20, 20, 3), (40, 40, 3), (60, 60, 2))
+    found = squares((0, 0, 2), (22, 20, 6), (45, 40, 3), (0, 60, 2))
+    matching = Matching()
+    matching.add(*truth, *found)
+    figures = matching.figures()
+    assert figures["nuclei Dice"] == pytest.approx(2 * (100 + 80 + 50) / 800)
+    assert figures["detection F1"] == pytest.approx(2 * 3 / 8)
+    assert figures["panoptic quality"] == pytest.approx((1 + 80 / 120) / (2 + 1 + 1))
+    assert figures["detected nuclei of the right type"] == pytest.approx(2 / 3)
+    assert figures["epithelial F1"] == pytest.approx(2 * 1 / 4)
+    assert figures["lymphocyte F1"] == pytest.approx(2 * 1 / 3)
+    assert np.isnan(figures["plasma F1"])
+    # Where nothing is published, nothing counts.
+    hidden = truth[1].copy()
+    hidden[60:, 60:] = hidden[:10, 60:] = 255
+    without = Matching()
+    without.add(truth[0], hidden, *found)
+    assert without.figures()["detection F1"] == 1
+    perfect = Matching()
+    perfect.add(*truth, *truth)
+    assert perfect.figures()["panoptic quality"] == perfect.figures()["detection F1"] == 1
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +160,8 @@ def test_real_and_painted_patches_are_of_the_same_places(large, weights, monkeyp
         row = evaluate(large, features=COLOURS, weights=weights, magnification=magnification)
         assert row["count"] == count
         assert all(np.array_equal(a, b) for a, b in row["patches"])
-        assert row["nuclei found (real)"] == row["nuclei found (painted)"] > 0.9
+        assert row["nuclei that are dark (real)"] == row["nuclei that are dark (painted)"] > 0.9
+        assert row["detection F1 (real)"] == row["detection F1 (painted)"]
     row = evaluate(large, features=COLOURS, weights=weights)
     assert row["Fréchet distance (colours)"] == pytest.approx(0, abs=1e-6)
     assert row["precision (colours)"] == row["recall (colours)"] == 1

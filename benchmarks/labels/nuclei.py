@@ -16,9 +16,18 @@ import numpy as np
 import torch
 from pictures import INFLAMMATORY, UNTYPED, Picture, glas_rows, pictures
 from scipy import ndimage
-from segmenter import SMALLEST, Maps, Segmenter, decode, load, predict, type_votes
 from skimage.color import hed_from_rgb
 from skimage.filters import threshold_otsu
+
+from nasdm_wsi.model.evaluation.segmenter import (
+    SMALLEST,
+    Maps,
+    Segmenter,
+    decode,
+    load,
+    predict,
+    type_votes,
+)
 
 REACH = 6  # pixels; the centre of a nucleus is this close to its point
 PIECE = 40  # pixels; a smaller dark spot at a point becomes a disc

@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from pictures import INFLAMMATORY, UNTYPED, pictures
 from safetensors.torch import load_file, save_file
 from scipy import ndimage
-from segmenter import CENTRE_SPREAD, TYPES, UNKNOWN, Segmenter
 from torch import Tensor, nn
+
+from nasdm_wsi.model.evaluation.segmenter import CENTRE_SPREAD, TYPES, UNKNOWN, Segmenter
 
 SIZE = 128  # pixels; side of a training crop
 BATCH = 12

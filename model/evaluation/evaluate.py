@@ -20,21 +20,25 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from scipy import ndimage
-from skimage.filters import threshold_otsu
-from skimage.measure import label
 
 from ...annotations.labels import from_labels
-from ...annotations.types import TYPES
 from ...errors import CheckpointError, DatasetError, NasdmError
 from ...job import default_workers
 from ...output import check_writable, keep_inputs, output_errors
 from ...rendering import plan_render, render_region
-from ...slides.stain import haematoxylin
-from ...tools.dataset import MANIFEST, UNPUBLISHED, Region, at_mpp, random_box, read_regions
+from ...tools.dataset import (
+    MANIFEST,
+    UNPUBLISHED,
+    Region,
+    at_mpp,
+    random_box,
+    read_manifest,
+    read_regions,
+)
 from ..checkpoint import SHIPPED
 from ..devices import one_thread
 from ..painter import Painter
+from .agreement import judges
 from .distances import (
     frechet_distance,
     inception_score,
@@ -51,7 +55,6 @@ BATCH = 64
 COLUMNS = 8  # of pictures in a report
 NO_FIGURES = ("patches", "worst", "inputs")  # of a row
 REPORT = ("table.csv", "grid.png", "worst.png", "plot.png")
-LEAST_AREA = 20  # pixels of a dark spot to pass for a nucleus
 
 log = logging.getLogger(__name__)
 
@@ -142,8 +145,8 @@ def evaluate(
     step = {20: 1, 10: 2}[magnification]
     pairs: list[tuple[np.ndarray, np.ndarray]] = []
     owners: list[int] = []
-    agreement = {"real": Agreement(), "painted": Agreement()}
     painter = Painter(weights, **painting)
+    agreement = {"real": judges(painter.mpp), "painted": judges(painter.mpp)}
     places = list(held_out(dataset, least=SIDE * step, mpp=painter.mpp))
     elsewhere = [patch for place in places for patch in patches_elsewhere(*place, step)]
 
@@ -156,7 +159,8 @@ def evaluate(
         ):
             real, types = region.image[cut], region.types[cut]
             for name, picture in (("real", real), ("painted", painted)):
-                agreement[name].add(picture, region.instances[cut], types)
+                for judge in agreement[name]:
+                    judge.add(picture, region.instances[cut], types)
             known = types != UNPUBLISHED
             both = (known_patches(picture, known, step) for picture in (real, painted))
             shown = list(zip(*both, strict=True))
@@ -173,8 +177,12 @@ def evaluate(
     (a, _), (b, probabilities) = (features.of(side) for side in sides)
     c = features.of(np.stack(elsewhere))[0] if elsewhere else a[:0]
     row = compare(a, b, c, probabilities, name=features.name)
-    for name, counted in agreement.items():
-        row |= {f"{key} ({name})": value for key, value in counted.figures().items()}
+    figures = {
+        name: {k: v for j in agreement[name] for k, v in j.figures().items()} for name in agreement
+    }
+    row |= {
+        f"{key} ({name})": told[key] for key in figures["real"] for name, told in figures.items()
+    }
     by_strangeness = np.argsort(-squared_distances(b, a).min(axis=1))
     _, first = np.unique(np.array(owners)[by_strangeness], return_index=True)
     return {
@@ -191,12 +199,19 @@ def held_out(
 ) -> Iterator[tuple[Region, Any]]:
     """Yield regions with the slices (y, x) of their held-out rectangles of ``least`` pixels a side.
 
-    With ``mpp`` the regions are brought to that pixel size.
+    With ``mpp`` the regions are brought to that pixel size. Regions without published nuclei are
+    left out; if there are no others, those with pseudo-labels are taken, with a warning.
 
     Raises:
         DatasetError: the dataset cannot be used, or its pixels cannot be brought to that size.
     """
+    origins = {row["labels"]["nuclei"] for row in read_manifest(dataset)["regions"]}
+    wanted = {"published"} if "published" in origins else origins - {"none"}
+    if "published" not in wanted:
+        log.warning("%s: no published nuclei: the masks are pseudo-labels", dataset)
     for region in read_regions(dataset):
+        if region.nuclei not in wanted:
+            continue
         region = region if mpp is None else at_mpp(region, mpp)
         for y0, x0, y1, x1 in region.held_out:
             if min(y1 - y0, x1 - x0) >= least:
@@ -239,56 +254,6 @@ def compare(
         f"precision ({name})": precision,
         f"recall ({name})": recall,
     }
-
-
-# Nuclei
-
-
-class Agreement:
-    """Counts of how often dark spots and annotated nuclei agree.
-
-    A pixel is dark if it has more haematoxylin than Otsu's threshold of the picture. A nucleus is
-    found if its mean is dark; a dark spot is correct if it touches a nucleus of the mask.
-    """
-
-    def __init__(self) -> None:
-        self.found = np.zeros(len(TYPES))
-        self.nuclei = np.zeros(len(TYPES))
-        self.true = self.spots = 0
-
-    def add(self, picture: np.ndarray, instances: np.ndarray, types: np.ndarray) -> None:
-        """Count a picture, uint8 (h, w, 3), with its instances and types (h, w).
-
-        Pixels whose type is not published do not count.
-        """
-        known = types != UNPUBLISHED
-        density = ndimage.gaussian_filter(haematoxylin(picture), 1)
-        threshold = threshold_otsu(density[known])
-        index, first = np.unique(instances, return_index=True)
-        index, first = index[index > 0], first[index > 0]
-        dark = ndimage.mean(density, instances, index) > threshold
-        kinds = types.flat[first]
-        self.nuclei += np.bincount(kinds, minlength=len(TYPES))
-        self.found += np.bincount(kinds[dark], minlength=len(TYPES))
-        spots = label((density > threshold) & known)
-        sizes = np.bincount(spots.ravel())
-        touched = np.bincount(spots.ravel(), weights=(instances > 0).ravel())
-        big = (sizes >= LEAST_AREA) & (np.arange(len(sizes)) > 0)
-        self.spots += int(big.sum())
-        self.true += int((touched[big] > 0).sum())
-
-    def figures(self) -> dict[str, float]:
-        """Shares: nuclei found, in all and by type, and dark spots that are nuclei."""
-        found, nuclei = self.found[1:], self.nuclei[1:]
-        by_type = {
-            f"{name} found": float(f / n) if n else float("nan")
-            for name, f, n in zip(TYPES[1:], found, nuclei, strict=True)
-        }
-        return {
-            "nuclei found": float(found.sum() / max(nuclei.sum(), 1)),
-            "dark spots that are nuclei": self.true / max(self.spots, 1),
-            **by_type,
-        }
 
 
 # Ablations and reports
@@ -371,7 +336,7 @@ def _write_report(folder: Path, rows: list[dict[str, Any]]) -> None:
     except ImportError as error:
         raise NasdmError("plots need matplotlib: pip install 'nasdm-wsi[evaluate]'") from error
     changed, shown = names[0], [name for name in names if name.startswith("Fréchet distance (")]
-    shown.append("nuclei found (painted)")
+    shown.append("dark spots that are nuclei (painted)")
     figure = Figure(figsize=(8, 3), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(shown)), shown, strict=True):
         axes.plot([row[changed] for row in rows], [row[name] for row in rows], marker="o")

@@ -1,9 +1,9 @@
-"""A small segmenter of nuclei for H&E of colon at 0.5 micrometres a pixel: six types, instances.
+"""A small segmenter of nuclei for H&E of colon at 0.5 micrometres per pixel: types and instances.
 
-`Segmenter` is a U-Net of 1.5 million parameters which works on blocks of two by two pixels and
-writes nine maps at full resolution: nucleus or not, depth inside a nucleus, closeness to a
-nucleus' centre, and six types. `predict` runs it over a picture and `decode` turns the maps into
-nuclei by a watershed from their centres. `train_segmenter.py` makes the weights.
+`Segmenter` is a U-Net of 1.5 million parameters that works on blocks of two by two pixels and
+writes nine maps at full resolution: nucleus or not, depth inside a nucleus, closeness to the centre
+of a nucleus, and six types. `predict` runs it over a picture and `decode` turns the maps into
+nuclei by a watershed from their centres. benchmarks/labels/train_segmenter.py makes the weights.
 
 Types: 0 background, 1 neutrophil, 2 epithelial, 3 lymphocyte, 4 plasma, 5 eosinophil,
 6 connective.
@@ -25,6 +25,8 @@ from torch import Tensor, nn
 
 WIDTHS = (32, 64, 128, 192)  # channels at 1/2, 1/4, 1/8, 1/16 of the resolution
 STRIDE = 16  # a picture's sides are padded to a multiple of this
+MPP = 0.5
+WEIGHTS = Path(__file__).with_name("segmenter.safetensors")
 TYPES = 6
 MAPS = 3 + TYPES  # nucleus, depth, centre, types
 UNKNOWN = 255  # label code: pixel without label
@@ -102,21 +104,21 @@ class Maps:
     types: np.ndarray
 
 
-def load(path: Path) -> Segmenter:
-    """The network with the weights (float16) of ``path``, ready for inference."""
+def load(path: Path = WEIGHTS) -> Segmenter:
+    """Return the network with the weights (float16) of ``path``, ready for inference."""
     model = Segmenter()
     model.load_state_dict({k: v.float() for k, v in load_file(path).items()}, strict=False)
-    return model.eval().to(memory_format=torch.channels_last)
+    return model.eval()
 
 
 @torch.inference_mode()
 def predict(
     rgb: np.ndarray, model: Segmenter, *, tile: int = 1024, halo: int = 32, views: int = 1
 ) -> Maps:
-    """The maps of a picture, uint8 (h, w, 3) at 0.5 micrometres a pixel.
+    """Return the maps of a picture, uint8 (h, w, 3) at 0.5 micrometres per pixel.
 
-    Worked through in tiles of ``tile`` pixels which see ``halo`` pixels around them, both multiples
-    of 16. ``views`` (1 to 4) mirrored versions are averaged.
+    It is worked through in tiles of ``tile`` pixels which see ``halo`` pixels around them, both
+    multiples of 16. ``views`` (1 to 4) mirrored versions are averaged.
     """
     h, w = rgb.shape[:2]
     sides = [-(-s // STRIDE) * STRIDE for s in (h, w)]
@@ -128,12 +130,10 @@ def predict(
         for x in range(0, sides[1], tile):
             window = padded[y : y + tile + 2 * halo, x : x + tile + 2 * halo]
             batch = torch.from_numpy(window).permute(2, 0, 1)[None].float() / 255
-            total = 0
+            total = torch.zeros(())
             for view in range(views):
                 turned = _turn(batch, view).contiguous(memory_format=torch.channels_last)
-                with torch.autocast("cpu", torch.bfloat16):
-                    logits = model(turned)
-                logits = _turn(logits.float(), view, back=True)[0]
+                logits = _turn(model(turned), view)[0]
                 total = total + torch.cat([logits[:3].sigmoid(), logits[3:].softmax(0)])
             inner = (total / views)[:, halo:-halo, halo:-halo].numpy()
             out[:, y : y + inner.shape[1], x : x + inner.shape[2]] = inner
@@ -141,8 +141,8 @@ def predict(
     return Maps(out[0], out[1], out[2], out[3:])
 
 
-def _turn(x: Tensor, view: int, back: bool = False) -> Tensor:
-    """The view-th of four mirrored versions of (n, c, h, w); each is its own inverse."""
+def _turn(x: Tensor, view: int) -> Tensor:
+    """Return the view-th of four mirrored versions of (n, c, h, w); each is its own inverse."""
     return x.flip([[], [3], [2], [2, 3]][view]) if view else x
 
 
@@ -152,7 +152,7 @@ def decode(
     threshold: float | np.ndarray = 0.45,
     seeds: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Types uint8 (h, w) and instances int32 (h, w), 1-based, from the network's maps.
+    """Return types uint8 (h, w) and instances int32 (h, w), 1-based, from the network's maps.
 
     A pixel belongs to a nucleus where the nucleus map is above ``threshold`` (a number or (h, w)).
     Watershed from the centres tells touching nuclei apart; ``seeds`` int (n, 2), known centres
@@ -182,7 +182,7 @@ def decode(
 
 
 def relabel(instances: np.ndarray, maps: Maps) -> tuple[np.ndarray, np.ndarray]:
-    """Types and instances (h, w) without tiny pieces; a nucleus has its likeliest type."""
+    """Return types and instances (h, w) without tiny pieces; a nucleus has its likeliest type."""
     sizes = np.bincount(instances.ravel())
     good = sizes >= SMALLEST
     good[0] = False
@@ -195,7 +195,7 @@ def relabel(instances: np.ndarray, maps: Maps) -> tuple[np.ndarray, np.ndarray]:
 
 
 def type_votes(instances: np.ndarray, maps: Maps) -> np.ndarray:
-    """Mean probability of the six types for each nucleus, float (n, 6)."""
+    """Return the mean probability of the six types for each nucleus, float (n, 6)."""
     n = instances.max()
     weight = instances.ravel()
     sums = [np.bincount(weight, m.ravel(), n + 1)[1:] for m in maps.types]
