@@ -7,6 +7,7 @@ import logging
 
 import numpy as np
 import pytest
+import shapely
 from click.testing import CliRunner
 from helpers import labelled_tissue
 from PIL import Image
@@ -158,6 +159,14 @@ def test_regions_are_enlarged_and_checked(folder, tmp_path):
     np.testing.assert_array_equal(regions["b"].regions, np.kron(drawn, np.ones((2, 2), np.uint8)))
     assert regions["b"].tissue == "pseudo" and facts["b"]["labels"]["nuclei"] == "none"
     assert regions["c"].regions is None
+    outline = shapely.geometry.mapping(shapely.box(30, 20, 80, 50))
+    classes = {"classification": {"name": "Mucus"}, "objectType": "annotation"}
+    feature = {"type": "Feature", "geometry": outline, "properties": classes}
+    (folder / "drawn.geojson").write_text(
+        json.dumps({"type": "FeatureCollection", "features": [feature]})
+    )
+    same, _ = prepared(folder, tmp_path / "outlined", [row | {"regions": "drawn.geojson"}])
+    np.testing.assert_array_equal(same["b"].regions, regions["b"].regions)
     Image.fromarray(np.full(SIZE, 99, np.uint8)).save(folder / "drawn.png")
     with pytest.raises(DatasetError, match="99 is the number of no region"):
         prepared(folder, tmp_path / "x", [row])

@@ -18,10 +18,11 @@ from skimage.segmentation import watershed
 from ..annotations.classes import ClassNames
 from ..annotations.contents import Source
 from ..annotations.findings import Findings
-from ..annotations.formats import read_contents
+from ..annotations.formats import read_contents, read_regions
 from ..annotations.hovernet_mat import is_hovernet, read_instances
 from ..annotations.labels import split_touching
 from ..annotations.lizard import read_mat_labels
+from ..annotations.nuclei import Nuclei
 from ..annotations.parsers import BYTES, MAX_PIXELS, check_pixels
 from ..annotations.raster import Conditioning
 from ..annotations.regions import REGIONS
@@ -126,9 +127,14 @@ def regions_of(row: Labelled, frame: Frame, max_pixels: int = MAX_PIXELS) -> np.
 
     Raises:
         DatasetError: they do not fit, or have numbers of no region.
+        AnnotationError: an annotation file without regions, or a damaged one.
     """
     if row.regions is None:
         return None
+    if row.regions.suffix.casefold() not in PICTURES:
+        drawn = read_regions(row.regions, mpp=frame.own_mpp, max_pixels=max_pixels)
+        nuclei = Nuclei.from_polygons([], [], mpp=frame.mpp, regions=drawn.scaled(frame.mpp))
+        return Conditioning(nuclei, frame.size).regions((0, 0, *frame.size))
     regions = frame.labels(_pixels(row.regions, max_pixels), row.regions)
     if (largest := int(regions.max(initial=0))) > len(REGIONS):
         raise DatasetError(
