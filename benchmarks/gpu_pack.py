@@ -1,12 +1,10 @@
-"""Pack pictures and labels compactly, for training on a GPU (`on_gpu.py`).
+"""Pack a prepared dataset compactly, for training on a GPU (`on_gpu.py`).
 
-    python benchmarks/gpu_pack.py PICTURES NUCLEI REGIONS OUT --share lizard=0.5 glas=0.5
-        [--pseudo glas] [--without NAME ...]
+    python benchmarks/gpu_pack.py DATASET OUT --share lizard=0.5 consep=0.2 glas=0.18 crc=0.12
 
-Files are called SET-NAME in all three folders: pictures in any format, nuclei as NAME.npz with
-``types`` and ``instances`` (255 where there are no labels), regions as NAME.png (`labels/`). Labels
-are at 0.5 micrometres a pixel, and pictures are enlarged to their size when they are read. In each
-picture the rectangle that `nasdm-wsi prepare` holds out is held out.
+DATASET is what `nasdm-wsi prepare` wrote from a table of pictures (`labels/table.py`), and --share
+says how often crops are drawn from each collection of the table. Pictures are stored at their own
+pixel size and enlarged to that of the labels when they are read. What is held out is not used.
 """
 
 from __future__ import annotations
@@ -20,14 +18,11 @@ from PIL import Image
 
 from nasdm_wsi.annotations.raster import edges
 from nasdm_wsi.annotations.types import TYPES
-from nasdm_wsi.errors import SlideError
 from nasdm_wsi.model.planes import REGIONS
-from nasdm_wsi.slides.stain import StainStatistics
-from nasdm_wsi.tools.dataset import UNPUBLISHED
-from nasdm_wsi.tools.prepare import HELD_OUT, held_out_box
+from nasdm_wsi.tools.dataset import UNPUBLISHED, Region, read_manifest, read_regions
 
 LARGEST = 40  # MB of a pack
-# Types that pseudo-labels tell; the segmenter never finds the other three.
+# Rare types are drawn from published labels alone.
 PSEUDO_TYPES = [TYPES.index(name) for name in ("epithelial", "lymphocyte", "connective")]
 STROMA = REGIONS.index("stroma") + 1
 
@@ -42,76 +37,58 @@ def labels_code(
     return code | unusable.astype(np.uint8) << 7
 
 
-def held_out(types: np.ndarray, size: tuple[int, int], name: str) -> np.ndarray:
-    """Bool (h, w) at the labels' size: the square that a picture of ``size`` (h, w) keeps aside."""
-    published = Image.fromarray(types != UNPUBLISHED).resize(size[::-1], Image.Resampling.NEAREST)
-    box = np.array(held_out_box(np.asarray(published), HELD_OUT, name, 0))
-    y0, x0, y1, x1 = np.rint(box * types.shape[0] / size[0]).astype(int)
-    mask = np.zeros(types.shape, bool)
-    mask[max(y0 - 1, 0) : y1 + 1, max(x0 - 1, 0) : x1 + 1] = True
-    return mask
-
-
-def pack(picture: Path, nuclei: Path, regions: Path, out: Path, *, pseudo: bool) -> dict:
+def pack(region: Region, row: dict, out: Path) -> dict:
     """Write a picture and its labels, and return its row of the index."""
-    image = Image.open(picture).convert("RGB")
-    with np.load(nuclei) as file:
-        types, instances = file["types"], file["instances"]
-    h, w = types.shape
-    known = np.asarray(Image.open(regions)) if regions.exists() else np.zeros((h, w), np.uint8)
-    if known.shape != types.shape:
-        raise SystemExit(f"{regions} is {known.shape}, and {nuclei} is {types.shape}")
-    enlarged = np.asarray(image.resize((w, h), Image.Resampling.BICUBIC))
-    stain = StainStatistics.of(enlarged[types != UNPUBLISHED])
-    own_name = picture.stem.split("-", 1)[1]
-    unusable = (types == UNPUBLISHED) | held_out(
-        types, image.size[::-1], picture.stem if pseudo else own_name
-    )
+    h, w = region.types.shape
+    scale = row["mpp"] / row["source_mpp"]
+    own = Image.fromarray(region.image).resize((round(w * scale), round(h * scale)))
+    pseudo = region.nuclei != "published"
     suffix = ".webp" if pseudo else ".jpg"
-    target = out / f"{picture.stem}{suffix}"
+    target = out / f"{region.name}{suffix}"
     if pseudo:
-        image.save(target, quality=74, method=4)
+        own.save(target, quality=74, method=4)
     else:
-        image.save(target, quality=90, subsampling=0, optimize=True)
-    code = labels_code(types, instances, known, unusable)
-    Image.fromarray(code).save(out / f"{picture.stem}.png", optimize=True)
+        own.save(target, quality=90, subsampling=0, optimize=True)
+    regions = np.zeros((h, w), np.uint8) if region.regions is None else region.regions
+    code = labels_code(region.types, region.instances, regions, ~region.usable)
+    Image.fromarray(code).save(out / f"{region.name}.png", optimize=True)
     return {
-        "name": picture.stem,
+        "name": region.name,
         "suffix": suffix,
-        "set": picture.stem.split("-")[0],
+        "set": row["collection"],
         "size": [h, w],
-        "mean": stain.mean.tolist(),
-        "covariance": stain.covariance.tolist(),
+        "mean": region.stain.mean.tolist(),
+        "covariance": region.stain.covariance.tolist(),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("pictures", "nuclei", "regions", "out"):
+    for name in ("dataset", "out"):
         parser.add_argument(name, type=Path)
-    parser.add_argument("--share", nargs="+", required=True, metavar="SET=SHARE")
-    parser.add_argument("--pseudo", nargs="*", default=[], metavar="SET")
+    parser.add_argument("--share", nargs="+", required=True, metavar="COLLECTION=SHARE")
     parser.add_argument("--without", nargs="*", default=[], metavar="NAME")
     options = parser.parse_args()
     options.out.mkdir(parents=True)
-    sets = {}
-    for text in options.share:
-        name, share = text.split("=")
-        pseudo = name in options.pseudo
-        types = PSEUDO_TYPES if pseudo else list(range(1, len(TYPES)))
-        sets[name] = {"share": float(share), "pseudo": pseudo, "types": types}
+    shares = {name: float(share) for name, share in (text.split("=") for text in options.share)}
+    manifest = read_manifest(options.dataset)["regions"]
+    told = {row["name"]: row for row in manifest}
 
-    rows = []
-    for picture in sorted(options.pictures.iterdir()):
-        name, kind = picture.stem, picture.stem.split("-")[0]
-        nuclei = options.nuclei / f"{name}.npz"
-        if name in options.without or kind not in sets or not nuclei.exists():
-            continue
-        regions = options.regions / f"{name}.png"
-        try:
-            rows.append(pack(picture, nuclei, regions, options.out, pseudo=sets[kind]["pseudo"]))
-        except SlideError as error:
-            print(f"{name} is left out: {error}")
+    rows, pseudo = [], dict.fromkeys(shares, False)
+    for region in read_regions(options.dataset):
+        row = told[region.name]
+        chosen = row["collection"] in shares and region.name not in options.without
+        if chosen and region.nuclei != "none" and region.usable.any():
+            rows.append(pack(region, row, options.out))
+            pseudo[row["collection"]] |= region.nuclei != "published"
+    sets = {
+        name: {
+            "share": share,
+            "pseudo": pseudo[name],
+            "types": PSEUDO_TYPES if pseudo[name] else list(range(1, len(TYPES))),
+        }
+        for name, share in shares.items()
+    }
     (options.out / "index.json").write_text(json.dumps({"sets": sets, "pictures": rows}))
 
     size = sum(path.stat().st_size for path in options.out.iterdir()) / 1e6

@@ -15,9 +15,10 @@ from nasdm_wsi.annotations.types import EDGE, TYPES
 from nasdm_wsi.model import Painter
 from nasdm_wsi.model.checkpoint import load_weights
 from nasdm_wsi.model.pixels import to_image
-from nasdm_wsi.model.planes import ALL_PLANES, PIXELS
+from nasdm_wsi.model.planes import ALL_PLANES
 from nasdm_wsi.model.training.train import train
 from nasdm_wsi.rendering import plan_render, read_annotations, render_region
+from nasdm_wsi.tools.prepare import prepare
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 STAGES = ("denoise", "guided", "critic")
@@ -32,18 +33,22 @@ def run(script, *arguments):
 def pack(tmp_path_factory):
     """Two made-up pictures with full labels and one with pseudo-labels, packed."""
     folder = tmp_path_factory.mktemp("labels")
-    for part in ("pictures", "nuclei", "regions"):
-        (folder / part).mkdir()
-    for seed, name in enumerate(["lizard-a", "lizard-b", "glas-c"]):
+    rows = []
+    for seed, name in enumerate(["a", "b", "c"]):
         image, instances, types = labelled_tissue((160, 200), seed=seed)
-        Image.fromarray(image).save(folder / "pictures" / f"{name}.png")
-        np.savez(folder / "nuclei" / f"{name}.npz", types=types, instances=instances)
+        Image.fromarray(image).save(folder / f"{name}.png")
+        np.savez(folder / f"{name}.npz", types=types, instances=instances)
         regions = (np.indices((160, 200)).sum(0) // 60).astype(np.uint8)
-        Image.fromarray(regions).save(folder / "regions" / f"{name}.png")
+        Image.fromarray(regions).save(folder / f"{name}-regions.png")
+        rows.append(
+            {"image": f"{name}.png", "nuclei": f"{name}.npz", "regions": f"{name}-regions.png"}
+            | {"collection": "glas" if name == "c" else "lizard"}
+            | {"pseudo": "nuclei regions" if name == "c" else "regions"}
+        )
+    (folder / "table.json").write_text(json.dumps(rows))
+    prepare([folder / "table.json"], folder / "dataset")
     out = folder / "pack"
-    inputs = [folder / part for part in ("pictures", "nuclei", "regions")]
-    shares = ("--share", "lizard=0.7", "glas=0.3", "--pseudo", "glas")
-    run("gpu_pack.py", *inputs, out, *shares)
+    run("gpu_pack.py", folder / "dataset", out, "--share", "lizard=0.7", "glas=0.3")
     return out
 
 
@@ -87,10 +92,10 @@ def find(wholes, crop):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # tensorboard's own
 def test_a_preset_with_regions_trains_on_pictures_without_them(dataset, tmp_path):
-    """`train` takes it as well: regions and pixels are then never known."""
+    """`train` takes it as well: regions are then never known."""
     weights = train(dataset, tmp_path / "run", preset="tiny-regions", images=8)
     assert load_weights(weights)[1].planes == ALL_PLANES
-    assert Painter(weights, device="cpu").planes == ALL_PLANES[: -len(PIXELS)]
+    assert Painter(weights, device="cpu").planes == ALL_PLANES
 
 
 @pytest.mark.slow
