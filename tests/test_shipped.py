@@ -11,7 +11,8 @@ import torch
 from nasdm_wsi.annotations.raster import Conditioning
 from nasdm_wsi.errors import CheckpointError
 from nasdm_wsi.model import Painter
-from nasdm_wsi.model.evaluation.agreement import Agreement
+from nasdm_wsi.model.evaluation.agreement import Agreement, Reading
+from nasdm_wsi.model.evaluation.segmenter import load
 from nasdm_wsi.model.training.critic import grid_pattern
 from nasdm_wsi.rendering import plan_render, read_annotations, render_region
 from nasdm_wsi.slides.reading import find_style
@@ -36,14 +37,17 @@ def painted(nuclei, *, seed=0, **painting):
 def test_nuclei_stand_where_the_annotations_say_and_hardly_elsewhere(nuclei):
     """Over four seeds, whose spots that are nuclei lie between 0.69 and 0.82, 0.75 in the mean."""
     instances, types = Conditioning(nuclei, SIZE).labels((0, 0, *SIZE))
-    agreement, elsewhere = Agreement(), Agreement()
+    agreement, elsewhere, reading = Agreement(), Agreement(), Reading(load())
     for seed in range(4):
         picture = painted(nuclei, seed=seed)
         agreement.add(picture, instances, types)
+        reading.add(picture, instances, types)
         elsewhere.add(np.roll(picture, 60, axis=(0, 1)), instances, types)
     assert agreement.figures()["nuclei that are dark"] > 0.95
     assert agreement.figures()["dark spots that are nuclei"] > 0.7
     assert elsewhere.figures()["nuclei that are dark"] < 0.6
+    assert reading.figures()["detection F1"] > 0.7
+    assert reading.figures()["detected nuclei of the right type"] > 0.7
 
 
 def test_each_step_of_the_shipped_model_is_one_evaluation(nuclei):
