@@ -79,19 +79,19 @@ def painted_patch(nuclei: Nuclei, painter: Painter, *, side: int, seed: int) -> 
     copies = [nuclei.shifted(y, x) for y, x in product((0, side, 2 * side), repeat=2)]
     job = plan_render(Nuclei.concatenate(copies), painter, size=(3 * side, 3 * side))
     state = painter.start(rng.standard_normal((3, side, side), np.float32))
-    for phase, (first, last) in enumerate(painter.phases):
-        reach = painter.halo * (last - first)
-        here, end = side - reach, 2 * side + reach
-        box = (here, here, end, end)
+    reach = job.plan.margin
+    here, end = side - reach, 2 * side + reach
+    box = (here, here, end, end)
+    for steps in job.plan.phases:
         window = Window(
             box=box,
             wanted=(side, side, 2 * side, 2 * side),
             state=around(state, reach),
             planes=job.planes(box),
             tissue=np.ones((end - here, end - here), bool),
-            noise=lambda step, reach=reach: around(noise_of(step), reach),
+            noise=lambda step: around(noise_of(step), reach),
         )
-        (state,) = painter.solve(phase, [window])
+        (state,) = painter.solve(steps, [window])
     return painter.finish(state)
 
 
