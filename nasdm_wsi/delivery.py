@@ -139,7 +139,7 @@ def pyramid_of(job: Job, out: Path, *, quality: int = 85, lossless: bool = False
     """Return the pyramid of a job's slide; None if its format is written from pixels.
 
     Raises:
-        OutputError: the suffix of ``out`` is of no format, or of one that is not ``lossless``.
+        OutputError: the suffix of ``out`` is of no format.
     """
     size = (*shape(job.shown), 3)
     return format_of(out).encoded(size, quality=quality, lossless=lossless)

@@ -1,8 +1,9 @@
 """The writer and reader of DICOM whole slides: a folder with a file for each level.
 
 A level is a VL Whole Slide Microscopy Image, tiled full, whose frames are the JPEG tiles as they
-were encoded. Thumbnail, label and overview (the macro picture) are files of their own. Frames are
-encapsulated as in PS3.5 A.4: one fragment a frame, with a table of their offsets.
+were encoded. DICOM has no deflated frames, so tiles without loss become JPEG 2000. Thumbnail, label
+and overview (the macro picture) are files of their own. Frames are encapsulated as in PS3.5 A.4:
+one fragment a frame, with a table of their offsets.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import imagecodecs
 import numpy as np
 from openslide import OpenSlide
 from pydicom import Dataset, dcmwrite
+from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit
 
 from ..errors import SlideError
 from ..output import whole_or_nothing
@@ -55,10 +57,10 @@ def write_tiles(
     UIDs follow from the description, the size and the encoding.
 
     Raises:
-        ValueError: mpp is not positive, or the tiles are not JPEG.
+        ValueError: mpp is not positive, or the pyramid has labels instead of RGB.
     """
-    if pyramid.deflated or not mpp > 0:
-        raise ValueError("tiles must be JPEG and mpp positive")
+    if len(pyramid.shape) != 3 or not mpp > 0:
+        raise ValueError("a DICOM slide has RGB pixels and a positive mpp")
     identity = Identity(f"{pyramid.shape} {pyramid.encoding} {mpp} {description}")
     told: dict[str, Any] = {"mpp": mpp, "description": description, "version": version("nasdm-wsi")}
     encoded = Counted(pyramid, tiles, progress)
@@ -67,7 +69,10 @@ def write_tiles(
         for level in range(len(pyramid.shapes)):
             instance = _level(pyramid, level, mpp)
             data = attributes(instance, identity, **told)
-            _write(whole / f"level-{level}.dcm", data, encoded(level))
+            frames = encoded(level)
+            if pyramid.lossless:
+                frames = (_jpeg2000(pyramid.decode(tile)) for tile in frames)
+            _write(whole / f"level-{level}.dcm", data, frames, lossless=pyramid.lossless)
         for name, instance, pixels in _associated(pyramid, encoded.thumbnail(), mpp):
             data = attributes(instance, identity, **told)
             _write(whole / f"{name}.dcm", data, [_jpeg(pixels)])
@@ -83,7 +88,8 @@ def _level(pyramid: Pyramid, level: int, mpp: float) -> Instance:
         tile=(side, side),
         spacing=(spacing, spacing),
         resampled=level > 0,
-        quality=pyramid.encoding,
+        encoding="JPEG 2000 without loss" if pyramid.lossless else pyramid.encoding,
+        lossless=pyramid.lossless,
     )
 
 
@@ -106,7 +112,7 @@ def _associated(
                 tile=(h, w),
                 spacing=(spacing, spacing),
                 resampled=kind == "THUMBNAIL",
-                quality=f"JPEG {ASSOCIATED_QUALITY}",
+                encoding=f"JPEG {ASSOCIATED_QUALITY}",
             ),
             pixels,
         )
@@ -123,7 +129,15 @@ def _jpeg(pixels: np.ndarray) -> bytes:
     return bytes(encoded)
 
 
-def _write(path: Path, data: Dataset, frames: Iterable[bytes]) -> None:
+def _jpeg2000(pixels: np.ndarray) -> bytes:
+    """Encode without loss, and without a transform of colours, which OpenSlide does not know."""
+    encoded = imagecodecs.jpeg2k_encode(
+        pixels, level=0, reversible=True, mct=False, codecformat="j2k"
+    )
+    return bytes(encoded)
+
+
+def _write(path: Path, data: Dataset, frames: Iterable[bytes], *, lossless: bool = False) -> None:
     """Write a file frame by frame.
 
     Its head depends on the lengths of the frames, but its length does not, so it is written again
@@ -131,21 +145,22 @@ def _write(path: Path, data: Dataset, frames: Iterable[bytes]) -> None:
     """
     lengths: list[int] = []
     with path.open("wb") as file:
-        file.write(_head(data, [0] * data.NumberOfFrames))
+        file.write(_head(data, [0] * data.NumberOfFrames, lossless=lossless))
         for frame in frames:
             even = frame + b"\0" * (len(frame) % 2)
             file.write(_tag(ITEM, len(even)) + even)
             lengths.append(len(even))
         file.write(_tag(DELIMITER, 0))
         file.seek(0)
-        file.write(_head(data, lengths))
+        file.write(_head(data, lengths, lossless=lossless))
 
 
-def _head(data: Dataset, lengths: list[int]) -> bytes:
+def _head(data: Dataset, lengths: list[int], *, lossless: bool) -> bytes:
     """Return the file up to its first frame: attributes and the table of offsets of the frames."""
     frame = 3 * data.Rows * data.Columns
-    ratio = frame * len(lengths) / max(1, sum(lengths))
-    data.LossyImageCompressionRatio = f"{min(ratio, 99999):010.4f}"
+    if not lossless:
+        ratio = frame * len(lengths) / max(1, sum(lengths))
+        data.LossyImageCompressionRatio = f"{min(ratio, 99999):010.4f}"
     items = np.array(lengths, np.uint64) + 8  # each with its tag
     offsets = np.cumsum(items) - items
     table = b""
@@ -155,7 +170,7 @@ def _head(data: Dataset, lengths: list[int]) -> bytes:
         data.ExtendedOffsetTable = offsets.astype("<u8").tobytes()
         data.ExtendedOffsetTableLengths = np.array(lengths, "<u8").tobytes()
     head = BytesIO()
-    data.file_meta = file_meta(data)
+    data.file_meta = file_meta(data, JPEG2000Lossless if lossless else JPEGBaseline8Bit)
     dcmwrite(head, data, enforce_file_format=True)
     pixels = struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, 0xFFFFFFFF)
     return head.getvalue() + pixels + _tag(ITEM, len(table)) + table

@@ -16,7 +16,7 @@ from PIL.ImageCms import ImageCmsProfile, createProfile
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.sequence import Sequence
-from pydicom.uid import UID, JPEGBaseline8Bit, VLWholeSlideMicroscopyImageStorage
+from pydicom.uid import UID, VLWholeSlideMicroscopyImageStorage
 
 from .pyramid import objective_power
 
@@ -53,7 +53,8 @@ class Instance:
         tile: (h, w) of a frame.
         spacing: millimetres per pixel, down and across.
         resampled: whether it is made of a finer level.
-        quality: of the JPEG, in words.
+        encoding: of the frames, in words.
+        lossless: whether the frames are JPEG 2000 without loss; otherwise they are JPEG.
     """
 
     number: int
@@ -62,7 +63,8 @@ class Instance:
     tile: tuple[int, int]
     spacing: tuple[float, float]
     resampled: bool
-    quality: str
+    encoding: str
+    lossless: bool = False
 
     @property
     def image_type(self) -> list[str]:
@@ -102,7 +104,7 @@ def attributes(
     return data
 
 
-def file_meta(data: Dataset, syntax: UID = JPEGBaseline8Bit) -> FileMetaDataset:
+def file_meta(data: Dataset, syntax: UID) -> FileMetaDataset:
     """Return the file meta information of an instance (PS3.10 7.1)."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = data.SOPClassUID
@@ -180,22 +182,23 @@ def _specimen(identity: Identity) -> Dataset:
 
 def _image(instance: Instance) -> Dataset:
     """Return how the pixels are stored."""
+    lossy = {} if instance.lossless else {"LossyImageCompressionMethod": "ISO_10918_1"}
     return dataset(
+        **lossy,
         ImageType=instance.image_type,
         NumberOfFrames=instance.frames,
         Rows=instance.tile[0],
         Columns=instance.tile[1],
         SamplesPerPixel=3,
-        PhotometricInterpretation="YBR_FULL_422",
+        PhotometricInterpretation="RGB" if instance.lossless else "YBR_FULL_422",
         PlanarConfiguration=0,
         BitsAllocated=8,
         BitsStored=8,
         HighBit=7,
         PixelRepresentation=0,
         BurnedInAnnotation="NO",
-        LossyImageCompression="01",
-        LossyImageCompressionMethod="ISO_10918_1",
-        DerivationDescription=f"Synthetic, made from nothing but annotations; {instance.quality}",
+        LossyImageCompression="00" if instance.lossless else "01",
+        DerivationDescription=f"Synthetic, made from nothing but annotations; {instance.encoding}",
         VolumetricProperties="VOLUME",
         SpecimenLabelInImage="YES" if instance.kind in ("LABEL", "OVERVIEW") else "NO",
         FocusMethod="AUTO",

@@ -42,7 +42,6 @@ class OutputFormat:
         reader: whether its module has a reader; otherwise OpenSlide or tiffslide read it.
         marker: the file by which a folder is recognised as a slide; "" if a slide is a file.
         labels: whether it can hold pyramids of labels.
-        lossless: whether it can hold pixels that are compressed without loss.
     """
 
     name: str
@@ -53,7 +52,6 @@ class OutputFormat:
     reader: bool = False
     marker: str = ""
     labels: bool = True
-    lossless: bool = True
 
     @property
     def code(self) -> ModuleType:
@@ -73,15 +71,9 @@ class OutputFormat:
     def encoded(
         self, shape: tuple[int, int, int], *, quality: int, lossless: bool
     ) -> Pyramid | None:
-        """Return the pyramid of a slide of ``shape``; None if it is written from pixels.
-
-        Raises:
-            OutputError: tiles would have to be ``lossless`` and cannot be.
-        """
+        """Return the pyramid of a slide of ``shape``; None if it is written from pixels."""
         from .pyramid import Pyramid
 
-        if lossless and not self.lossless:
-            raise OutputError(f"{self.name} has JPEG tiles: leave out `lossless`")
         return Pyramid(shape, quality=quality, lossless=lossless) if self.tiled else None
 
     def may_replace(self, path: Path) -> bool:
@@ -111,7 +103,6 @@ FORMATS = (
         module="dicom",
         next_step="open level-0.dcm in it; its nuclei are in {labels}",
         tiled=True,
-        lossless=False,
         reader=True,
         marker="level-0.dcm",
         labels=False,
