@@ -43,7 +43,7 @@ from nasdm_wsi.annotations.types import TYPES
 from nasdm_wsi.tools.dataset import read_manifest
 from nasdm_wsi.tools.sources import UNPUBLISHED
 
-COARSE = 2.0  # micrometres per pixel of the masks of what is published
+COARSE = 1.0  # micrometres per pixel of the masks of what is published
 EDGES = np.arange(3.0, 61.0, 3.0)  # of the rings of pair correlations, micrometres
 EPITHELIAL, CONNECTIVE = TYPES.index("epithelial"), TYPES.index("connective")
 INFLAMMATORY = tuple(map(TYPES.index, ("neutrophil", "lymphocyte", "plasma", "eosinophil")))

@@ -52,19 +52,19 @@ class LayoutMap:
         types = np.where(published, region.types, 0)
         image = encode(instances, types, mpp=region.mpp)
         coarse = published[::step, ::step][:h, :w]
-        told = _filled(regions[::step, ::step][:h, :w]) * coarse
-        smooth = _smoothed(told) * coarse
+        told = filled(regions[::step, ::step][:h, :w]) * coarse
+        smooth = smoothed(told) * coarse
         return cls(image * coarse, (told, smooth), densities(instances, types, told, step))
 
 
-def _filled(regions: np.ndarray) -> np.ndarray:
+def filled(regions: np.ndarray) -> np.ndarray:
     """Give each pixel of no known region that of the nearest pixel."""
     regions = np.where(regions > len(REGIONS), 0, regions)
     _, nearest = ndimage.distance_transform_edt(regions == 0, return_indices=True)
     return regions[tuple(nearest)].astype(np.uint8)
 
 
-def _smoothed(regions: np.ndarray) -> np.ndarray:
+def smoothed(regions: np.ndarray) -> np.ndarray:
     """Give each pixel the region that most of its surroundings have."""
     numbers = range(1, len(REGIONS) + 1)
     shares = [ndimage.gaussian_filter((regions == k).astype(np.float32), SMOOTH) for k in numbers]

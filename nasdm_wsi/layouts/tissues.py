@@ -63,9 +63,6 @@ class Tissue:
         return self.mixes.get(region, {})
 
 
-# Where a row of nuclei fills the wall of a gland, there are about as many in a square millimetre of
-# epithelium. Only numbers that are asked for as multiples depend on it.
-EPITHELIAL_DENSITY = 5500.0
 _MUSCLE = {"connective": 1900.0, "lymphocyte": 25.0, "eosinophil": 5.0}
 _LOOSE = {
     "connective": 900.0,
@@ -85,7 +82,8 @@ _ELSEWHERE = {
 
 
 def _mixes(stroma: Mix, epithelium: Mix) -> Mapping[str, Mix]:
-    epithelium = {"epithelial": EPITHELIAL_DENSITY, **epithelium}
+    # Rules place as many epithelial nuclei as find room, if no number is asked for.
+    epithelium = {"epithelial": 6500.0, **epithelium}
     return MappingProxyType({**_ELSEWHERE, "stroma": stroma, "epithelium": epithelium})
 
 
@@ -105,13 +103,13 @@ NORMAL = Tissue(
 ADENOMA = Tissue(
     mixes=_mixes(
         stroma={
-            "connective": 1700.0,
+            "connective": 3000.0,
             "lymphocyte": 2300.0,
             "plasma": 900.0,
             "eosinophil": 220.0,
             "neutrophil": 90.0,
         },
-        epithelium={"lymphocyte": 180.0, "neutrophil": 20.0},
+        epithelium={"epithelial": 10500.0, "lymphocyte": 180.0, "neutrophil": 20.0},
     ),
     rows=(6.0, 12.0, 18.0),
     spread=2.2,
@@ -122,13 +120,18 @@ ADENOMA = Tissue(
 CARCINOMA = Tissue(
     mixes=_mixes(
         stroma={
-            "connective": 2300.0,
-            "lymphocyte": 750.0,
+            "connective": 3700.0,
+            "lymphocyte": 1000.0,
             "plasma": 220.0,
             "eosinophil": 50.0,
             "neutrophil": 110.0,
         },
-        epithelium={"lymphocyte": 90.0, "neutrophil": 60.0},
+        epithelium={
+            "epithelial": 9500.0,
+            "lymphocyte": 150.0,
+            "connective": 90.0,
+            "neutrophil": 60.0,
+        },
     ),
     rows=(6.5, 14.0, 21.0),
     spread=3.2,
