@@ -90,7 +90,7 @@ def _mixes(stroma: Mix, epithelium: Mix) -> Mapping[str, Mix]:
 NORMAL = Tissue(
     mixes=_mixes(
         stroma={
-            "connective": 2300.0,
+            "connective": 3200.0,
             "lymphocyte": 2900.0,
             "plasma": 1100.0,
             "eosinophil": 160.0,
