@@ -6,12 +6,13 @@ import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import CheckpointError, NasdmError, PlanError
 from ..geometry import Plan, Steps
@@ -156,11 +157,11 @@ class Painter:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.weights = find_weights(self.weights)
-        self.network, _ = load_weights(self.weights)
-        if not self.facts["weights"].endswith(checksum(self.weights)):
+        digest = checksum(self.weights)
+        if not self.facts["weights"].endswith(digest):
             raise CheckpointError(f"{self.weights} is another file on this worker: copy it there")
+        self.network, self._moving = _received(self.weights, digest, str(self.device))
         self._denoise = None
-        self._moving = threading.Lock()
 
     @property
     def denoise(self) -> Denoise:
@@ -358,6 +359,16 @@ def _with_known(estimate: Tensor, condition: Condition) -> Tensor:
     """Return an estimate with the known pixels of the condition in it."""
     known = condition.pick(PIXELS_KNOWN) > 0
     return torch.where(known, condition.pick(*PIXELS[1:]), estimate)
+
+
+@lru_cache(maxsize=2)
+def _received(weights: Path, _checksum: str, _device: str) -> tuple[nn.Module, threading.Lock]:
+    """Load the network of painters that are sent here, and the lock of moving it to its device.
+
+    A worker is sent a painter for each slide, and loads the network once.
+    """
+    network, _ = load_weights(weights)
+    return network, threading.Lock()
 
 
 def _arithmetic_here(device: str, precision: str) -> str | None:

@@ -325,3 +325,18 @@ def test_a_halo_that_was_measured_is_the_margin_of_the_blocks(weights, tmp_path)
     assert Painter(tmp_path / "a.safetensors", steps=1, device="cpu").plan((64, 64)).margin == 12
     network, _ = load_weights(weights)
     assert Painter(weights, steps=1, device="cpu").plan((64, 64)).margin == network.halo
+
+
+def test_painters_that_are_sent_share_their_network(weights, monkeypatch, tmp_path):
+    """A worker is sent one for each slide of many."""
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(weights.read_bytes())
+    painter = Painter(copy, steps=2, device="cpu")
+    sent = [pickle.dumps(p) for p in (painter, painter.restyled("deep"))]
+    loaded = []
+    monkeypatch.setattr(
+        painter_module, "load_weights", lambda path: loaded.append(path) or load_weights(path)
+    )
+    first, second = map(pickle.loads, sent)
+    assert loaded == [copy] and first.network is second.network is not painter.network
+    assert first.facts == painter.facts and second.facts["style"] != first.facts["style"]
