@@ -1,10 +1,11 @@
-"""A simulated cluster: a thousand workers, ten gigapixels, the real ledger of tasks.
+"""A simulated cluster: a thousand workers, ten gigapixels, the real plan and ledger of tasks.
 
-    python benchmarks/simulate.py [--side 100000]
+    python benchmarks/simulate.py [--side 100000] [--steps 4]
 
-Tasks go through `schedule.Ledger` as in a render. Workers, the scheduler and the storage are
-queues with modelled service times. The time of client and scheduler for a task is measured with
-tasks that do nothing. Prints the total time, how busy each part is, and which one is the limit.
+The plan is the one that `costs` chooses for the canvas and the kind of worker. Tasks go through
+`schedule.Ledger` in bundles, as in a render. Workers, the scheduler and the storage are queues with
+modelled service times. The time of client and scheduler for a bundle is measured with tasks that do
+nothing. Prints the total time, how busy each part is, and which one is the limit.
 """
 
 from __future__ import annotations
@@ -20,40 +21,64 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from measure import machine, table, unpainted
 
+from nasdm_wsi import costs
 from nasdm_wsi.geometry import Plan
+from nasdm_wsi.model import Painter
+from nasdm_wsi.model.families import FAMILIES, MACHINES, Sampling
 from nasdm_wsi.mosaic import schedule
-from nasdm_wsi.mosaic.cluster import local
+from nasdm_wsi.mosaic.cluster import BUNDLES_PER_THREAD, bundle_size, local
 from nasdm_wsi.mosaic.engine import Mosaic
 from nasdm_wsi.mosaic.schedule import Grid, Ledger, Task
 from nasdm_wsi.mosaic.store import RunStore
 from nasdm_wsi.slides.pyramid import Pyramid
 
-HALO, STEPS = 72, 10
-IN_FLIGHT = 2
+TILE = 512**2  # pixels
+ENCODING = 4e-8  # seconds of a core for a pixel of a tile
+HOST_THREADS = 4  # of a GPU worker: they draw masks and encode tiles while the GPU computes
 
 
 @dataclass(frozen=True)
-class Model:
-    """Modelled seconds of a worker for a task of a block of ``side`` pixels."""
+class Cluster:
+    """Workers of a kind, and the bytes a second of the storage that they share."""
 
     name: str
+    kind: tuple[str, str]
     workers: int
-    block: int
-    pixels_per_second: float  # of one solver step, on one worker
-    bytes_per_second: float  # of the storage, for all workers together
-
-    def seconds(self, phase: bool) -> float:
-        """Seconds of computing."""
-        window = (self.block + 2 * HALO) ** 2
-        return window / self.pixels_per_second if phase else 2e-8 * self.block**2
-
-    def bytes(self, phase: bool) -> int:
-        """Bytes read and written."""
-        window = (self.block + 2 * HALO) ** 2
-        return 24 * (window + self.block**2) if phase else 27 * self.block**2
+    storage: float
 
 
-def nothing(task: Task) -> None:
+@dataclass(frozen=True)
+class Load:
+    """What tasks cost: modelled seconds of a worker, and bytes read and written."""
+
+    work: costs.Work
+    plan: Plan
+    cluster: Cluster
+
+    def of(self, task: Task) -> tuple[float, float]:
+        """Seconds and bytes of one task, of a block or tile of full size."""
+        phases = len(self.plan.phases)
+        if task[0] >= phases:
+            return self._seconds(0, ENCODING * TILE), TILE * (3 + 0.75 + 0.3)
+        block, state = self.plan.stride, costs.FLOAT32 * self.work.channels
+        window = block + 2 * self.plan.margin
+        first, last = self.plan.phases[task[0]]
+        sides = [block + 2 * k * self.work.halo for k in range(last - first + 1)]
+        pixels = sum((a**2 + b**2) / 2 for a, b in zip(sides, sides[1:], strict=False))
+        read = state * window**2 if task[0] else 0
+        written = (3 if task[0] == phases - 1 else state) * block**2
+        kind = MACHINES[self.cluster.kind]
+        network = pixels * self.work.operations / kind.operations
+        return self._seconds(network, kind.handling * window**2), read + written
+
+    def _seconds(self, network: float, handling: float) -> float:
+        """Seconds until a worker can take the next task."""
+        if self.cluster.kind[0] == "cpu":
+            return network + handling
+        return max(network, handling / HOST_THREADS)
+
+
+def nothing(tasks: list[Task]) -> None:
     """Do nothing."""
 
 
@@ -63,8 +88,11 @@ class DoingNothing:
 
     executor: Executor
 
-    def submit(self, task: Task) -> Future:
-        return self.executor.submit(nothing, task)
+    def submit(self, tasks: list[Task]) -> Future:
+        return self.executor.submit(nothing, tasks)
+
+    def bundle(self, ready: int) -> int:
+        return 1
 
     def capacity(self) -> int:
         return 200  # so that no turn is waited for
@@ -85,86 +113,84 @@ def seconds_per_task(tasks: int = 3_000) -> float:
     return (time.perf_counter() - begin) / tasks
 
 
-def run(model: Model, side: int, per_task: float) -> tuple[float, float, float, float, float]:
+def run(cluster: Cluster, work: costs.Work, side: int, per_bundle: float) -> dict[str, float]:
     """Simulated seconds; busy shares of workers, scheduler and storage; real seconds."""
-    plan = Plan(
-        (side, side),
-        model.block,
-        HALO,
-        0,
-        1,
-        tuple((k, k + 1) for k in range(STEPS)),
-        grid=8,
-        reach=HALO + 8,
-    )
+    plan = costs.cheapest((side, side), work, MACHINES[cluster.kind])
+    load = Load(work, plan, cluster)
     with TemporaryDirectory() as folder:
         mosaic = Mosaic(unpainted(plan), RunStore(Path(folder)), Pyramid((side, side, 3)))
         begin = time.perf_counter()
         ledger = mosaic.ledger()
+    total, average = ledger.left, 1.0
     now = scheduler = storage = 0.0
     busy = {"workers": 0.0, "scheduler": 0.0, "storage": 0.0}
-    free = [0.0] * model.workers  # when each worker is
+    free = [0.0] * cluster.workers  # when each worker is
     heapq.heapify(free)
-    running: list[tuple[float, tuple[int, int, int]]] = []
+    running: list[tuple[float, list[Task]]] = []
     while True:
-        while len(running) < IN_FLIGHT * model.workers and (task := ledger.next()):
-            phase = task[0] < STEPS
-            scheduler = max(scheduler, now) + per_task
+        while len(running) < BUNDLES_PER_THREAD * cluster.workers and ledger.ready:
+            count = bundle_size(cluster.workers, average, ledger.ready)
+            tasks = [task for task in (ledger.next() for _ in range(count)) if task]
+            costs_of = [load.of(task) for task in tasks]
+            seconds, moving = (sum(values) for values in zip(*costs_of, strict=True))
+            moving /= cluster.storage
+            average += 0.1 * (seconds / len(tasks) - average)
+            scheduler = max(scheduler, now) + per_bundle
             start = max(scheduler, heapq.heappop(free))
-            moving = model.bytes(phase) / model.bytes_per_second
             storage = max(storage, start) + moving
-            end = max(start + model.seconds(phase), storage)
-            busy["workers"] += model.seconds(phase)
-            busy["scheduler"] += per_task
+            end = max(start + seconds, storage)
+            busy["workers"] += seconds / cluster.workers
+            busy["scheduler"] += per_bundle
             busy["storage"] += moving
             heapq.heappush(free, end)
-            heapq.heappush(running, (end, task))
+            heapq.heappush(running, (end, tasks))
         if not running:
             break
-        now, task = heapq.heappop(running)
-        ledger.finish(task)
+        now, tasks = heapq.heappop(running)
+        for task in tasks:
+            ledger.finish(task)
+    shares = {name: value / now for name, value in busy.items()}
     real = time.perf_counter() - begin
-    return (
-        now,
-        busy["workers"] / now / model.workers,
-        busy["scheduler"] / now,
-        busy["storage"] / now,
-        real,
-    )
+    steps = plan.phases[0][1]
+    cut = f"{plan.stride}, {steps} step{'s' * (steps > 1)} a phase"
+    return {"plan": cut, "seconds": now, **shares, "real": real, "tasks": total}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--side", type=int, default=100_000)
+    parser.add_argument("--steps", type=int, default=4)
     options = parser.parse_args()
     print(machine("numpy", "distributed"), flush=True)
-    per_task = seconds_per_task()
-    print(f"{1e3 * per_task:.2f} ms of client and scheduler for a task", flush=True)
-    # 280,000 window pixels a second and step: the shipped network on one core, guided steps
-    # counted twice. 50,000,000: what a large GPU may do with it; not measured.
-    models = [
-        Model("1,000 cores, blocks of 512", 1_000, 512, 280e3, 20e9),
-        Model("100 GPUs, blocks of 512", 100, 512, 50e6, 20e9),
-        Model("100 GPUs, blocks of 2048", 100, 2048, 50e6, 20e9),
-        Model("1,000 GPUs, blocks of 2048", 1_000, 2048, 50e6, 20e9),
-        Model("1,000 GPUs, blocks of 2048, storage of 200 GB/s", 1_000, 2048, 50e6, 200e9),
+    per_bundle = seconds_per_task()
+    print(f"{1e3 * per_bundle:.2f} ms of client and scheduler for a bundle", flush=True)
+    painter = Painter(device="cpu", steps=options.steps)
+    clusters = [
+        Cluster("1,000 cores, float32", ("cpu", "float32"), 1_000, 20e9),
+        Cluster("1,000 cores, bfloat16", ("cpu", "bfloat16"), 1_000, 20e9),
+        Cluster("100 GPUs", ("cuda", "bfloat16"), 100, 20e9),
+        Cluster("1,000 GPUs", ("cuda", "bfloat16"), 1_000, 20e9),
+        Cluster("1,000 GPUs, storage of 200 GB/s", ("cuda", "bfloat16"), 1_000, 200e9),
     ]
     rows = []
-    for model in models:
-        seconds, workers, scheduler, storage, real = run(model, options.side, per_task)
-        busy = {"workers": workers, "scheduler": scheduler, "storage": storage}
+    for cluster in clusters:
+        sampling = Sampling(options.steps, painter.channels, *cluster.kind)
+        cut = FAMILIES[painter.family].cut(painter.network, sampling, painter.cut.halo)
+        found = run(cluster, cut.plan.keywords["work"], options.side, per_bundle)
+        shares = {name: found[name] for name in ("workers", "scheduler", "storage")}
         rows.append(
             (
-                model.name,
-                f"{seconds / 60:.1f} min",
-                *(f"{share:.0%}" for share in busy.values()),
-                max(busy, key=lambda name: busy[name]),
-                f"{real:.0f} s",
+                cluster.name,
+                found["plan"],
+                f"{found['tasks']:,}",
+                f"{found['seconds'] / 60:.2f} min",
+                *(f"{share:.0%}" for share in shares.values()),
+                max(shares, key=lambda name: shares[name]),
+                f"{found['real']:.0f} s",
             )
         )
-    table(
-        ("cluster", "simulated", "workers busy", "scheduler", "storage", "limit", "real time"), rows
-    )
+    head = ("cluster", "blocks", "tasks", "simulated", "workers busy", "scheduler", "storage")
+    table((*head, "limit", "real time"), rows)
 
 
 if __name__ == "__main__":

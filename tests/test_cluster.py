@@ -241,6 +241,21 @@ def test_the_real_network_paints_the_same_bytes_on_any_workers(
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".geojson"] * 3 + [".tif"] * 3
 
 
+@pytest.mark.parametrize(
+    ("threads", "seconds", "ready", "together"),
+    [
+        (2, 1.0, 10_000, 1),
+        (1_000, 1.0, 100_000, 5),
+        (1_000, 0.05, 1_000_000, 100),
+        (1_000, 1.0, 4_000, 2),
+        (1_000, 1.0, 10, 1),
+    ],
+)
+def test_the_larger_the_cluster_the_more_tasks_are_sent_together(threads, seconds, ready, together):
+    """At most 200 messages a second, and something for every worker when little is ready."""
+    assert clusters.bundle_size(threads, seconds, ready) == together
+
+
 def test_a_region_in_memory_can_be_painted_by_a_cluster(cluster):
     job = toy.toy_job()
     with clusters.connect(str(cluster.file)) as client:
@@ -255,11 +270,12 @@ def test_a_painter_travels_and_finds_its_weights(weights, tmp_path):
     path = tmp_path / "here.safetensors"
     path.write_bytes(weights.read_bytes())
     rng = np.random.default_rng(0)
-    state, planes = rng.normal(size=(6, 64, 64)), rng.integers(0, 2, (8, 64, 64))
-    state, planes = state.astype(np.float32), planes.astype(np.float32)
-    window = Window((0, 0, 64, 64), (0, 0, 64, 64), state, planes, np.ones((64, 64), bool), None)
+    box, tissue = (0, 0, 64, 64), np.ones((64, 64), bool)
+    state = rng.normal(size=(6, 64, 64)).astype(np.float32)
     for place in (path, None):
         painter = Painter(*[place] * bool(place), steps=3, device="cpu", style=np.full(6, 0.1))
+        planes = rng.integers(0, 2, (len(painter.planes), 64, 64)).astype(np.float32)
+        window = Window(box, box, state, planes, tissue, None)
         sent = pickle.dumps(painter)
         assert len(sent) < 10_000
         np.testing.assert_array_equal(

@@ -76,21 +76,26 @@ def test_each_wanted_task_is_done_once_after_what_it_reads(stages, rng):
 class Pool:
     """Does each task at once; notes how many were out at a time."""
 
-    def __init__(self, room, do=lambda task: None):
-        self.room, self.do, self.out, self.most, self.told = room, do, set(), 0, 0
+    def __init__(self, room, do=lambda task: None, together=1):
+        self.room, self.do, self.together = room, do, together
+        self.out, self.most, self.told, self.sizes = set(), 0, 0, []
 
-    def submit(self, task):
-        self.out.add(task)
+    def submit(self, tasks):
+        self.out.update(tasks)
+        self.sizes.append(len(tasks))
         self.most = max(self.most, len(self.out))
         future = Future()
         try:
-            future.set_result(self.do(task))
+            future.set_result([self.do(task) for task in tasks])
         except ZeroDivisionError as error:
             future.set_exception(error)
         return future
 
     def capacity(self):
         return self.room
+
+    def bundle(self, ready):
+        return min(self.together, ready)
 
     def stalled(self):
         self.told += 1
@@ -116,11 +121,25 @@ def test_no_more_tasks_are_out_than_allowed_and_an_error_ends_the_run():
     assert len(seen) == 25
 
 
+@given(stages(), st.integers(1, 5), st.integers(1, 3))
+def test_bundles_hold_each_task_once_after_what_it_reads(stages, together, room):
+    none = [np.zeros(stage.shape, bool) for stage in stages]
+    done = []
+
+    def do(task):
+        assert set(sources(stages, task)) <= set(done)
+
+    pool = Pool(room, do, together)
+    run(Ledger(stages, none, none), pool, lambda task, idle: done.append(task))
+    assert len(done) == len(set(done)) == len(wanted(stages, none, none))
+    assert max(pool.sizes) <= together
+
+
 def test_the_pool_is_told_when_nothing_comes_back(monkeypatch):
     monkeypatch.setattr(schedule, "PATIENCE", 0.001)
     pool, held = Pool(room=1), []
 
-    def submit(task):
+    def submit(tasks):
         held.append(Future())
         return held[-1]
 
@@ -136,7 +155,7 @@ def test_the_pool_is_told_when_nothing_comes_back(monkeypatch):
 def test_after_an_error_what_was_not_begun_is_cancelled():
     pool, futures = Pool(room=4), []
 
-    def submit(task):
+    def submit(tasks):
         futures.append(Future())
         if len(futures) == 4:
             futures[1].set_exception(ZeroDivisionError())

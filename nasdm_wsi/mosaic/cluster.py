@@ -1,8 +1,10 @@
 """Painting on a dask cluster: each worker loads its data once, and a task is three numbers.
 
 The state is in the run folder, on storage that all workers can access; only task numbers pass
-through the scheduler. When a worker dies, dask gives its tasks to another one. Running a task twice
-is harmless, because a part is written completely or not at all.
+through the scheduler. On a large cluster several tasks are sent together, because client and
+scheduler handle only some hundreds of messages a second. When a worker dies, dask gives its tasks
+to another one. Running a task twice is harmless, because a part is written completely or not at
+all.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ from .schedule import Task
 from .store import RunStore
 
 NUCLEI = "nuclei.npz"  # in the run folder
-TASKS_PER_THREAD = 2  # with the cluster: one is done while the next waits on the same worker
+BUNDLES_PER_THREAD = 2  # with the cluster: one is done while the next waits on the same worker
+BUNDLES_PER_SECOND = 200  # half of what client and scheduler can handle
 SECONDS_TO_JOIN = 60
 RETRIES = 2  # of a task that failed, before the render ends
 
@@ -191,6 +194,15 @@ def cluster_pool(client: Client, folder: Path, factory: Callable[[], Do]) -> Ite
             client.unregister_worker_plugin(plugin.name)
 
 
+def bundle_size(threads: int, seconds: float, ready: int) -> int:
+    """Return how many tasks to send together, so that the scheduler keeps up with the workers.
+
+    A task takes so many ``seconds`` on average. If few are ready, every thread gets some first.
+    """
+    needed = math.ceil(threads / seconds / BUNDLES_PER_SECOND)
+    return max(1, min(needed, ready // (BUNDLES_PER_THREAD * threads)))
+
+
 class ClusterPool:
     """The workers of a dask cluster, which may come and go."""
 
@@ -200,14 +212,25 @@ class ClusterPool:
         self.client, self.plugin = client, plugin
         self.executor = client.get_executor(retries=RETRIES)
         self.asked, self.known = -math.inf, 0
+        self.seconds = 1.0  # of a task, averaged over the last ones
 
-    def submit(self, task: Task) -> Future:
-        """Submit a task to any worker."""
-        return self.executor.submit(_do, self.plugin, task)
+    def submit(self, tasks: list[Task]) -> Future:
+        """Submit a bundle to any worker."""
+        future = self.executor.submit(_do, self.plugin, tasks)
+        future.add_done_callback(partial(self._learn, len(tasks)))
+        return future
 
     def capacity(self) -> int:
-        """Return the number of tasks in flight: some for each thread, so that no thread is idle."""
-        return TASKS_PER_THREAD * max(self._threads(), 1)
+        """Return the number of bundles in flight: some for each thread, so that none is idle."""
+        return BUNDLES_PER_THREAD * max(self._threads(), 1)
+
+    def bundle(self, ready: int) -> int:
+        """Return how many tasks to send together while so many are ready."""
+        return bundle_size(max(self._threads(), 1), self.seconds, ready)
+
+    def _learn(self, count: int, future: Future) -> None:
+        if not future.cancelled() and future.exception() is None:
+            self.seconds += 0.1 * (future.result() / count - self.seconds)
 
     def stalled(self) -> None:
         """Warn if all workers are gone."""
@@ -260,6 +283,10 @@ class _Painting(WorkerPlugin):
         self.do = self.factory()
 
 
-def _do(plugin: str, task: Task) -> None:
+def _do(plugin: str, tasks: list[Task]) -> float:
+    """Do tasks one after another; return how many seconds they took."""
     painting: Any = get_worker().plugins[plugin]
-    painting.do(task)
+    begin = time.perf_counter()
+    for task in tasks:
+        painting.do(task)
+    return time.perf_counter() - begin

@@ -79,6 +79,11 @@ class Ledger:
                 if not self._missing[s][i, j]:
                     self._push(s, i, j)
 
+    @property
+    def ready(self) -> int:
+        """How many tasks are ready."""
+        return len(self._ready)
+
     def next(self) -> Task | None:
         """Return a task that is ready, in an order in which results can be deleted early."""
         if not self._ready:
@@ -117,30 +122,33 @@ class Ledger:
 class WorkerPool(Protocol):
     """The protocol of a pool that runs tasks; `workers.worker_pool` makes one."""
 
-    def submit(self, task: Task) -> Future:
-        """Submit a task."""
+    def submit(self, tasks: list[Task]) -> Future:
+        """Submit a bundle of tasks, which one worker does one after another."""
 
     def capacity(self) -> int:
-        """Return how many tasks the workers may have at present."""
+        """Return how many bundles the workers may have at present."""
+
+    def bundle(self, ready: int) -> int:
+        """Return how many tasks to send together while so many are ready."""
 
     def stalled(self) -> None:
         """React to a minute in which no task has finished."""
 
 
 def run(ledger: Ledger, pool: WorkerPool, finished: Callable[[Task, list[Task]], None]) -> None:
-    """Run all remaining tasks, with as many tasks at a time as the pool allows.
+    """Run all remaining tasks, with as many bundles of them at a time as the pool allows.
 
-    ``finished(task, idle)`` is called in this process after each task, with the tasks whose results
-    no task will read again. An exception in a task ends the run; tasks that have not started are
-    cancelled.
+    ``finished(task, idle)`` is called in this process for each task when its bundle is done, with
+    the tasks whose results no task will read again. An exception in a task ends the run; bundles
+    that have not started are cancelled.
     """
     back: SimpleQueue[Future] = SimpleQueue()
-    running: dict[Future, Task] = {}
+    running: dict[Future, list[Task]] = {}
     try:
         while True:
-            while len(running) < pool.capacity() and (task := ledger.next()):
-                future = pool.submit(task)
-                running[future] = task
+            while len(running) < pool.capacity() and (tasks := _bundle(ledger, pool)):
+                future = pool.submit(tasks)
+                running[future] = tasks
                 future.add_done_callback(back.put)
             if not running:
                 return
@@ -150,11 +158,17 @@ def run(ledger: Ledger, pool: WorkerPool, finished: Callable[[Task, list[Task]],
                 pool.stalled()
                 continue
             future.result()
-            task = running.pop(future)
-            finished(task, ledger.finish(task))
+            for task in running.pop(future):
+                finished(task, ledger.finish(task))
     finally:
         for future in running:
             future.cancel()
+
+
+def _bundle(ledger: Ledger, pool: WorkerPool) -> list[Task]:
+    """Take tasks that are ready from the ledger, as many as the pool wants together."""
+    tasks = (ledger.next() for _ in range(pool.bundle(ledger.ready)))
+    return [task for task in tasks if task]
 
 
 def _inverse(stages: list[Grid], s: int) -> tuple[list[range], list[range]]:

@@ -56,16 +56,24 @@ class ThreadPool:
         self.threads, self.do = threads, do
         self.running: set[Future] = set()
 
-    def submit(self, task: Task) -> Future:
-        """Submit a task."""
-        future = self.threads.submit(self.do, task)
+    def submit(self, tasks: list[Task]) -> Future:
+        """Submit a bundle."""
+        future = self.threads.submit(self._do_all, tasks)
         self.running.add(future)
         future.add_done_callback(self.running.discard)
         return future
 
     def capacity(self) -> int:
-        """Return one task for each thread, and one that waits for a free thread."""
+        """Return one bundle for each thread, and one that waits for a free thread."""
         return self.threads.count + 1
+
+    def bundle(self, ready: int) -> int:
+        """Return one: threads are given tasks in no time."""
+        return 1
 
     def stalled(self) -> None:
         """Do nothing: a task may take any time."""
+
+    def _do_all(self, tasks: list[Task]) -> None:
+        for task in tasks:
+            self.do(task)
