@@ -1,6 +1,6 @@
 """A simulated cluster: a thousand workers, ten gigapixels, the real plan and ledger of tasks.
 
-    python benchmarks/simulate.py [--side 100000] [--steps 4]
+    python benchmarks/simulate.py [--side 100000] [--steps 4] [--ms 2.4]
 
 The plan is the one that `costs` chooses for the canvas and the kind of worker. Tasks go through
 `schedule.Ledger` in bundles, as in a render. Workers, the scheduler and the storage are queues with
@@ -26,7 +26,7 @@ from nasdm_wsi.geometry import Plan
 from nasdm_wsi.model import Painter
 from nasdm_wsi.model.families import FAMILIES, MACHINES, Sampling
 from nasdm_wsi.mosaic import schedule
-from nasdm_wsi.mosaic.cluster import BUNDLES_PER_THREAD, bundle_size, local
+from nasdm_wsi.mosaic.cluster import BUNDLES_PER_THREAD, Bundler, local
 from nasdm_wsi.mosaic.engine import Mosaic
 from nasdm_wsi.mosaic.schedule import Grid, Ledger, Task
 from nasdm_wsi.mosaic.store import RunStore
@@ -91,8 +91,9 @@ class DoingNothing:
     def submit(self, tasks: list[Task]) -> Future:
         return self.executor.submit(nothing, tasks)
 
-    def bundle(self, ready: int) -> int:
-        return 1
+    def bundle(self, ledger: Ledger, running: int) -> list[Task]:
+        task = ledger.next()
+        return [task] if task else []
 
     def capacity(self) -> int:
         return 200  # so that no turn is waited for
@@ -121,7 +122,7 @@ def run(cluster: Cluster, work: costs.Work, side: int, per_bundle: float) -> dic
         mosaic = Mosaic(unpainted(plan), RunStore(Path(folder)), Pyramid((side, side, 3)))
         begin = time.perf_counter()
         ledger = mosaic.ledger()
-    total, average = ledger.left, 1.0
+    total, bundler = ledger.left, Bundler()
     now = scheduler = storage = 0.0
     busy = {"workers": 0.0, "scheduler": 0.0, "storage": 0.0}
     free = [0.0] * cluster.workers  # when each worker is
@@ -129,12 +130,12 @@ def run(cluster: Cluster, work: costs.Work, side: int, per_bundle: float) -> dic
     running: list[tuple[float, list[Task]]] = []
     while True:
         while len(running) < BUNDLES_PER_THREAD * cluster.workers and ledger.ready:
-            count = bundle_size(cluster.workers, average, ledger.ready)
-            tasks = [task for task in (ledger.next() for _ in range(count)) if task]
-            costs_of = [load.of(task) for task in tasks]
-            seconds, moving = (sum(values) for values in zip(*costs_of, strict=True))
-            moving /= cluster.storage
-            average += 0.1 * (seconds / len(tasks) - average)
+            tasks = bundler.take(ledger, threads=cluster.workers, running=len(running))
+            seconds = moving = 0.0
+            for task in tasks:
+                computing, size = load.of(task)
+                bundler.learn(task, computing)
+                seconds, moving = seconds + computing, moving + size / cluster.storage
             scheduler = max(scheduler, now) + per_bundle
             start = max(scheduler, heapq.heappop(free))
             storage = max(storage, start) + moving
@@ -160,9 +161,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--side", type=int, default=100_000)
     parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--ms", type=float, help="of a bundle, instead of measuring it")
     options = parser.parse_args()
     print(machine("numpy", "distributed"), flush=True)
-    per_bundle = seconds_per_task()
+    per_bundle = options.ms / 1e3 if options.ms else seconds_per_task()
     print(f"{1e3 * per_bundle:.2f} ms of client and scheduler for a bundle", flush=True)
     painter = Painter(device="cpu", steps=options.steps)
     clusters = [

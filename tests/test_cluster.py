@@ -22,6 +22,7 @@ from nasdm_wsi.errors import CheckpointError, OutputError, PlanError
 from nasdm_wsi.job import Window
 from nasdm_wsi.model import Painter
 from nasdm_wsi.mosaic import cluster as clusters
+from nasdm_wsi.mosaic.schedule import Grid, Ledger
 from nasdm_wsi.rendering import render, render_region
 
 HERE = Path(__file__).parent
@@ -242,18 +243,25 @@ def test_the_real_network_paints_the_same_bytes_on_any_workers(
 
 
 @pytest.mark.parametrize(
-    ("threads", "seconds", "ready", "together"),
+    ("threads", "running", "seconds", "together"),
     [
-        (2, 1.0, 10_000, 1),
-        (1_000, 1.0, 100_000, 5),
-        (1_000, 0.05, 1_000_000, 100),
-        (1_000, 1.0, 4_000, 2),
-        (1_000, 1.0, 10, 1),
+        (2, 3, 1.0, 1),
+        (1_000, 1_000, 1.0, 5),
+        (1_000, 1_000, 0.0625, 80),
+        (1_000, 800, 0.0625, 25),
+        (1_000, 0, 0.0625, 5),
+        (9_000, 0, 0.0625, 1),
     ],
 )
-def test_the_larger_the_cluster_the_more_tasks_are_sent_together(threads, seconds, ready, together):
-    """At most 200 messages a second, and something for every worker when little is ready."""
-    assert clusters.bundle_size(threads, seconds, ready) == together
+def test_the_larger_the_cluster_the_more_tasks_are_sent_together(
+    threads, running, seconds, together
+):
+    """At most 200 messages a second, and something for every idle worker; 5,000 are ready."""
+    line, none = Grid((range(0),), (range(0),) * 5_000), [np.zeros((1, 5_000), bool)]
+    bundler = clusters.Bundler()
+    bundler.learn((0, 0, 0), seconds)
+    tasks = bundler.take(Ledger([line], none, none), threads=threads, running=running)
+    assert tasks == [(0, 0, j) for j in range(together)]
 
 
 def test_a_region_in_memory_can_be_painted_by_a_cluster(cluster):

@@ -94,8 +94,8 @@ class Pool:
     def capacity(self):
         return self.room
 
-    def bundle(self, ready):
-        return min(self.together, ready)
+    def bundle(self, ledger, running):
+        return [ledger.next() for _ in range(min(self.together, ledger.ready))]
 
     def stalled(self):
         self.told += 1

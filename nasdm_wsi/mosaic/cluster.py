@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
+from itertools import pairwise
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from ..errors import NasdmError, OutputError, PlanError
 from ..job import Job
 from ..slides.pyramid import Pyramid
 from .engine import Mosaic
-from .schedule import Task
+from .schedule import Ledger, Task
 from .store import RunStore
 
 NUCLEI = "nuclei.npz"  # in the run folder
@@ -194,13 +195,33 @@ def cluster_pool(client: Client, folder: Path, factory: Callable[[], Do]) -> Ite
             client.unregister_worker_plugin(plugin.name)
 
 
-def bundle_size(threads: int, seconds: float, ready: int) -> int:
-    """Return how many tasks to send together, so that the scheduler keeps up with the workers.
+class Bundler:
+    """The choice of tasks that are sent together, so that the scheduler keeps up with the workers.
 
-    A task takes so many ``seconds`` on average. If few are ready, every thread gets some first.
+    ``seconds`` are those of a task, by stage, averaged over the last ones.
     """
-    needed = math.ceil(threads / seconds / BUNDLES_PER_SECOND)
-    return max(1, min(needed, ready // (BUNDLES_PER_THREAD * threads)))
+
+    def __init__(self) -> None:
+        self.seconds: dict[int, float] = {}
+
+    def learn(self, task: Task, seconds: float) -> None:
+        """Note how long a task took."""
+        before = self.seconds.get(task[0], seconds)
+        self.seconds[task[0]] = before + 0.1 * (seconds - before)
+
+    def take(self, ledger: Ledger, *, threads: int, running: int) -> list[Task]:
+        """Take tasks from the ledger that keep a thread busy for long enough.
+
+        While fewer bundles are ``running`` than there are ``threads``, all idle ones get a share.
+        """
+        idle = max(threads - running, 1)
+        most = max(ledger.ready // idle, 1)
+        left = threads / BUNDLES_PER_SECOND
+        tasks: list[Task] = []
+        while left > 0 and len(tasks) < most and (task := ledger.next()):
+            tasks.append(task)
+            left -= self.seconds.get(task[0], left)  # one, of a stage that is not known yet
+        return tasks
 
 
 class ClusterPool:
@@ -212,25 +233,26 @@ class ClusterPool:
         self.client, self.plugin = client, plugin
         self.executor = client.get_executor(retries=RETRIES)
         self.asked, self.known = -math.inf, 0
-        self.seconds = 1.0  # of a task, averaged over the last ones
+        self.bundler = Bundler()
 
     def submit(self, tasks: list[Task]) -> Future:
         """Submit a bundle to any worker."""
         future = self.executor.submit(_do, self.plugin, tasks)
-        future.add_done_callback(partial(self._learn, len(tasks)))
+        future.add_done_callback(partial(self._learn, tasks))
         return future
 
     def capacity(self) -> int:
         """Return the number of bundles in flight: some for each thread, so that none is idle."""
         return BUNDLES_PER_THREAD * max(self._threads(), 1)
 
-    def bundle(self, ready: int) -> int:
-        """Return how many tasks to send together while so many are ready."""
-        return bundle_size(max(self._threads(), 1), self.seconds, ready)
+    def bundle(self, ledger: Ledger, running: int) -> list[Task]:
+        """Take tasks to be sent together from the ledger."""
+        return self.bundler.take(ledger, threads=max(self._threads(), 1), running=running)
 
-    def _learn(self, count: int, future: Future) -> None:
+    def _learn(self, tasks: list[Task], future: Future) -> None:
         if not future.cancelled() and future.exception() is None:
-            self.seconds += 0.1 * (future.result() / count - self.seconds)
+            for task, seconds in zip(tasks, future.result(), strict=True):
+                self.bundler.learn(task, seconds)
 
     def stalled(self) -> None:
         """Warn if all workers are gone."""
@@ -283,10 +305,11 @@ class _Painting(WorkerPlugin):
         self.do = self.factory()
 
 
-def _do(plugin: str, tasks: list[Task]) -> float:
-    """Do tasks one after another; return how many seconds they took."""
+def _do(plugin: str, tasks: list[Task]) -> list[float]:
+    """Do tasks one after another; return how many seconds each of them took."""
     painting: Any = get_worker().plugins[plugin]
-    begin = time.perf_counter()
+    times = [time.perf_counter()]
     for task in tasks:
         painting.do(task)
-    return time.perf_counter() - begin
+        times.append(time.perf_counter())
+    return [after - before for before, after in pairwise(times)]

@@ -128,8 +128,8 @@ class WorkerPool(Protocol):
     def capacity(self) -> int:
         """Return how many bundles the workers may have at present."""
 
-    def bundle(self, ready: int) -> int:
-        """Return how many tasks to send together while so many are ready."""
+    def bundle(self, ledger: Ledger, running: int) -> list[Task]:
+        """Take tasks to be sent together from the ledger, while so many bundles are running."""
 
     def stalled(self) -> None:
         """React to a minute in which no task has finished."""
@@ -146,7 +146,7 @@ def run(ledger: Ledger, pool: WorkerPool, finished: Callable[[Task, list[Task]],
     running: dict[Future, list[Task]] = {}
     try:
         while True:
-            while len(running) < pool.capacity() and (tasks := _bundle(ledger, pool)):
+            while len(running) < pool.capacity() and (tasks := pool.bundle(ledger, len(running))):
                 future = pool.submit(tasks)
                 running[future] = tasks
                 future.add_done_callback(back.put)
@@ -163,12 +163,6 @@ def run(ledger: Ledger, pool: WorkerPool, finished: Callable[[Task, list[Task]],
     finally:
         for future in running:
             future.cancel()
-
-
-def _bundle(ledger: Ledger, pool: WorkerPool) -> list[Task]:
-    """Take tasks that are ready from the ledger, as many as the pool wants together."""
-    tasks = (ledger.next() for _ in range(pool.bundle(ledger.ready)))
-    return [task for task in tasks if task]
 
 
 def _inverse(stages: list[Grid], s: int) -> tuple[list[range], list[range]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..job import default_workers
 from .engine import Mosaic
-from .schedule import Task, WorkerPool
+from .schedule import Ledger, Task, WorkerPool
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -67,9 +67,10 @@ class ThreadPool:
         """Return one bundle for each thread, and one that waits for a free thread."""
         return self.threads.count + 1
 
-    def bundle(self, ready: int) -> int:
-        """Return one: threads are given tasks in no time."""
-        return 1
+    def bundle(self, ledger: Ledger, running: int) -> list[Task]:
+        """Take one task, because threads get tasks in no time."""
+        task = ledger.next()
+        return [task] if task else []
 
     def stalled(self) -> None:
         """Do nothing: a task may take any time."""
