@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .editing.edit import edit, edit_region, plan_edit
     from .errors import NasdmError
     from .job import Job
+    from .layouts.making import layout
     from .rendering import plan_render, read_annotations, render, render_region
     from .slides.reading import Slide, find_style, open_slide, size_like
 
@@ -33,6 +34,7 @@ __all__ = [
     "edit",
     "edit_region",
     "find_style",
+    "layout",
     "open_slide",
     "plan_edit",
     "plan_render",
@@ -53,6 +55,7 @@ _HOME = {
     "edit": "editing.edit",
     "edit_region": "editing.edit",
     "find_style": "slides.reading",
+    "layout": "layouts.making",
     "open_slide": "slides.reading",
     "plan_edit": "editing.edit",
     "plan_render": "rendering",

@@ -20,8 +20,8 @@ from ..annotations.regions import REGIONS, Regions
 from ..geometry import Block, Box, cells_in, grow, inside, intersect, shape
 from . import tissues
 from .densities import Densities
-from .glands import LONGEST, STEP, Named, glands
-from .keyed import smooth
+from .glands import LONGEST, STEP, Named, drop, glands
+from .keyed import generator, smooth
 from .populate import Populated
 from .source import Proposals
 from .tissues import Tissue
@@ -173,7 +173,31 @@ class Colon:
             above = SURFACE - _distance(ground != GLASS)
             above[~lined] = -STEP
             named += [("muscle", _eased(below) + rough), ("epithelium", _eased(above) + rough)]
-        return [(name, part) for name, heights in named for part in _outlines(heights, around, box)]
+        out = [(name, part) for name, heights in named for part in _outlines(heights, around, box)]
+        if lined.any():
+            out += self._surface_goblets(np.where(lined, SURFACE - above, NEAR), around, box)
+        return out
+
+    def _surface_goblets(self, depth: np.ndarray, frame: Box, box: Box) -> list[Named]:
+        """Return the mucus of goblet cells in the epithelium of the surface.
+
+        depth: distance to the glass, sampled in a frame; large where there is no epithelium.
+        """
+        rng = generator(self._seed, _DRAW + 1, box[0], box[1])
+        row, column = np.nonzero(np.abs(depth - SURFACE / 2.6) < STEP / 2)
+        slopes = np.gradient(ndimage.gaussian_filter(np.minimum(depth, SURFACE), 1.0))
+        places = np.stack([frame[1] + STEP * (column + 0.5), frame[0] + STEP * (row + 0.5)], axis=1)
+        square = shapely.box(box[1] + 8, box[0] + 8, box[3] - 8, box[2] - 8)
+        drops: list[Polygon] = []
+        taken = np.empty((0, 2))
+        for k in rng.permutation(len(row)).tolist():
+            dy, dx = (slope[row[k], column[k]] for slope in slopes)
+            made = drop(places[k], float(np.arctan2(dy, dx)), rng)
+            is_free = (np.abs(taken - places[k]).sum(axis=1) > 13).all()
+            if rng.random() < 0.5 and is_free and square.contains(made):
+                drops.append(made)
+                taken = np.vstack([taken, places[k]])
+        return [("mucus", mucus) for mucus in drops]
 
 
 def _rebuilt(plan: Plan, seed: int, densities: Densities, populate: type[Populated]) -> Colon:

@@ -77,10 +77,8 @@ def glands(style: Glands, box: Box, *, allowed: Allowed, seed: int, draw: int) -
         pieces.setdefault(tuple(root), []).append(Polygon(ring))
     out = []
     for root, parts in sorted(pieces.items()):
-        outline = _joined(parts)
-        if outline is not None:
-            rng = generator(seed, _DRAW + 10 * draw + 5, *root)
-            out.append(_gland(style, outline, rng))
+        rng = generator(seed, _DRAW + 10 * draw + 5, *root)
+        out += [_gland(style, outline, rng) for outline in _joined(parts)]
     return out
 
 
@@ -113,8 +111,8 @@ def _radii(
     rays = np.stack([np.sin(turn), np.cos(turn)])
     wanted = style.radius[0] + style.radius[1] * np.clip(seeds.draws[index, :1], -2, 2)
     phase = 2 * np.pi * ndtr(seeds.draws[index, 1:3, None])
-    for k in (2, 3):
-        wanted = wanted * np.exp(style.rough * np.cos(k * turn + phase[:, k - 2]))
+    for k, height in ((2, style.oblique), (3, style.rough)):
+        wanted = wanted * np.exp(height * np.cos(k * turn + phase[:, k - 2]))
     limit = _cells(style, seeds, index, rays)
     limit = np.minimum(limit, _to_the_border(seeds.places[index], rays, ground, frame))
     # A soft minimum and an average over neighbouring rays leave no corners.
@@ -174,19 +172,17 @@ def _rings(
     return np.stack([x + style.warp * fields[0], y + style.warp * fields[1]], axis=2)
 
 
-def _joined(parts: list[Polygon]) -> Polygon | None:
-    """Return the largest piece of the union of outlines, smoothed; None if it is too small."""
+def _joined(parts: list[Polygon]) -> list[Polygon]:
+    """Return the union of outlines, smoothed, without pieces that are too small for a gland."""
     whole = shapely.union_all(shapely.make_valid(np.array(parts)))
-    smoothed = whole.buffer(8).buffer(-16).buffer(8)
-    largest = max(shapely.get_parts(smoothed).tolist(), key=lambda part: part.area, default=None)
-    if largest is None or largest.area < LEAST_AREA:
-        return None
-    return Polygon(largest.exterior).simplify(0.3)
+    smoothed = shapely.get_parts(whole.buffer(8).buffer(-16).buffer(8)).tolist()
+    return [Polygon(p.exterior).simplify(0.3) for p in smoothed if p.area >= LEAST_AREA]
 
 
 def _gland(style: Glands, outline: Polygon, rng: np.random.Generator) -> list[Named]:
     """Return the epithelium of a gland, and over it its lumens and the mucus of goblet cells."""
-    inner = outline.buffer(-style.wall * rng.uniform(0.85, 1.1) - 4).buffer(4).simplify(0.3)
+    # Drawn in too far and widened again, a lumen has no corners.
+    inner = outline.buffer(-style.wall * rng.uniform(0.8, 1.0) - 7).buffer(7).simplify(0.3)
     fate = rng.random()
     if fate < style.solid:
         lumens = []
@@ -220,24 +216,28 @@ def _goblets(
     """Return the mucus of goblet cells: drops in a row above the nuclei."""
     if not style.goblets:
         return []
-    row = outline.buffer(-style.wall * 0.58)
+    row = outline.buffer(-style.wall * 0.56)
+    share = min(1.0, style.goblets * rng.uniform(0.6, 1.3))
     drops: list[Polygon] = []
     open_ = shapely.union_all(np.array(lumens)) if lumens else Polygon()
     for part in shapely.get_parts(row).tolist():
         ring = part.exterior
-        steps = np.cumsum(rng.uniform(8.5, 12.0, int(ring.length / 8.5) + 1))
-        steps = steps[(steps < ring.length) & (rng.random(len(steps)) < style.goblets)]
+        steps = np.cumsum(rng.uniform(8.0, 11.5, int(ring.length / 8.0) + 1))
+        steps = steps[(steps < ring.length) & (rng.random(len(steps)) < share)]
         here = shapely.get_coordinates(shapely.line_interpolate_point(ring, steps))
         ahead = shapely.get_coordinates(shapely.line_interpolate_point(ring, steps + 0.5))
         for at, to in zip(here, ahead, strict=True):
             across = np.arctan2(*(to - at)[::-1]) + np.pi / 2
-            drops.append(_drop(at, across, rng))
-    return [drop.difference(open_.buffer(1)) for drop in drops if drop.disjoint(open_.buffer(-2))]
+            drops.append(drop(at, across, rng))
+    room, rim = open_.buffer(-2), open_.buffer(1)
+    return [mucus.difference(rim) for mucus in drops if mucus.disjoint(room)]
 
 
-def _drop(at: np.ndarray, angle: float, rng: np.random.Generator) -> Polygon:
+def drop(at: np.ndarray, angle: float, rng: np.random.Generator) -> Polygon:
+    """Return the mucus of a goblet cell at x, y, whose long axis points to an angle."""
     turn = 2 * np.pi / 16 * np.arange(16)
-    long, wide = rng.uniform(5.0, 7.5), rng.uniform(3.4, 4.8)
+    size = rng.uniform(0.75, 1.2)
+    long, wide = size * rng.uniform(5.5, 7.5), size * rng.uniform(3.8, 5.0)
     along, across = long * np.cos(turn), wide * np.sin(turn)
     cos, sin = np.cos(angle), np.sin(angle)
     x, y = along * cos - across * sin, along * sin + across * cos

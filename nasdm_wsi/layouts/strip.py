@@ -13,7 +13,8 @@ LUMEN = 40.0  # depth of the glass above the tissue
 MUCOSA_DEPTH = 620.0
 SUBMUCOSA = 450.0
 MUSCULARIS = 900.0
-LEAST_BELOW = 150.0  # of submucosa, in a canvas that is less deep than a bowel wall
+TUMOUR_DEPTH = 2000.0
+SHARE_BELOW = 0.18  # of a canvas that is less deep than a bowel wall: muscle and submucosa
 _DRAW = 2300
 _KINDS = {"normal": MUCOSA, "adenoma": ADENOMA, "carcinoma": TUMOUR}
 
@@ -27,16 +28,17 @@ class Strip:
 
     def __init__(self, height: float, *, seed: int, tissue: str = "normal"):
         self._seed, self._kind = seed, _KINDS[tissue]
-        self._depth = max(min(MUCOSA_DEPTH, height - LUMEN - LEAST_BELOW), height / 2 - LUMEN)
-        self._depth = min(self._depth, MUCOSA_DEPTH)
-        if tissue == "carcinoma":
-            self._depth = max(self._depth, min(height, 2000.0) - LUMEN - LEAST_BELOW)
+        below = SHARE_BELOW * height
+        self._depth = min(MUCOSA_DEPTH, height - LUMEN - below)
+        if tissue == "carcinoma":  # no layer stops it
+            self._depth = min(TUMOUR_DEPTH, height)
 
     def ground(self, box: Box) -> np.ndarray:
         """Return kinds of ground, uint8, one for every `STEP` micrometres of a box."""
         rows, columns = (side // STEP for side in shape(box))
         y = (box[0] + STEP * (np.arange(rows) + 0.5))[:, None]
-        top = LUMEN + 9 * self._along(box, 128, 0) + self._pits(box)
+        top = LUMEN + 10 * self._along(box, 128, 0) + 3 * self._along(box, 32, 7)
+        top = top + self._pits(box)
         base = LUMEN + self._depth + 14 * self._along(box, 256, 1)
         if self._kind == TUMOUR:  # invades
             base = base + 60 * self._field(box, 128, 5)
@@ -54,7 +56,7 @@ class Strip:
         """Return how deep the surface dips where crypts open."""
         if self._kind == TUMOUR:
             return 0 * self._along(box, 32, 6)
-        return 45 * np.maximum(self._along(box, 32, 6) - 1.1, 0) ** 1.5
+        return 38 * np.maximum(self._along(box, 16, 6) - 1.2, 0) ** 1.2
 
     def _along(self, box: Box, scale: int, number: int) -> np.ndarray:
         line = (0, box[1], STEP, box[3])

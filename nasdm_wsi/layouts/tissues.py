@@ -20,6 +20,7 @@ class Glands:
         wall: height of the epithelium.
         joined: share of the pieces that are joined to a neighbour, into longer and forked glands.
         rough: how irregular the outlines are.
+        oblique: how much longer than wide they are.
         warp: how far neighbouring places are moved against each other.
         goblets: share of the places along the wall that have a goblet cell.
         holes: share of the glands that have several round lumens (cribriform ones).
@@ -32,6 +33,7 @@ class Glands:
     wall: float
     joined: float
     rough: float = 0.08
+    oblique: float = 0.2
     warp: float = 8.0
     goblets: float = 0.0
     holes: float = 0.0
@@ -98,7 +100,7 @@ NORMAL = Tissue(
         },
         epithelium={"lymphocyte": 140.0, "eosinophil": 5.0},
     ),
-    glands=Glands(spacing=(86, 78), gap=13, radius=(42, 6), wall=26, joined=0.22, goblets=0.62),
+    glands=Glands(spacing=(86, 78), gap=13, radius=(42, 6), wall=26, joined=0.3, goblets=0.8),
 )
 ADENOMA = Tissue(
     mixes=_mixes(
@@ -138,9 +140,9 @@ CARCINOMA = Tissue(
     solid=True,
     clusters=0.8,
     glands=Glands(
-        spacing=(125, 118),
-        gap=30,
-        radius=(66, 22),
+        spacing=(125, 116),
+        gap=22,
+        radius=(74, 24),
         wall=31,
         joined=0.62,
         rough=0.2,
