@@ -56,6 +56,7 @@ def test_public_names():
         "edit",
         "edit_region",
         "find_style",
+        "layout",
         "open_slide",
         "plan_edit",
         "plan_render",
