@@ -27,6 +27,7 @@ from nasdm_wsi.errors import PlanError
 from nasdm_wsi.model import Painter
 from nasdm_wsi.provenance import facts_of
 from nasdm_wsi.slides import ome_tiff
+from nasdm_wsi.slides.formats import format_of
 from nasdm_wsi.slides.reading import open_slide
 
 SIZE = (320, 400)
@@ -166,6 +167,17 @@ def test_other_formats_are_written_anew_without_loss(edit, folder, tmp_path):
     assert (after[mask] != before[mask]).any() and 0 < mask.mean() < 0.3
     with open_slide(tmp_path / "e.ome.tif") as slide:
         assert slide.mpp == pytest.approx(0.5) and len(slide.levels) > 0
+
+
+@pytest.mark.parametrize("suffix", [".dcm", ".ome.zarr"])
+def test_slides_that_are_folders_are_edited_in_their_own_format(edit, folder, tmp_path, suffix):
+    source, picture = tmp_path / f"s{suffix}", np.asarray(Image.open(folder / "s.png"))
+    format_of(source).write(source, picture, mpp=0.5, description="")
+    out, mask = f"e{suffix}", tmp_path / "m.ome.tif"
+    edit("--thin", 0.1, "--mask", mask, slide=source, out=out)
+    before, after, mask = pixels(source), pixels(tmp_path / out), mask_of(mask)
+    np.testing.assert_array_equal(after[~mask], before[~mask])
+    assert (after[mask] != before[mask]).any() and 0 < mask.mean() < 0.3
 
 
 def test_a_40x_slide_is_edited_at_the_pixel_size_of_the_weights(edit, folder, tmp_path):

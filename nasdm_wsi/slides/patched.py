@@ -39,8 +39,10 @@ def grid_of(path: str | Path) -> tuple[int, int] | None:
     """Return the cells (height, width) in which a file can be changed; None if it cannot be.
 
     It can be if it is a TIFF whose levels are tiled, RGB, and either JPEG of the usual kinds or
-    compressed without loss; then a cell is a pixel.
+    compressed without loss; then a cell is a pixel. A folder is no TIFF.
     """
+    if Path(path).is_dir():
+        return None
     try:
         with TiffFile(path) as tiff:
             levels = _levels(tiff)
