@@ -10,6 +10,7 @@ from PIL import Image
 from shapely import STRtree
 
 from nasdm_wsi import Nuclei, read_annotations
+from nasdm_wsi.annotations.formats import read_contents
 from nasdm_wsi.annotations.geojson import write_geojson
 from nasdm_wsi.annotations.regions import REGIONS, Regions
 from nasdm_wsi.annotations.types import TYPES
@@ -181,6 +182,20 @@ def test_the_file_is_geojson_with_nuclei_regions_and_tissue(written):
 def test_the_bytes_do_not_depend_on_the_number_of_processes(written, tmp_path):
     layout(tmp_path / "b.geojson", (500, 2200), seed=4, workers=2)
     assert (tmp_path / "b.geojson").read_bytes() == written[0].read_bytes()
+
+
+def test_blocks_of_the_file_join_as_if_they_were_one_box(written):
+    whole = layout_box(Colon(Strip(250.0, seed=4), seed=4), (0, 0, 250, 1100), seed=4).scaled(0.5)
+    found = read_contents(written[0], mpp=0.5).nuclei
+    boxes = whole.boxes()
+    inside = ((boxes[:, :2] > 0) & (boxes[:, 2:] < (500, 2200))).all(axis=1)
+    assert inside.sum() > 0.8 * len(found)
+    tree = STRtree(found.polygons())
+    for polygon in whole.take(np.flatnonzero(inside)).polygons():
+        (same,) = [
+            k for k in tree.query(polygon) if tree.geometries[k].distance(polygon.centroid) == 0
+        ]
+        assert tree.geometries[same].hausdorff_distance(polygon) < 0.02
 
 
 def test_no_two_tissues_look_alike():

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from math import ceil
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryFile
+from threading import local
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -25,13 +25,13 @@ from ..annotations.features import feature_lines
 from ..annotations.nuclei import Nuclei
 from ..annotations.regions import REGIONS, Regions
 from ..annotations.types import TYPES
-from ..geometry import Box, grow
+from ..geometry import Block, Box, cells_in, grow, intersect
 from ..output import whole_or_nothing
 from .outlines import REACH, shapes
-from .source import Source
+from .source import Proposals, Source
 
 BLOCK = 1024  # micrometres a side of what is laid out at a time
-AHEAD = 2  # blocks that each worker may be ahead of the file
+AHEAD = 2  # rows of blocks whose proposals are made before a row is written
 # Regions are written in these layers, whatever block they are from: later ones lie over earlier.
 _LAYERS = (("stroma", "muscle", "fat", "debris", "glass"), ("epithelium",))
 _TISSUE = {"name": "Tissue", "color": [150, 120, 160]}
@@ -39,7 +39,7 @@ _TISSUE = {"name": "Tissue", "color": [150, 120, 160]}
 Canvas = tuple[float, float]
 """Height and width in micrometres."""
 
-_source: Source  # of a worker process
+_worker = local()  # its source is that of a worker
 
 
 class Facts(NamedTuple):
@@ -73,11 +73,17 @@ def layout_box(source: Source, box: Box, *, seed: int = 0) -> Nuclei:
 
     Coordinates are in micrometres (mpp 1), and nothing is cut at the box.
     """
-    around = source.nuclei(grow(box, REACH))
+    nuclei = _outlined(source.nuclei(grow(box, REACH)), box, seed)
+    return replace(nuclei, regions=source.regions(box))
+
+
+def _outlined(around: Proposals, box: Box, seed: int) -> Nuclei:
+    """Return the nuclei whose centres lie in a box, from proposals in and around it."""
+    around = around.take(np.lexsort(around.centres.T))
     nuclei, index = shapes(around, seed=seed)
     y, x = around.centres[index].T
     inside = (y >= box[0]) & (x >= box[1]) & (y < box[2]) & (x < box[3])
-    return replace(nuclei.take(np.flatnonzero(inside)), regions=source.regions(box))
+    return nuclei.take(np.flatnonzero(inside))
 
 
 def write_layout(
@@ -101,12 +107,6 @@ def write_layout(
     """
     counts = np.zeros(len(TYPES), int)
     canvas = tuple(side * mpp for side in size)
-    height, width = map(ceil, canvas)
-    boxes = [
-        (y, x, min(y + BLOCK, height), min(x + BLOCK, width))
-        for y in range(0, height, BLOCK)
-        for x in range(0, width, BLOCK)
-    ]
     with ExitStack() as stack:
         part = stack.enter_context(whole_or_nothing(out))
         file = stack.enter_context(open(part, "wb"))
@@ -115,14 +115,16 @@ def write_layout(
         facts = Facts(mpp, seed, regions is None)
         if regions is not None:
             later[0].write(_region_lines(regions, mpp))
-        parts = _parts(source, boxes, (canvas, facts), min(workers, len(boxes)))
+        blocks = Blocks(ceil(canvas[0]), ceil(canvas[1]))
+        total = len(blocks.rows) * len(blocks.columns)
+        parts = _parts(source, blocks, (canvas, facts), min(workers, total))
         for done, made in enumerate(parts, 1):
             for target, text in zip((file, *later), made.layers, strict=True):
                 # Every feature begins with a comma, which the first of the file must not have.
                 target.write(text[1:] if target is file and not counts.any() else text)
             counts += made.counts
             if progress:
-                progress("layout", done, len(boxes))
+                progress("layout", done, total)
         _append(file, later, first=not counts.any())
         file.write(b"\n]}\n")
     return dict(zip(TYPES[1:], counts[1:].tolist(), strict=True))
@@ -138,35 +140,79 @@ def _append(file: BinaryIO, later: list, *, first: bool) -> None:
         first = False
 
 
-def _parts(source: Source, boxes: list[Box], facts: tuple, workers: int) -> Iterator[Part]:
-    """Yield the parts of boxes in their order."""
-    if workers <= 1:
-        yield from (_part(source, box, *facts) for box in boxes)
-        return
-    waiting: deque[Future[Part]] = deque()
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _take_source, (source,))
-    with pool:
-        for box in boxes:
-            waiting.append(pool.submit(_part_of_worker, box, *facts))
-            if len(waiting) > AHEAD * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+class Blocks:
+    """The blocks of a canvas of whole micrometres, by row and column."""
+
+    def __init__(self, height: int, width: int):
+        self.rows, self.columns = range(-(-height // BLOCK)), range(-(-width // BLOCK))
+        self._canvas = (0, 0, height, width)
+
+    def box(self, row: int, column: int) -> Box:
+        """Return the part of the canvas that a block writes."""
+        whole = (row * BLOCK, column * BLOCK, (row + 1) * BLOCK, (column + 1) * BLOCK)
+        return intersect(whole, self._canvas)
+
+    def proposed(self, row: int, column: int) -> Box:
+        """Return where a block makes proposals: its box, and what matters beyond the canvas."""
+        y0, x0, y1, x1 = self.box(row, column)
+        _, _, bottom, right = self._canvas
+        return (
+            y0 - REACH * (y0 == 0),
+            x0 - REACH * (x0 == 0),
+            y1 + REACH * (y1 == bottom),
+            x1 + REACH * (x1 == right),
+        )
+
+    def around(self, row: int, column: int) -> list[Block]:
+        """Return a block and those beside it."""
+        near = cells_in((row - 1, column - 1, row + 2, column + 2))
+        return [(i, j) for i, j in near if i in self.rows and j in self.columns]
+
+
+def _parts(source: Source, blocks: Blocks, facts: tuple, workers: int) -> Iterator[Part]:
+    """Yield the parts of the blocks, row by row.
+
+    The proposals of each block are made once. A block is written when its neighbours have theirs.
+    """
+    pool = _pool(source, workers)
+    proposals: dict[Block, Future[Proposals]] = {}
+    try:
+        for row in blocks.rows:
+            for block in cells_in((row, 0, row + 1 + AHEAD, len(blocks.columns))):
+                if block[0] in blocks.rows and block not in proposals:
+                    proposals[block] = pool.submit(_propose, blocks.proposed(*block))
+            waiting = []
+            for column in blocks.columns:
+                near = [proposals[place].result() for place in blocks.around(row, column)]
+                box = blocks.box(row, column)
+                around = Proposals.concatenate(near).within(grow(box, REACH))
+                waiting.append(pool.submit(_part, around, box, *facts))
+            for column, future in enumerate(waiting):
+                yield future.result()
+                proposals.pop((row - 1, column), None)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _pool(source: Source, workers: int) -> Executor:
+    if workers > 1:
+        return ProcessPoolExecutor(workers, get_context("spawn"), _take_source, (source,))
+    return ThreadPoolExecutor(1, "layout", _take_source, (source,))
 
 
 def _take_source(source: Source) -> None:
-    global _source
-    _source = source
+    _worker.source = source
 
 
-def _part_of_worker(box: Box, *facts: object) -> Part:
-    return _part(_source, box, *facts)  # type: ignore[arg-type]
+def _propose(box: Box) -> Proposals:
+    return _worker.source.nuclei(box)
 
 
-def _part(source: Source, box: Box, canvas: Canvas, facts: Facts) -> Part:
-    """Return the features of a block."""
+def _part(around: Proposals, box: Box, canvas: Canvas, facts: Facts) -> Part:
+    """Return the features of a block, from the nuclei proposed in and around it."""
+    source: Source = _worker.source
     frame = shapely.box(0, 0, canvas[1], canvas[0])
-    made = _in_frame(layout_box(source, box, seed=facts.seed), frame).scaled(facts.mpp)
+    made = _in_frame(_outlined(around, box, facts.seed), frame).scaled(facts.mpp)
     layers = [_joined(feature_lines(made)), b"", b"", b"", b""]
     if facts.regions:
         tissue = source.tissue(box)
