@@ -136,6 +136,13 @@ def test_the_slide_says_that_it_was_resampled(tmp_path):
     assert "painted at 0.5 mpp" in job_of(0.25).report()[0]
 
 
+def test_pipelines_find_the_objective_power_of_an_enlarged_slide(tmp_path):
+    render(job_of(0.25), tmp_path / "a.svs")
+    with OpenSlide(tmp_path / "a.svs") as slide:
+        assert slide.properties["openslide.objective-power"] == "40"
+        assert float(slide.properties["openslide.mpp-x"]) == 0.25
+
+
 def test_without_a_size_the_margin_is_in_pixels_of_the_slide():
     nuclei = toy_job().nuclei
     at_half, at_quarter = (
