@@ -233,11 +233,18 @@ class Cover:
         self.box = (int(np.floor(y0)), int(np.floor(x0)), int(np.ceil(y1)), int(np.ceil(x1)))
         self._tree = shapely.STRtree(self._polygons)
 
+    def meets(self, box: Box) -> bool:
+        """Return whether the bounding box of any polygon meets a box."""
+        return bool(len(self._near(box)))
+
+    def _near(self, box: Box) -> np.ndarray:
+        y0, x0, y1, x1 = box
+        return self._tree.query(shapely.box(x0, y0, x1, y1))
+
     def mask(self, box: Box) -> np.ndarray:
         """Return bool (h, w): the pixels of a box inside any of the polygons."""
-        y0, x0, y1, x1 = box
         inside = np.zeros(shape(box), bool)
-        for number in self._tree.query(shapely.box(x0, y0, x1, y1)):
+        for number in self._near(box):
             a, b = _outline_edges(self._polygons[number])
             pixels, _ = _inside(a, b, np.zeros(len(a), int), box)
             inside.reshape(-1)[pixels] = True

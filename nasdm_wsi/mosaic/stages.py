@@ -70,11 +70,12 @@ class Canvas:
 
         Pixels whose windows would overlap lie in one box.
         """
+        pixels = self.job.unknown(core)
+        if not pixels.any():
+            return []
         grid = self.plan.grid
         h, w = (n // grid for n in shape(core))
-        unknown = self.job.unknown(core).reshape(h, grid, w, grid).any(axis=(1, 3))
-        if not unknown.any():
-            return []
+        unknown = pixels.reshape(h, grid, w, grid).any(axis=(1, 3))
         near = ndimage.maximum_filter(unknown, 1 + 2 * (self.plan.margin // grid))
         groups, _ = ndimage.label(near, np.ones((3, 3)))
         found = ndimage.find_objects(groups * unknown)

@@ -140,6 +140,8 @@ class _Level:
         """Replace the cells that a cover touches by ``pixels(box)`` of boxes that hold them."""
         for place in cells_in(self._holders(cover.box)):
             frame = self._frame(place)
+            if not cover.meets(frame):
+                continue
             shown = self._shown(frame)
             touched = self._cells(cover.mask(frame) & shown)
             if not touched.any():
