@@ -4,8 +4,8 @@
 
 PICTURES holds NAME.png (at 0.5 micrometres a pixel) and NUCLEI holds NAME.npz with types and
 instances, as `labels/nuclei.py` writes them. The pictures get two kinds of edits: boxes painted
-anew from their own nuclei (identity), and single nuclei removed. OUT receives pictures, worst border
-first: before, after and four times the difference.
+anew from their own nuclei (identity), and single nuclei removed. OUT receives pictures, the worst
+border first: before, after and four times the difference.
 
 Measures, each compared with the same measure of the untouched picture at the same place:
 
@@ -113,12 +113,10 @@ def contrast(picture: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
 class Bench:
     """Pictures with nuclei, and a painter."""
 
-    def __init__(self, pictures: Path, nuclei: Path, weights: str, folder: Path):
-        self.painter, self.folder = Painter(weights, device="cpu"), folder
-        self.names = sorted(
-            p.stem for p in pictures.glob("*.png") if (nuclei / f"{p.stem}.npz").exists()
-        )
-        self.pictures, self.labels = pictures, nuclei
+    def __init__(self, pictures: Path, nuclei: Path, weights: str):
+        self.painter, self.pictures, self.labels = Painter(weights, device="cpu"), pictures, nuclei
+        labelled = {path.stem for path in nuclei.glob("*.npz")}
+        self.names = sorted({path.stem for path in pictures.glob("*.png")} & labelled)
 
     def load(self, name: str) -> tuple[Path, np.ndarray, Nuclei]:
         path = self.pictures / f"{name}.png"

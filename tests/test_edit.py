@@ -5,7 +5,10 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -310,6 +313,20 @@ def test_steps_device_and_workers_are_those_of_the_options(edit, tmp_path, monke
         assert facts_of(slide.description)["steps"] == 3
     assert counts == [3]
     assert "cuda:99" in edit("--thin", 0.1, "--device", "cuda:99", out="f.ome.tif", code=1)
+
+
+def test_the_example_makes_pairs_that_differ_by_one_nucleus(folder, fitting_weights, tmp_path):
+    example = Path(__file__).parents[1] / "examples" / "counterfactual_pairs.py"
+    given = [folder / "s.ome.tif", folder / "n.geojson", tmp_path / "pairs", "--pairs", 3]
+    command = [sys.executable, example, *given, "--to", "plasma", "--weights", fitting_weights]
+    subprocess.run([str(part) for part in command], check=True, timeout=120)
+    rows = (tmp_path / "pairs" / "pairs.csv").read_text().splitlines()
+    assert len(rows) == 4 and all(row.endswith(",plasma") for row in rows[1:])
+    for number in range(3):
+        names = (f"{number:03}-{when}.png" for when in ("before", "after"))
+        before, after = (np.asarray(Image.open(tmp_path / "pairs" / name)) for name in names)
+        y, x = np.nonzero((before != after).any(axis=2))
+        assert len(y) > 50 and max(np.ptp(y), np.ptp(x)) <= 2 * (7 + 8) + 2
 
 
 # Changes

@@ -12,6 +12,7 @@ import hashlib
 import math
 import shutil
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -124,6 +125,13 @@ def _sha256(path: Path) -> str:
         for part in sorted(p for p in path.rglob("*") if p.is_file()):
             digest.update(f"{part.relative_to(path)} {_sha256(part)}\n".encode())
         return digest.hexdigest()
+    status = path.stat()
+    return _sha256_of_file(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache
+def _sha256_of_file(path: Path, changed: int, size: int) -> str:
+    """Return the digest of a file as it was when it was last changed; kept for further edits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
