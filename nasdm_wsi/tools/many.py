@@ -87,8 +87,9 @@ def render_many(
     bytes that `rendering.render` gives it. Several small slides are painted at a time, so that all
     workers are busy, and large ones one after another.
 
+    The other arguments are those of `rendering.render`.
+
     Args:
-        workers, client, overwrite: as in `rendering.render`.
         progress: called as ``progress("rendering", done, total)``, in hundredths of a slide.
         finished: called with each outcome, in the order in which the slides end.
 

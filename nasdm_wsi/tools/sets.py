@@ -178,12 +178,13 @@ def export_set(
 ) -> dict[str, list[Source]]:
     """Write the tiles of many slides into one new folder, and return the slides of each split.
 
+    The other arguments are those of `export.export`.
+
     Args:
         form: one of `tiles.TILED`.
         shares: of train, val and test, each of which becomes a folder in ``out``; without them
             ``out`` is one set, which is returned under the name "".
         seed: of the `split`.
-        mpp, mpp_out, tile, progress, reading: as in `export.export`.
 
     Raises:
         SlideError, AnnotationError: a slide or its labels cannot be read.
