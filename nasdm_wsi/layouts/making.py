@@ -75,12 +75,7 @@ def layout(
     known = None if like is None else read_contents(like, mpp=mpp).checked()
     densities = Densities.parse(density, share, known)
     drawn = _drawn(regions, mpp)
-    if size is None and drawn is None:
-        raise PlanError("the size of the canvas is unknown: give `size`")
-    if size is None and drawn is not None:
-        height, width = drawn.boxes()[:, 2:].max(axis=0)
-        size = ceil(height), ceil(width)
-    assert size is not None
+    size = _reach(drawn) if size is None else size
     canvas = (size[0] * mpp, size[1] * mpp)
     source = _source(
         canvas,
@@ -104,9 +99,17 @@ def layout(
     )
 
 
+def _reach(drawn: Regions | None) -> tuple[int, int]:
+    """Return the height and width that drawn regions reach."""
+    if drawn is None:
+        raise PlanError("the size of the canvas is unknown: give `size`")
+    height, width = drawn.boxes()[:, 2:].max(axis=0)
+    return ceil(height), ceil(width)
+
+
 def _drawn(regions: str | Path | Regions | None, mpp: float) -> Regions | None:
     if regions is None or isinstance(regions, Regions):
-        return regions
+        return regions and regions.scaled(mpp)
     # A file may have nuclei as well, whose classes could be taken for those of regions.
     found = read_contents(regions, mpp=mpp).nuclei.regions
     return read_regions(regions, mpp=mpp) if found is None else found
