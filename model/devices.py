@@ -54,6 +54,11 @@ def place(device: str) -> tuple[str, str]:
     return str(chosen), "bfloat16" if native else "float32"
 
 
+# Held while a GPU computes a window, whose features fill its memory. Meanwhile, other threads
+# prepare the next windows and encode tiles.
+gpu_turn = threading.Lock()
+
+
 class _OneThread:
     """A context in which torch computes with one thread, for every thread that has entered it.
 

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, NasdmError, PlanError
 from ..geometry import Plan, Steps
-from ..job import PIXELS, PIXELS_KNOWN, Window
+from ..job import GPU_THREADS, PIXELS, PIXELS_KNOWN, Window
 from ..slides.reading import find_style
 from .arithmetic import arithmetic as arithmetic_of
 from .checkpoint import SHIPPED, WEIGHTS, checksum, find_weights, load_weights
-from .devices import one_thread, place
+from .devices import gpu_turn, one_thread, place
 from .diffusion import Condition, Denoise
 from .families import FAMILIES, Sampling, denoiser_of
 from .guidance import guided
@@ -133,6 +133,7 @@ class Painter:
             header.halo,
         )
         self.batch = 1 if self.device.type == "cpu" else self.cut.batch
+        self.threads = None if self.device.type == "cpu" else GPU_THREADS
         self.bytes_per_pixel = self.cut.bytes_per_pixel * self.batch
         self.resident_bytes = 400_000_000 + sum(p.nbytes for p in self.network.parameters())
         self.facts: dict[str, Any] = {
@@ -249,10 +250,11 @@ class Painter:
     def _solve_batch(self, steps: Steps, windows: list[Window]) -> np.ndarray:
         batch = self._batch(windows)
         first, last = steps
-        for k in range(first, last):
-            batch = batch.within((last - k) * self.cut.halo)
-            batch = self._step(batch, k, batch.within((last - k - 1) * self.cut.halo))
-        return self._state(batch.x.cpu().numpy(), batch.previous.cpu().numpy())
+        with nullcontext() if self.device.type == "cpu" else gpu_turn:
+            for k in range(first, last):
+                batch = batch.within((last - k) * self.cut.halo)
+                batch = self._step(batch, k, batch.within((last - k - 1) * self.cut.halo))
+            return self._state(batch.x.cpu().numpy(), batch.previous.cpu().numpy())
 
     def _batch(self, windows: list[Window]) -> Batch:
         state = _stacked([window.state for window in windows])

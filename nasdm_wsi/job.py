@@ -22,6 +22,7 @@ from .provenance import provenance
 from .resampling import KERNEL, Resampling
 
 FLOAT32 = 4  # bytes
+GPU_THREADS = 4  # of a process: one computes, and the others draw masks and encode tiles
 # The planes of known pixels: 1 where the picture is given, and its values there in [-1, 1].
 PIXELS_KNOWN = "pixels known"
 PIXELS = (PIXELS_KNOWN, "known red", "known green", "known blue")
@@ -236,6 +237,11 @@ class Job:
         return unknown
 
     @property
+    def threads(self) -> int:
+        """How many threads of this process paint by default: one a core, or a few for a GPU."""
+        return min(default_workers(), getattr(self.painter, "threads", None) or default_workers())
+
+    @property
     def blocks(self) -> list[Block]:
         """The blocks to paint."""
         return cells_in(self.plan.blocks_of(self.region))
@@ -245,7 +251,7 @@ class Job:
         short, long = sorted(shape(self.plan.needed(self.region)[0]))
         # The scheduler goes line by line: each phase keeps two short lines of blocks, and each
         # worker may hold up four more parts.
-        waiting = 2 * short * len(self.plan.phases) + 4 * (workers or default_workers())
+        waiting = 2 * short * len(self.plan.phases) + 4 * (workers or self.threads)
         pixels = math.prod(min(self.plan.part_side, n) for n in shape(self.plan.bounds))
         state = min(waiting, 2 * short * long) * pixels * self.painter.channels * FLOAT32
         # The tiles of all levels, a third more than the pixels, lie in the run folder and again in
@@ -294,7 +300,7 @@ class Job:
         painted = {b for b in needed[0] if not self.is_glass(self.plan.part(b))}
         pixels = {b: self._computed_pixels(b) for b in painted}
         work = sum(pixels.get(b, 0) for blocks in needed for b in blocks) / len(needed)
-        workers = min(workers or default_workers(), max(len(painted), 1))
+        workers = min(workers or self.threads, max(len(painted), 1))
         largest = math.prod(shape(self.plan.window(self.plan.cores(self.blocks[0])[0])))
         memory = workers * largest * self.painter.bytes_per_pixel + self.painter.resident_bytes
         minutes = work * self._seconds_per_pixel() / workers / 60

@@ -32,7 +32,7 @@ from distributed import Client, KilledWorker, LocalCluster, Worker, WorkerPlugin
 
 from ..annotations.nuclei import Nuclei
 from ..errors import NasdmError, OutputError, PlanError
-from ..job import Job
+from ..job import GPU_THREADS, Job
 from ..slides.pyramid import Pyramid
 from .engine import Mosaic
 from .schedule import Ledger, Task
@@ -138,7 +138,9 @@ def _gpu_cluster(workers: int) -> LocalCluster:
         raise PlanError(
             "workers on several GPUs need dask-cuda: install it, or give `device` cpu"
         ) from error
-    return LocalCUDACluster(n_workers=workers, silence_logs=logging.ERROR)
+    return LocalCUDACluster(
+        n_workers=workers, threads_per_worker=GPU_THREADS, silence_logs=logging.ERROR
+    )
 
 
 @contextmanager

@@ -35,7 +35,8 @@ def worker_pool(
         OutputError: the cluster was lost, or a task killed several workers.
     """
     if client is None:
-        shared = nullcontext(workers) if isinstance(workers, Threads) else Threads(workers)
+        count = workers or mosaic.job.threads
+        shared = nullcontext(count) if isinstance(count, Threads) else Threads(count)
         with shared as threads:
             mine = ThreadPool(threads, mosaic.do)
             try:
