@@ -51,8 +51,9 @@ class Ground:
 def features(rgb: np.ndarray, nuclei: np.ndarray) -> np.ndarray:
     """Features (h / 2, w / 2, f) of a picture at 0.5 micrometres, whose nuclei are left out.
 
-    At each of `SPREADS`: the means of the optical density in three colours, their deviations, and
-    how much the density runs in one direction.
+    At each of `SPREADS`: the means of the optical density in three colours, the logarithms of their
+    deviations (which tell even glass from uneven mucus), and how much the density runs in one
+    direction.
     """
     h, w = (side // 2 for side in nuclei.shape)
     small = cv2.resize(rgb[: 2 * h, : 2 * w], (w, h), interpolation=cv2.INTER_AREA)
@@ -68,7 +69,7 @@ def features(rgb: np.ndarray, nuclei: np.ndarray) -> np.ndarray:
         deviation = np.sqrt(np.maximum(square - mean**2, 0))
         xx, yy, xy = (blur(a * b, spread) for a, b in ((dx, dx), (dy, dy), (dx, dy)))
         along = np.sqrt((xx - yy) ** 2 + 4 * xy**2) / (xx + yy + 1e-4)
-        out += [mean, deviation, along[..., None]]
+        out += [mean, np.log(deviation + 1e-3), along[..., None]]
     return np.concatenate(out, axis=2)
 
 
