@@ -340,15 +340,18 @@ def test_a_manifest_in_another_encoding_is_refused(tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent in another way there")
 def test_ctrl_c_ends_the_queue_and_the_same_command_goes_on(folder, command, tmp_path):
     (folder / "damaged.geojson").unlink()
-    words = ["render", folder, "-o", tmp_path / "out", *command, "--size", 500, 500]
+    for number in range(10):
+        (folder / f"{number}.geojson").write_text((folder / "a.geojson").read_text())
+    words = ["render", folder, "-o", tmp_path / "out", *command, "--size", 300, 200]
     line = [sys.executable, "-m", "nasdm_wsi.cli", *map(str, words)]
     process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
-    while not list(tmp_path.glob("out/*.run/phase-*")) and process.poll() is None:
-        time.sleep(0.01)
+    while not list(tmp_path.glob("out/*.run")) and process.poll() is None:
+        time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130 and "the same command goes on" in said
     assert "Traceback" not in said
-    assert list(tmp_path.glob("out/*.run"))
-    run("render", folder, "-o", tmp_path / "out", *command, "--size", 500, 500)
-    assert len(list(tmp_path.glob("out/*.tif"))) == 2 and not list(tmp_path.glob("out/*.run"))
+    complete = len(list(tmp_path.glob("out/*.tif")))
+    result = run(*words)
+    assert f"12 slides: {12 - complete} rendered, {complete} complete before" in result.output
+    assert len(list(tmp_path.glob("out/*.tif"))) == 12 and not list(tmp_path.glob("out/*.run"))
