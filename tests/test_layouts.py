@@ -20,7 +20,7 @@ from nasdm_wsi.layouts.densities import Densities
 from nasdm_wsi.layouts.glands import STEP
 from nasdm_wsi.layouts.keyed import smooth
 from nasdm_wsi.layouts.making import layout
-from nasdm_wsi.layouts.outlines import AREAS, ELONGATIONS
+from nasdm_wsi.layouts.outlines import AREAS, ELONGATIONS, shapes
 from nasdm_wsi.layouts.planfiles import read_plan
 from nasdm_wsi.layouts.plans import SlidePlan
 from nasdm_wsi.layouts.populate import TILE, Populated
@@ -185,7 +185,8 @@ def test_the_bytes_do_not_depend_on_the_number_of_processes(written, tmp_path):
 
 
 def test_blocks_of_the_file_join_as_if_they_were_one_box(written):
-    whole = layout_box(Colon(Strip(250.0, seed=4), seed=4), (0, 0, 250, 1100), seed=4).scaled(0.5)
+    source = Colon(Strip(250.0, seed=4), seed=4)
+    whole = shapes(source.nuclei((0, 0, 250, 1100)), seed=4)[0].scaled(0.5)
     found = read_contents(written[0], mpp=0.5).nuclei
     boxes = whole.boxes()
     inside = ((boxes[:, :2] > 0) & (boxes[:, 2:] < (500, 2200))).all(axis=1)

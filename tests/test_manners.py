@@ -87,7 +87,7 @@ def test_quiet_prints_results_and_mistakes_only(command, lizard_source, rendered
         ("prepare", lizard_source, "-o", data),
         ("train", data, "-o", trained, *training),
         ("convert", checkpoint, "-o", tmp_path / "b.safetensors"),
-        ("layout", "-o", tmp_path / "made.geojson", "--size", 99, 99),
+        ("layout", "-o", tmp_path / "made.geojson", "--size", 99, 99, "--nuclei", "rules"),
     ):
         assert run(*words, "-q") == "", words
     assert run("-q", *command, "--overwrite") == ""

@@ -141,7 +141,7 @@ def _amounts(scene: Scene, place: int) -> np.ndarray:
         if where == place:
             number = NAMES.index(region) + 1
             if np.isinf(count):
-                count = tissue.mix(region)[name] * areas[number]
+                count = tissue.mix(region).get(name, 0.0) * areas[number]
             counts[_TOLD[number], TYPES.index(name)] += count
     told = np.bincount(_TOLD[labels].ravel(), minlength=len(REGIONS) + 1) / 1e6
     return counts / np.maximum(told, LEAST_AREA)[:, None]

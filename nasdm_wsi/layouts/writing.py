@@ -152,17 +152,6 @@ class Blocks:
         whole = (row * BLOCK, column * BLOCK, (row + 1) * BLOCK, (column + 1) * BLOCK)
         return intersect(whole, self._canvas)
 
-    def proposed(self, row: int, column: int) -> Box:
-        """Return where a block makes proposals: its box, and what matters beyond the canvas."""
-        y0, x0, y1, x1 = self.box(row, column)
-        _, _, bottom, right = self._canvas
-        return (
-            y0 - REACH * (y0 == 0),
-            x0 - REACH * (x0 == 0),
-            y1 + REACH * (y1 == bottom),
-            x1 + REACH * (x1 == right),
-        )
-
     def around(self, row: int, column: int) -> list[Block]:
         """Return a block and those beside it."""
         near = cells_in((row - 1, column - 1, row + 2, column + 2))
@@ -172,7 +161,8 @@ class Blocks:
 def _parts(source: Source, blocks: Blocks, facts: tuple, workers: int) -> Iterator[Part]:
     """Yield the parts of the blocks, row by row.
 
-    The proposals of each block are made once. A block is written when its neighbours have theirs.
+    The proposals of each block are made once, and none beyond the canvas. A block is written when
+    its neighbours have theirs.
     """
     pool = _pool(source, workers)
     proposals: dict[Block, Future[Proposals]] = {}
@@ -180,7 +170,7 @@ def _parts(source: Source, blocks: Blocks, facts: tuple, workers: int) -> Iterat
         for row in blocks.rows:
             for block in cells_in((row, 0, row + 1 + AHEAD, len(blocks.columns))):
                 if block[0] in blocks.rows and block not in proposals:
-                    proposals[block] = pool.submit(_propose, blocks.proposed(*block))
+                    proposals[block] = pool.submit(_propose, blocks.box(*block))
             waiting = []
             for column in blocks.columns:
                 near = [proposals[place].result() for place in blocks.around(row, column)]
