@@ -41,6 +41,14 @@ def facts_of(description: str) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
+def edited_boxes(description: str) -> list[list[float]]:
+    """Return the boxes (y0, x0, y1, x1) of an edited slide that were painted anew, if it says."""
+    known = facts_of(description).get("known")
+    boxes = known.get("boxes") if isinstance(known, dict) else None
+    whole = isinstance(boxes, list) and all(isinstance(b, list) and len(b) == 4 for b in boxes)
+    return boxes if whole else []  # type: ignore[return-value]
+
+
 def legible_facts(description: str) -> list[tuple[str, str]]:
     """Return the facts as rows of (name, value), with boxes in the order of the options."""
     return [(name, _legible(name, value)) for name, value in facts_of(description).items()]

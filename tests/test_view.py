@@ -278,6 +278,17 @@ def test_provenance(client):
     assert photograph["mpp"] is None and "size" not in dict(photograph["facts"])
 
 
+def test_an_edit_is_marked_on_the_slide_and_on_its_source(folder, pixels, tmp_path):
+    facts = {"known": {"source": "a.svs", "boxes": [[10.0, 20.0, 40.0, 60.0]]}}
+    edited, small = tmp_path / "edited.ome.tif", tmp_path / "small.png"
+    text = f"a scanner's words | {WARNING} {json.dumps(facts)}"
+    ome_tiff.write(edited, pixels, mpp=0.5, description=text, lossless=True)
+    Image.fromarray(pixels[:64, :64]).save(small)
+    with Viewer([edited, folder / "slide.ome.tif", small]) as viewer:
+        slides = invited(viewer).get("/about").json["slides"]
+    assert [slide["marks"] for slide in slides] == [[[10, 20, 40, 60]]] * 2 + [[]]
+
+
 # What is refused
 
 HOSTILE = [

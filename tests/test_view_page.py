@@ -50,7 +50,8 @@ def slides(tmp_path_factory):
     for x0, y0, x1, y1 in NUCLEI:
         pixels[y0:y1, x0:x1] = 0
     slides = [folder / "synthetic.ome.tif", folder / "real.ome.tif"]
-    text = f'{WARNING} {{"software": "nasdm-wsi 0.1.0", "seed": 7}}'
+    known = '{"boxes": [[300.0, 200.0, 350.0, 280.0]]}'
+    text = f'{WARNING} {{"software": "nasdm-wsi 0.1.0", "seed": 7, "known": {known}}}'
     ome_tiff.write(slides[0], pixels, mpp=0.5, description=text, quality=95)
     ome_tiff.write(slides[1], pixels[::2, ::2], mpp=1.0, description="", quality=95)
     squares = shapely.box(*NUCLEI.T.astype(float))
@@ -285,3 +286,20 @@ def test_the_picture_of_the_docs_is_made_by_its_script(slides, tmp_path):
     subprocess.run([str(part) for part in [*command, "--at", "at=335,212,0.5"]], check=True)
     shown = np.asarray(Image.open(tmp_path / "page.png"), int)
     assert shown.shape == (500, 900, 3) and coloured(shown, "plasma").sum() > 100
+
+
+def test_a_frame_marks_what_an_edit_has_painted_anew(page):
+    """It lies at its place, in the pane of that slide alone, because the other has another size."""
+    frames = page().execute_script(
+        """return panes.map((pane) => [...pane.element.querySelectorAll(".mark")].map((mark) => {
+            const box = mark.getBoundingClientRect();
+            const pane_box = pane.place.getBoundingClientRect();
+            const point = new OpenSeadragon.Point(box.x - pane_box.x, box.y - pane_box.y);
+            const at = pane.viewer.viewport.viewerElementToImageCoordinates(point);
+            return [at.x, at.y, box.width / box.height];
+        }))"""
+    )
+    assert [len(marks) for marks in frames] == [1, 0]
+    x, y, ratio = frames[0][0]
+    assert (x, y) == (pytest.approx(200, abs=3), pytest.approx(300, abs=3))
+    assert ratio == pytest.approx(80 / 50, abs=0.1)

@@ -47,7 +47,7 @@ from .changes import Changes, unchanged
 from .source import EditedSlide
 
 SAME_MPP = 1.1  # a slide whose pixels are at most so much larger or smaller is edited in them
-STYLE_TILES, STYLE_SIDE = 24, 256  # tiles round the area on which stain is measured, and their side
+STYLE_TILES, STYLE_SIDE = 8, 768  # tiles round the area on which stain is measured, and their side
 
 
 class StyledPainter(Painter, Protocol):

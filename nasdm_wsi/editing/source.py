@@ -83,7 +83,10 @@ class EditedSlide:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The name and digest of the file, and the area; at most a thousand places of it."""
+        """The name and digest of the file, and the area.
+
+        ``boxes`` are the (y0, x0, y1, x1) of its parts, if there are at most a thousand.
+        """
         bounds = shapely.bounds(shapely.get_parts(self.area))[:, [1, 0, 3, 2]]
         facts = {
             "source": self.path.name,
@@ -92,7 +95,7 @@ class EditedSlide:
             "parts": len(bounds),
         }
         if len(bounds) <= MOST_BOXES:
-            facts["boxes (y0, x0, y1, x1)"] = bounds.round(2).tolist()
+            facts["boxes"] = bounds.round(2).tolist()
         return facts
 
     @property

@@ -32,7 +32,7 @@ from werkzeug.wrappers import Request, Response
 from ..annotations.types import PALETTE, TYPES
 from ..errors import NasdmError, PortError
 from ..geometry import Box, grow, intersect, shape
-from ..provenance import is_synthetic, legible_facts
+from ..provenance import edited_boxes, is_synthetic, legible_facts
 from ..rendering import read_annotations
 from ..slides.formats import labels_path
 from ..slides.reading import open_slide
@@ -158,7 +158,14 @@ class Viewer:
             {"name": name, "color": "#{:02x}{:02x}{:02x}".format(*colour)}
             for name, colour in zip(TYPES[1:], PALETTE[1:], strict=True)
         ]
-        return _json({"types": types, "slides": [shown.about() for shown in self._slides]})
+        slides = [shown.about() for shown in self._slides]
+        for about, shown in zip(slides, self._slides, strict=True):
+            # What an edit changed is marked on the slide and on those it can be compared with.
+            alike = [other for other in self._slides if other.slide.size == shown.slide.size]
+            about["marks"] = [
+                box for other in alike for box in edited_boxes(other.slide.description)
+            ]
+        return _json({"types": types, "slides": slides})
 
     def _nuclei(self, slide: int) -> Response:
         return _json(self._shown(slide).overlay.nuclei.counts())

@@ -91,7 +91,17 @@ class Pane {
     }
     this.viewer.addHandler("viewport-change", () => this === state.leader && moved());
     this.viewer.addHandler("update-viewport", () => this.draw());
+    this.viewer.addOnceHandler("open", () => this.marks.forEach((box) => this.mark(box)));
     return new Promise((resolve) => this.viewer.addOnceHandler("open", resolve));
+  }
+
+  // A frame round what an edit has painted anew.
+  mark([y0, x0, y1, x1]) {
+    const box = new OpenSeadragon.Rect(x0, y0, x1 - x0, y1 - y0);
+    this.viewer.addOverlay({
+      element: element("div", { className: "mark" }),
+      location: this.viewer.viewport.imageToViewportRectangle(box),
+    });
   }
 
   get view() {
