@@ -1,9 +1,10 @@
 """One checksum for threads, processes, a random order, faults and a region alone.
 
-    python benchmarks/reproduce.py [--side 8192] [--steps 2]
+    python benchmarks/reproduce.py [--side 8192] [--steps 2] [--one-phase]
 
 The slide consists of the example's annotations, repeated, and is rendered with the shipped
-weights. Everything runs as a user would run it. The exit code is 1 if two checksums differ.
+weights. Everything runs as a user would run it; with ``--one-phase`` the cost of tasks is set so
+high that a phase takes all solver steps, as on a GPU. The exit code is 1 if two checksums differ.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from nasdm_wsi.annotations.geojson import write_geojson
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "annotations.geojson"
 PIECE = 1536  # pixels a side of the example
+COMMAND = "import sys; from nasdm_wsi.cli.main import main; main(sys.argv[1:])"
+ONE_PHASE = "from nasdm_wsi import costs; costs.TASK = 100.0; costs.STRIDES = (512,); "
 SHUFFLED = """
 import heapq, random, sys
 from nasdm_wsi.mosaic import schedule
@@ -76,6 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--side", type=int, default=8192)
     parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--one-phase", action="store_true")
     options = parser.parse_args()
     side = str(options.side)
     print(machine("torch", "numpy", "dask"), flush=True)
@@ -85,7 +89,8 @@ def main() -> None:
         write_geojson(annotations, section(options.side))
 
         def command(name: str, *more: str) -> list[str]:
-            run = ["-c", SHUFFLED] if name == "shuffled" else ["-m", "nasdm_wsi.cli"]
+            code = SHUFFLED if name == "shuffled" else COMMAND
+            run = ["-c", ONE_PHASE * options.one_phase + code]
             arguments = [
                 "render",
                 str(annotations),
