@@ -111,7 +111,7 @@ def main() -> None:
         }.items():
             out, begin = Path(folder, f"{name}.ome.tif"), time.perf_counter()
             if "killed" in name:
-                disturbed(command(name, *more), out, (options.side // 512) ** 2 // 3)
+                disturbed(command(name, *more), out, max((options.side // 512) ** 2 // 3, 1))
             else:
                 subprocess.run(command(name, *more), check=True, stderr=subprocess.DEVNULL)
             with open(out, "rb") as file:
