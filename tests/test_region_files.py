@@ -14,7 +14,7 @@ from toy import ToyPainter
 
 from nasdm_wsi import open_slide, plan_render, read_annotations, render_region
 from nasdm_wsi.annotations.classes import ClassNames
-from nasdm_wsi.annotations.formats import read_regions
+from nasdm_wsi.annotations.formats import read_contents, read_regions
 from nasdm_wsi.annotations.geojson import write_geojson
 from nasdm_wsi.annotations.nuclei import Nuclei
 from nasdm_wsi.annotations.raster import Conditioning
@@ -139,6 +139,13 @@ def test_parts_of_one_annotation_lie_apart_and_nested(written):
     nuclei = read_annotations(written([feature(parts, "Gland"), feature(inner, "Mucin")]), mpp=0.5)
     names = seen(nuclei)
     assert (names == "mucus").sum() == 200 and (names == "epithelium").sum() == 2 * 3600 - 200
+
+
+def test_the_pieces_of_a_repaired_region_are_counted_as_regions(written):
+    crossing = shapely.Polygon([(0, 0), (200, 200), (200, 0), (0, 200)])
+    findings = read_contents(written([feature(crossing, "Stroma"), *cells()]), mpp=0.5).findings
+    assert ("Stroma", "region: stroma", 2) in findings.rows()
+    assert ("Stroma", "connective", 10) in findings.rows()
 
 
 @pytest.mark.parametrize("last", [False, True])

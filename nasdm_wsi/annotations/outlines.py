@@ -219,6 +219,8 @@ class Outlines:
         self._packer.add(pack(others, numbers[~is_tissue], names))
         # `pack` splits what repair has made of several parts, and leaves out what is empty.
         parts = np.where(shapely.is_empty(others), 0, shapely.get_num_geometries(others))
+        for kind, more in zip(kinds[parts > 1], parts[parts > 1] - 1, strict=True):
+            self.findings.counts[self.names[kind]] += int(more)
         self._classes.frombytes(np.repeat(kinds, parts).astype(np.int32).tobytes())
 
     def _check_coordinates(self, polygons: np.ndarray, places: Sequence[str]) -> None:
