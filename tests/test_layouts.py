@@ -173,6 +173,9 @@ def test_the_file_is_geojson_with_nuclei_regions_and_tissue(written):
     everything = [s for kinds in names.values() for shapes in kinds.values() for s in shapes]
     assert shapely.is_valid(everything).all()
     assert shapely.total_bounds(everything).tolist() == [0, 0, 2200, 500]
+    # Also where the canvas cuts the glands.
+    walls = shapely.union_all(names["annotation"]["epithelium region"]).buffer(1)
+    assert all(wall.intersects(walls) for wall in names["detection"]["epithelial"])
     tissue = shapely.union_all(names["annotation"]["tissue"])
     glass = shapely.union_all(names["annotation"]["glass region"])
     assert tissue.area + glass.area == pytest.approx(500 * 2200, rel=0.01)

@@ -27,11 +27,20 @@ class Darts:
         self._rng = rng
         self._parts: list[Proposals] = []
 
-    def throw(self, kind: int, weights: np.ndarray, count: float, angles: np.ndarray) -> int:
+    def throw(
+        self,
+        kind: int,
+        weights: np.ndarray,
+        count: float,
+        angles: np.ndarray,
+        *,
+        apart: float = 0.0,
+    ) -> int:
         """Add nuclei of a type; returns how many found room, at most ``count``.
 
         weights: float (h, w), how likely a nucleus lies at a place; none lies where it is 0.
         angles: float (h, w), where their long axes point.
+        apart: micrometres of room that each needs beyond its half width.
         """
         places = self._candidates(weights, count)
         areas = quantiles(AREAS, np.full(len(places), kind), self._rng.random(len(places)))
@@ -40,7 +49,7 @@ class Darts:
         for k, (y, x) in enumerate(places.tolist()):
             if len(kept) >= count:
                 break
-            if self._room[y + BORDER, x + BORDER] >= short[k]:
+            if self._room[y + BORDER, x + BORDER] >= short[k] + apart:
                 kept.append(k)
                 self._take(y, x, long[k], short[k], angles[y, x])
         y, x = places[kept].T

@@ -151,4 +151,6 @@ class Scene:
                 if kind == name and count:
                     mask = (self.places == place) & (self.labels == REGIONS.index(region) + 1)
                     weights, angles = self.ground.habits(region, name, tissues[place])
-                    self.darts.throw(TYPES.index(name), weights * mask, count, angles)
+                    apart = tissues[place].apart if name == "epithelial" else 0.0
+                    number = TYPES.index(name)
+                    self.darts.throw(number, weights * mask, count, angles, apart=apart)

@@ -49,6 +49,7 @@ class Tissue:
         rows: depths of the rows of epithelial nuclei below the outer border of the epithelium.
         spread: standard deviation of the depths.
         solid: whether epithelium that is deeper than the rows is full of nuclei, too.
+        apart: room between epithelial nuclei, in micrometres.
         clusters: how strongly cells of a type keep together.
         glands: how its glands are built; None if it has none.
     """
@@ -57,6 +58,7 @@ class Tissue:
     rows: tuple[float, ...] = (5.5,)
     spread: float = 0.9
     solid: bool = False
+    apart: float = 0.8
     clusters: float = 0.6
     glands: Glands | None = None
 
@@ -115,6 +117,7 @@ ADENOMA = Tissue(
     ),
     rows=(6.0, 12.0, 18.0),
     spread=2.2,
+    apart=1.1,
     glands=Glands(
         spacing=(120, 84), gap=11, radius=(58, 10), wall=29, joined=0.5, rough=0.12, goblets=0.12
     ),
@@ -137,6 +140,7 @@ CARCINOMA = Tissue(
     ),
     rows=(6.5, 14.0, 21.0),
     spread=3.2,
+    apart=1.3,
     solid=True,
     clusters=0.8,
     glands=Glands(

@@ -231,7 +231,9 @@ def _by_layer(regions: Regions, box: Box, frame: Polygon) -> Iterator[Regions]:
     polygons, names = regions.polygons(), np.array(REGIONS)[regions.types - 1]
     cut = ~shapely.contains_properly(frame, polygons)
     polygons[cut] = shapely.intersection(polygons[cut], frame)
-    y, x = _topmost(polygons)
+    # Blocks are half open, and what is cut may begin at the end of the canvas.
+    end = np.nextafter(frame.bounds[2:], 0)
+    y, x = np.minimum(_topmost(polygons), end[::-1, None])
     mine = (y >= box[0]) & (x >= box[1]) & (y < box[2]) & (x < box[3])
     layers = np.full(len(names), len(_LAYERS))
     for number, few in enumerate(_LAYERS):
