@@ -19,6 +19,7 @@ from nasdm_wsi.annotations.regions import REGIONS
 from nasdm_wsi.cli.main import main
 from nasdm_wsi.errors import DatasetError
 from nasdm_wsi.tools.dataset import read_manifest, read_regions
+from nasdm_wsi.tools.info import describe
 from nasdm_wsi.tools.prepare import prepare
 from nasdm_wsi.tools.tables import read_table
 
@@ -121,6 +122,8 @@ def test_patients_are_held_out_whole_and_copies_left_out(folder, tmp_path, caplo
     assert list(facts) == ["a", "b", "c"] and "2 pictures" in caplog.text
     assert not regions["b"].usable.any() and regions["b"].held_out == ((0, 0, *SIZE),)
     assert regions["a"].usable.any() and regions["a"].nuclei == "pseudo"
+    told = dict(describe(tmp_path / "out"))
+    assert told["labels of nuclei"] == "1 pseudo, 2 none" and told["labels of regions"] == "3 none"
     with pytest.raises(DatasetError, match="from 'a' back"):
         prepared(folder, tmp_path / "no", [{"image": "a.webp", "same_as": "a"}])
     with pytest.raises(DatasetError, match="no picture of patient '3'"):

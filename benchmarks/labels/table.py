@@ -1,7 +1,7 @@
 """Write the table of pictures, for `nasdm-wsi prepare`, of the four collections of colon.
 
     python benchmarks/labels/table.py DATA TABLE.json [--nuclei NUCLEI] [--regions REGIONS]
-        [--only SET ...]
+        [--only SET ...] [--names NAME ...]
 
 DATA is what `pictures.py` describes; NUCLEI and REGIONS are the folders of pseudo-labels that
 `nuclei.py` and `regions.py` write. Labels that nobody published are called pseudo in the table. Of
@@ -68,9 +68,12 @@ def main() -> None:
     parser.add_argument("--nuclei", type=Path)
     parser.add_argument("--regions", type=Path)
     parser.add_argument("--only", nargs="+", choices=SETS, default=SETS)
+    parser.add_argument("--names", nargs="+", help="only these pictures, as the table calls them")
     options = parser.parse_args()
     chosen = [p for p in pictures(options.data, *options.only, copies=True) if p.name not in INK]
     rows = [row(picture, options.nuclei, options.regions) for picture in chosen]
+    if options.names:
+        rows = [row for row in rows if row["name"] in options.names]
     options.table.write_text(json.dumps(rows, indent=1))
     print(f"{options.table}: {len(rows)} pictures")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,13 @@ def _dataset(path: Path) -> Facts:
         "published": sum(r["published"] for r in regions),
         "held_out": sum((y1 - y0) * (x1 - x0) for r in regions for y0, x0, y1, x1 in r["held_out"]),
         "nuclei": counts,
+        "labels": {kind: _origins(regions, kind) for kind in ("nuclei", "regions")},
     }
+
+
+def _origins(regions: list[Facts], kind: str) -> dict[str, int]:
+    """Return how many pictures have labels of a kind, by where these come from."""
+    return dict(Counter(region["labels"][kind] for region in regions))
 
 
 def _dataset_rows(facts: Facts) -> Rows:
@@ -74,6 +81,10 @@ def _dataset_rows(facts: Facts) -> Rows:
         ("kind", "prepared dataset"),
         ("regions", f"{facts['regions']}"),
         ("pixels", f"{published} published at {facts['mpp']} mpp, {held} held out"),
+        *(
+            (f"labels of {kind}", ", ".join(f"{n} {origin}" for origin, n in origins.items()))
+            for kind, origins in facts["labels"].items()
+        ),
         *((name, f"{count:,} nuclei") for name, count in facts["nuclei"].items()),
     ]
 
