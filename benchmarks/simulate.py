@@ -23,6 +23,7 @@ from measure import machine, table, unpainted
 
 from nasdm_wsi import costs
 from nasdm_wsi.geometry import Plan
+from nasdm_wsi.job import GPU_THREADS
 from nasdm_wsi.model import Painter
 from nasdm_wsi.model.families import FAMILIES, MACHINES, Sampling
 from nasdm_wsi.mosaic import schedule
@@ -34,7 +35,6 @@ from nasdm_wsi.slides.pyramid import Pyramid
 
 TILE = 512**2  # pixels
 ENCODING = 4e-8  # seconds of a core for a pixel of a tile
-HOST_THREADS = 4  # of a GPU worker: they draw masks and encode tiles while the GPU computes
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ class Load:
         """Seconds and bytes of one task, of a block or tile of full size."""
         phases = len(self.plan.phases)
         if task[0] >= phases:
-            return self._seconds(0, ENCODING * TILE), TILE * (3 + 0.75 + 0.3)
+            threads = 1 if self.cluster.kind[0] == "cpu" else GPU_THREADS
+            return ENCODING * TILE / threads, TILE * (3 + 0.75 + 0.3)
         block, state = self.plan.stride, costs.FLOAT32 * self.work.channels
         window = block + 2 * self.plan.margin
         first, last = self.plan.phases[task[0]]
@@ -75,7 +76,7 @@ class Load:
         """Seconds until a worker can take the next task."""
         if self.cluster.kind[0] == "cpu":
             return network + handling
-        return max(network, handling / HOST_THREADS)
+        return max(network, handling)  # which is that of all threads of its process
 
 
 def nothing(tasks: list[Task]) -> None:

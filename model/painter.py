@@ -248,9 +248,9 @@ class Painter:
 
     @torch.inference_mode()
     def _solve_batch(self, steps: Steps, windows: list[Window]) -> np.ndarray:
-        batch = self._batch(windows)
         first, last = steps
         with nullcontext() if self.device.type == "cpu" else gpu_turn:
+            batch = self._batch(windows)
             for k in range(first, last):
                 batch = batch.within((last - k) * self.cut.halo)
                 batch = self._step(batch, k, batch.within((last - k - 1) * self.cut.halo))

@@ -22,7 +22,7 @@ from .provenance import provenance
 from .resampling import KERNEL, Resampling
 
 FLOAT32 = 4  # bytes
-GPU_THREADS = 4  # of a process: one computes, and the others draw masks and encode tiles
+GPU_THREADS = 8  # of a process: one computes, and the others draw masks and encode tiles
 # The planes of known pixels: 1 where the picture is given, and its values there in [-1, 1].
 PIXELS_KNOWN = "pixels known"
 PIXELS = (PIXELS_KNOWN, "known red", "known green", "known blue")
