@@ -6,12 +6,15 @@ import re
 
 import numpy as np
 import pytest
+import shapely
 from bioformats_tools import MARKS, bioformats, level
 from helpers import DESCRIPTION, SETTINGS, SIZES, tissue
 from openslide import OpenSlide
 from tifffile import TiffFile
 
-from nasdm_wsi.slides import aperio, dicom, ome_tiff
+from nasdm_wsi.geometry import shape
+from nasdm_wsi.slides import aperio, dicom, ome_tiff, patched
+from nasdm_wsi.slides.formats import format_of
 
 pytestmark = MARKS
 
@@ -85,3 +88,22 @@ def test_bioformats_reads_label_pyramids(tmp_path):
     told = bioformats("ImageInfo", "-nopix", "-noflat", path)
     assert "Pixel type = uint32" in told and f"Resolutions = {len(SIZES)}\n" in told
     np.testing.assert_array_equal(level(path, 1), labels[::2, ::2])
+
+
+@pytest.mark.parametrize("name", ["slide.ome.tif", "slide.svs"])
+def test_bioformats_sees_a_slide_that_was_changed_in_place(tmp_path, name):
+    """The description is legible, and the changed tiles are as other readers see them."""
+    path, image = tmp_path / name, tissue(*SIZES[0])
+    format_of(path).write(path, image, **SETTINGS)
+    green = np.uint8([20, 200, 60])
+    area = shapely.box(48, 32, 80, 64)
+    patched.change(path, lambda box: np.broadcast_to(green, (*shape(box), 3)), area)
+    patched.describe(path, "changed: µ")
+    told = bioformats("ImageInfo", "-nopix", "-noflat", "-omexml", path)
+    assert "No validation errors found" in told and "changed: " in told
+    assert f"Resolutions = {len(SIZES)}\n" in told
+    assert 'PhysicalSizeX="0.5" PhysicalSizeXUnit="µm"' in told
+    seen = level(path, 0).astype(int)
+    assert np.abs(seen[34:62, 50:78] - green).max() <= 8
+    with TiffFile(path) as tiff:
+        assert np.abs(seen - tiff.series[0].levels[0].asarray()).max() <= 3

@@ -97,6 +97,7 @@ def _in_xml(text: str, note: str) -> str:
     """Return OME-XML with a note at the end of the description of its image."""
     space = text.partition("xmlns=")[2][1:].partition('"')[0] or _OME
     ElementTree.register_namespace("", space)
+    ElementTree.register_namespace("xsi", "http://www.w3.org/2001/XMLSchema-instance")
     root = ElementTree.fromstring(text.encode())
     image = root.find("{*}Image")
     if image is None:
