@@ -167,7 +167,9 @@ def edit(
         job: from `plan_edit` with the same ``out``.
         out: the slide; its suffix determines the format (`slides.formats`).
         changes: what differs from the slide, for the names of the nuclei in NAME.geojson.
-        workers, overwrite, progress: as in `rendering.render`.
+        workers: how many threads paint; by default one for each core.
+        overwrite: replace outputs that exist, and the state of another edit.
+        progress: called as ``progress(what, done, total)`` after each task.
 
     Returns:
         How many pixels of blocks were painted.
@@ -288,8 +290,10 @@ def edit_region(
     Args:
         slide: its path.
         box: (y0, x0, y1, x1) in pixels of ``nuclei``.
-        nuclei, painter, seed: as in `plan_edit`. A slide that does not state its pixel size is
-            taken to have that of ``nuclei``.
+        nuclei: as they shall be. A slide that does not state its pixel size is taken to have that
+            of the nuclei.
+        painter: one that takes known pixels.
+        seed: of the noise.
 
     Returns:
         The box, uint8 (h, w, 3), at the pixel size of the edit.
