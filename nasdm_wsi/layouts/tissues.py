@@ -157,12 +157,6 @@ CARCINOMA = Tissue(
     ),
 )
 LOOSE = Tissue(mixes=_mixes(stroma=_LOOSE, epithelium={}))
-DESMOPLASIA = Tissue(
-    mixes=_mixes(
-        stroma={**_LOOSE, "connective": 1700.0, "lymphocyte": 420.0, "plasma": 110.0},
-        epithelium={},
-    )
-)
 AGGREGATE = Tissue(
     mixes=_mixes(
         stroma={"lymphocyte": 11000.0, "plasma": 250.0, "connective": 500.0}, epithelium={}
