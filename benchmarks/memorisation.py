@@ -85,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--weights", default="small")
-    parser.add_argument("--stride", type=int, default=96, help="pixels between training patches")
+    parser.add_argument("--stride", type=int, default=48, help="pixels between training patches")
     parser.add_argument("--picture", type=Path, help="the nearest pairs of Lite0")
     options = parser.parse_args()
     torch.set_num_threads(1)
