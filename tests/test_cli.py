@@ -9,8 +9,8 @@ import sys
 from contextlib import closing, redirect_stderr
 from pathlib import Path
 
-import numpy as np
 import click
+import numpy as np
 import pytest
 import tifffile
 import torch
