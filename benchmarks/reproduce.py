@@ -37,7 +37,8 @@ import heapq, random, sys
 from nasdm_wsi.mosaic import schedule
 from nasdm_wsi.cli.main import main
 rng = random.Random(0)
-schedule.Ledger._push = lambda self, s, i, j: heapq.heappush(self._ready, (rng.random(), -s, i, j))
+schedule.Ledger._push = lambda self, s, i, j: heapq.heappush(self._ready, (rng.random(), (s, i, j)))
+schedule.Ledger.next = lambda self: heapq.heappop(self._ready)[1] if self._ready else None
 main(sys.argv[1:])
 """
 
