@@ -219,7 +219,7 @@ PRESETS = {
     "layout-nuclei": Preset(
         LocalConfig((32, 80), (1, 3), embedding=64, sigma_data=0.25, planes=len(LAYOUT_PLANES)),
         TrainingConfig(crop=96, batch=16, images=48_000, condition_dropout=0.0, layouts=True),
-        "paints layouts of nuclei for `layout`; trains in an hour on one core",
+        "places the nuclei of layouts; trains in an hour on one core",
         LAYOUT_PLANES,
     ),
     "nasdm": Preset(PAPER, _PAPER_TRAINING, "the paper's network, first stage"),

@@ -751,7 +751,7 @@ def test_without_geopandas_the_error_says_so(monkeypatch):
         ("qupath/zoo_fc.zip", 5, {"unclassified": 4}),
         ("qupath/zoo_hier.geojson", 0, {"unclassified": 1}),
         ("qupath/zoo_one.geojson", 1, {}),
-        ("tools/o_bowtie.geojson", 0, {"unclassified": 1}),
+        ("tools/o_bowtie.geojson", 0, {"unclassified": 2}),
         ("tools/o_cellvit.geojson", 2, {}),
         ("tools/o_instanseg.geojson", 0, {"Nucleus": 1}),
         ("tools/o_unclosed.geojson", 0, {"unclassified": 1}),

@@ -129,8 +129,8 @@ def test_an_absurd_style_is_held_and_said(caplog):
     (record,) = caplog.records
     said = record.getMessage()
     assert record.levelno == logging.WARNING and "\n" not in said
-    assert "eosin from -0.34 to 0.10, residual colour from 0.58 to 0.26" in said
-    assert "haematoxylin from 0.40 to 0.63" in said  # it takes over what the residual loses
+    assert "eosin from -0.34 to 0.12, residual colour from 0.58 to 0.35" in said
+    assert "haematoxylin from 0.40 to 0.56" in said  # it takes over what the residual loses
     assert "variation of residual colour from 9.00 to" in said
     assert "variation of eosin" not in said
 
