@@ -36,51 +36,53 @@ def _pairs(_ctx: click.Context, option: click.Parameter, given: tuple[str, ...])
 @click.option(
     "--area",
     type=options.EXISTING,
-    help="GeoJSON of what to paint anew; default: annotations of the class Edit in ANNOTATIONS.",
+    help="GeoJSON of the area to repaint; default: annotations of the class Edit in ANNOTATIONS.",
 )
 @click.option(
     "--before",
     type=options.EXISTING,
-    help="Nuclei as they are in SLIDE: all that differs from them is painted anew.",
+    help="Nuclei as they are in SLIDE: all nuclei that differ from them are repainted.",
 )
 @click.option(
     "--margin",
     type=click.FloatRange(0),
     default=4.0,
     show_default=True,
-    help="Micrometres round a nucleus that differs which are painted anew.",
+    help="Micrometres around each differing nucleus that are repainted.",
 )
 @click.option(
     "--insert",
     metavar="TYPE=NUMBER",
     multiple=True,
     callback=_pairs,
-    help="Insert so many nuclei of a type near their usual company; repeatable.",
+    help="Insert this many nuclei of a type near types that it occurs with; repeatable.",
 )
 @click.option(
     "--remove",
     metavar="TYPE=NUMBER|SHARE",
     multiple=True,
     callback=_pairs,
-    help="Remove so many nuclei of a type, or a share below 1, at random; repeatable.",
+    help="Remove this many nuclei of a type, or a share below 1, at random; repeatable.",
 )
 @click.option(
     "--swap",
     metavar="TYPE=TYPE",
     multiple=True,
     callback=_pairs,
-    help="Turn all nuclei of a type into another; repeatable.",
+    help="Change all nuclei of one type to another type; repeatable.",
 )
 @click.option("--thin", type=click.FloatRange(0, 1), help="Remove this share of all nuclei.")
 @click.option("--mpp", type=float, help="Pixel size of a SLIDE that does not state it.")
-@click.option("--mask", type=options.NEW, help="Also write where the slide is synthetic.")
+@click.option(
+    "--mask", type=options.NEW, help="Also write a label image of where the slide is synthetic."
+)
 @options.reading
 @options.seed
 @click.option("--steps", type=click.IntRange(1, 1000), help="Number of solver steps.")
 @click.option("--guidance", type=click.FloatRange(0, 20), help="Strength of guidance.")
 @click.option(
     "--style",
-    help="Stain: the name of a style, or a slide or image; default: that of SLIDE round the edit.",
+    help="Stain: the name of a style, or a slide or image; default: that of SLIDE near the edit.",
 )
 @options.weights
 @options.device
@@ -88,12 +90,12 @@ def _pairs(_ctx: click.Context, option: click.Parameter, given: tuple[str, ...])
 @click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
 @options.quiet
 def edit(slide: Path, annotations: Path, out: Path, mask: Path | None, **given) -> None:
-    """Paint a part of SLIDE anew, so that it shows the nuclei of ANNOTATIONS.
+    """Repaint part of SLIDE, so that it shows the nuclei of ANNOTATIONS.
 
-    What to paint is given by --area, by the difference from --before, or by --insert, --remove,
-    --swap and --thin, which change the nuclei of ANNOTATIONS at random. All other pixels stay
-    exactly as they are. The nuclei are written to NAME.geojson beside the edited slide, with what
-    has become of each as its name. To resume an edit that was stopped, run the same command again.
+    The part is given by --area, by the difference from --before, or by --insert, --remove, --swap
+    and --thin, which change the nuclei of ANNOTATIONS. All other pixels stay exactly as they are.
+    The nuclei are written to NAME.geojson beside the edited slide; the name of each says whether
+    it was changed. To resume an edit that was stopped, run the same command again.
     """
     from ..delivery import check_output, run_folder
     from ..editing.edit import edit as edit_slide

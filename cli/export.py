@@ -49,7 +49,7 @@ FORMATS = ("lizard", "coco", "masks", "tiatoolbox", "dicom", "types", "instances
     "shares",
     type=(click.FloatRange(0), click.FloatRange(0), click.FloatRange(0)),
     metavar="TRAIN VAL TEST",
-    help="Divide the slides into the folders train, val and test, by these shares.",
+    help="Divide the slides into the folders train, val and test in these proportions.",
 )
 @options.seed
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")

@@ -31,7 +31,7 @@ from . import options
 @click.option(
     "--count",
     type=click.IntRange(1),
-    help="Write this many files, NAME_SEED.geojson, with seeds in a row.",
+    help="Write this many files, NAME_SEED.geojson, with consecutive seeds.",
 )
 @click.option(
     "--tissue",
@@ -56,28 +56,30 @@ from . import options
     "--like",
     type=options.EXISTING,
     metavar="FILE",
-    help="Annotated nuclei whose densities are taken, by region where regions are drawn.",
+    help="Annotated nuclei from which to take densities, for each region if it has regions.",
 )
 @click.option(
     "--density",
     metavar="[REGION:]TYPE=NUMBER",
     multiple=True,
-    help="Nuclei of a type in a square millimetre, of a region or of all tissue; repeatable.",
+    help="Nuclei of a type per square millimetre, of a region or of all tissue; repeatable.",
 )
 @click.option(
     "--share",
     metavar="[REGION:]TYPE=FACTORx",
     multiple=True,
-    help="How many times as many nuclei of a type as there would be; repeatable.",
+    help="Multiply the number of nuclei of a type, for example plasma=2x; repeatable.",
 )
 @click.option(
     "--nuclei",
     type=click.Choice(["learned", "rules"]),
     default="learned",
     show_default=True,
-    help="What places the nuclei: a trained network, or rules, which take a fraction of the time.",
+    help="Place nuclei by a trained network, or by rules, which take a fraction of the time.",
 )
-@click.option("--workers", type=click.IntRange(1), help="Number of processes; default: one a core.")
+@click.option(
+    "--workers", type=click.IntRange(1), help="Number of processes; default: one per core."
+)
 @click.option("--overwrite", is_flag=True, help="Replace existing files.")
 @options.quiet
 def layout(
@@ -90,7 +92,7 @@ def layout(
     overwrite: bool,
     **given,
 ) -> None:
-    """Invent regions and nuclei of colon for a canvas of any size, as GeoJSON.
+    """Generate regions and nuclei of colon for a canvas of any size, as GeoJSON.
 
     The file opens in QuPath, and `nasdm-wsi render` turns it into a slide. The same seed gives the
     same file.

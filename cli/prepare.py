@@ -31,7 +31,7 @@ from . import options
     type=click.FloatRange(0, 100, min_open=True),
     default=0.5,
     show_default=True,
-    help="Micrometres per pixel of the dataset; those of a table may have others.",
+    help="Pixel size of the dataset in micrometres; pictures of a table are resampled to it.",
 )
 @click.option(
     "--exclude", metavar="NAME", multiple=True, help="Leave out the picture NAME; repeatable."
@@ -48,7 +48,7 @@ from . import options
 @click.option(
     "--normalise-to",
     type=options.EXISTING,
-    help="Repaint all pictures with the stains of this slide or image (Vahadane, 2016).",
+    help="Normalise the stains of all pictures to this slide or image (Vahadane, 2016).",
 )
 @click.option(
     "--stain-backend",

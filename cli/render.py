@@ -19,7 +19,7 @@ from .many import is_many, render_all
 @click.option(
     "--suffix",
     metavar=".SUFFIX",
-    help="End of the names of many slides, which selects their format; default: .ome.tif.",
+    help="Suffix of the slides of a folder or CSV, which selects their format; default: .ome.tif.",
 )
 @click.option("--mpp", type=float, help="Pixel size of the annotations in micrometres.")
 @click.option(
@@ -102,7 +102,7 @@ def render(
     """Render ANNOTATIONS (GeoJSON, JSON, a store or labels) into a pyramidal slide.
 
     For many slides, ANNOTATIONS is a folder of such files, or a CSV with the column annotations,
-    and --out is a folder. Further columns of the CSV are out and options, by their names.
+    and --out is a folder. Further columns of the CSV may be out and the names of options.
 
     To resume a render that was stopped, run the same command again. The nuclei are written beside
     the slide, to NAME.geojson, in the slide's pixels. While the slide is rendered,

@@ -190,12 +190,12 @@ PRESETS = {
     "small-adversarial": Preset(
         _SMALL,
         _ADVERSARIAL,
-        "third stage of small, which a critic judges: give `init`",
+        "third stage of small, with a critic: give `init`",
     ),
     "small-regions": Preset(
         _WITH_REGIONS,
         TrainingConfig(),
-        "small with regions and known pixels as conditions: the network that ships",
+        "small with regions and known pixels as conditions: the network of the default weights",
         ALL_PLANES,
     ),
     "small-regions-guided": Preset(
@@ -207,7 +207,7 @@ PRESETS = {
     "small-regions-adversarial": Preset(
         _WITH_REGIONS,
         replace(_ADVERSARIAL, critic_steps=(4, 4, 8), critic_pixels=True, even_places=60.0),
-        "third stage of small-regions, judged in four steps and in eight: give `init`",
+        "third stage of small-regions, with a critic: give `init`",
         ALL_PLANES,
     ),
     "medium": Preset(
@@ -219,7 +219,7 @@ PRESETS = {
     "layout-nuclei": Preset(
         LocalConfig((32, 80), (1, 3), embedding=64, sigma_data=0.25, planes=len(LAYOUT_PLANES)),
         TrainingConfig(crop=96, batch=16, images=48_000, condition_dropout=0.0, layouts=True),
-        "places the nuclei of layouts; trains in an hour on one core",
+        "places the nuclei of layouts; trains in half an hour on one core",
         LAYOUT_PLANES,
     ),
     "nasdm": Preset(PAPER, _PAPER_TRAINING, "the paper's network, first stage"),

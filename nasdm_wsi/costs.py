@@ -1,11 +1,11 @@
-"""The cheapest plan, by a model of arithmetic, memory, storage and scheduling.
+"""The plan of lowest cost, by a model of arithmetic, memory, storage and scheduling.
 
 A phase may take several solver steps. Its windows are then wider and the network computes more
 pixels, but less state passes through the storage, and there are fewer tasks. Larger blocks compute
 fewer pixels twice, but need more memory and keep fewer workers busy.
 
-The plan decides the last bits of the pixels. It must therefore not depend on the workers that
-happen to be there: the model assumes how many there are from the size of the canvas.
+The plan affects the last bits of the pixels. It must therefore not depend on the number of workers
+that are available: the model assumes a number of workers from the size of the canvas.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Pictures at another pixel size, for any box by itself.
+"""Pictures at another pixel size, for any box separately.
 
-A pixel of the result is a weighted mean of the pixels around its centre, by Lanczos' kernel of
+A pixel of the result is a weighted mean of the pixels around its centre, by a Lanczos kernel of
 three lobes (Turkowski, Filters for Common Resampling Tasks, in Graphics Gems, 1990), which is
 stretched if the picture is reduced. The weights depend only on the place of the pixel, so boxes
 that are computed separately fit together exactly. Axis order is (y, x), a box is (y0, x0, y1, x1),

@@ -1,4 +1,4 @@
-"""The conditions of a network that paints maps of nuclei: regions, and densities in them."""
+"""The conditions of the network that paints maps of nuclei: regions, and densities in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The map of nuclei that the network paints, and how nuclei become a map and a map nuclei.
+"""The map of nuclei that the network paints: conversion from nuclei and back.
 
 A map has three channels. Each stands for two types, one with positive and one with negative values,
 so that no blend of two types looks like a third. The size of a value says how far the pixel lies

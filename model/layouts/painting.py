@@ -1,4 +1,4 @@
-"""The painting of a map of nuclei for one box, by itself: a function of seed, place and planes."""
+"""Painting the map of nuclei of one box separately, as a function of seed, place and planes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Nuclei in regions by a trained network: a source of layouts.
 
-The canvas is cut into blocks of `BLOCK` micrometres. The network paints the map of each block by
-itself (`painting`), and the nuclei of the map (`encoding`) go into the squares of `Populated`. In
-each square their numbers are then made those that are wanted.
+The canvas is cut into blocks of `BLOCK` micrometres. The network paints the map of each block
+separately (`painting`), and the nuclei of the map (`encoding`) are assigned to the squares of
+`Populated`. In each square their numbers are then adjusted to the wanted ones.
 """
 
 from __future__ import annotations

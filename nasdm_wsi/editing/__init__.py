@@ -1,1 +1,1 @@
-"""Edits of real slides: a part is painted anew, and the rest stays exactly as it is."""
+"""Edits of real slides: part of a slide is repainted, and the rest stays exactly as it is."""

@@ -1,4 +1,4 @@
-"""The areas of an edit: reading those that are drawn, and widening them to whole cells."""
+"""The areas of an edit: reading drawn areas, and widening areas to whole cells of a grid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What differs between two sets of nuclei, and the area round it."""
+"""The differences between two sets of nuclei, and the area around them."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The path from a real slide to the edited one.
 
-`plan_edit` says which pixels are known and which are to be painted anew; `edit` paints them and
-writes the slide. If the output has the ending of the source and the source is a tiled TIFF of a
-usual kind, it is a copy in which only the tiles that show the edit change (`slides.patched`).
-Otherwise all of it is written anew, without loss.
+`plan_edit` says which pixels are known and which are to be repainted; `edit` paints them and writes
+the slide. If the output has the suffix of the source and the source is a tiled TIFF of a usual
+kind, the output is a copy in which only the tiles that show the edit change (`slides.patched`).
+Otherwise the whole slide is written again with lossless compression.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def plan_edit(
         path: of the slide.
         nuclei: as they shall be, in pixels of any size, counted from the corner of the slide that
             QuPath shows. Outlines of tissue are ignored.
-        area: polygons in pixels of ``nuclei``, to be painted anew.
+        area: polygons in pixels of ``nuclei``, to be repainted.
         painter: one that takes known pixels.
         out: the output. If a copy of the slide can be changed into it, the area is widened to whole
             JPEG blocks.
@@ -285,7 +285,7 @@ class Rows:
 def edit_region(
     slide: str | Path, box: Box, nuclei: Nuclei, painter: StyledPainter, *, seed: int = 0
 ) -> np.ndarray:
-    """Paint a box of a slide anew from ``nuclei``, and fit it to the pixels around.
+    """Repaint a box of a slide from ``nuclei``, and fit it to the pixels around.
 
     Args:
         slide: its path.

@@ -1,7 +1,7 @@
 """Edits of nuclei for augmentation: insert, remove, swap types, thin out.
 
-Each function takes nuclei and gives those after the edit; `changes.changes` tells what differs. All
-draw from ``rng``, so that the same seed gives the same edit.
+Each function takes nuclei and returns those after the edit; `changes.changes` compares the two. All
+use the random numbers of ``rng``, so the same seed gives the same edit.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def insert(
     rng: np.random.Generator,
     fits: Fits = lambda outline: True,
 ) -> Nuclei:
-    """Add nuclei of a type where one could lie: near their usual company, and touching no other.
+    """Add nuclei of a type, near types that it usually occurs with, and touching no other nucleus.
 
-    Outlines are those of nuclei of this type in the slide, turned at random; if there are none, of
-    any of its company.
+    Outlines are those of nuclei of this type in the slide, rotated at random; if there are none,
+    those of the types that it usually occurs with.
 
     Args:
         fits: whether an outline may lie where it is, for example on tissue.

@@ -1,4 +1,4 @@
-"""The slide of which a part is edited, as the known pixels of a job."""
+"""The slide that is edited, as the known pixels of a job."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The colon: regions by rules, at any size, and the nuclei in them.
 
-The ground says which tissue lies where, one value for every `STEP` micrometres. The mucosa gets
+The ground is the map of tissues, with one value for every `STEP` micrometres. The mucosa gets
 crypts, an epithelium on its surface and muscle below it; tumours get glands of their own.
 """
 

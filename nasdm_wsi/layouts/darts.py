@@ -1,4 +1,4 @@
-"""Nuclei thrown one by one into an area, each at a distance from those before it."""
+"""Nuclei placed one by one in an area, each at a minimum distance from those before it."""
 
 from __future__ import annotations
 

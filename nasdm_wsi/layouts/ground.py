@@ -1,4 +1,4 @@
-"""What the regions round a place say about the nuclei there: how likely, and which way they lie."""
+"""How likely nuclei are at a place, and their direction, by the regions around it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random numbers as functions of seed and place, so that any box alone has those of the whole."""
+"""Random numbers by seed and place, so that any box alone has those of the whole canvas."""
 
 from __future__ import annotations
 

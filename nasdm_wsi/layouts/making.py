@@ -1,4 +1,4 @@
-"""Layouts from nothing, or from regions: the function behind the command."""
+"""Layouts with generated or given regions: the function behind the command."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def layout(
     overwrite: bool = False,
     progress: Callable[..., None] | None = None,
 ) -> dict[str, int]:
-    """Write regions and nuclei of invented colon as GeoJSON; returns the numbers of nuclei.
+    """Write generated regions and nuclei of colon as GeoJSON; returns the numbers of nuclei.
 
     The same seed gives the same bytes, whatever ``workers``.
 

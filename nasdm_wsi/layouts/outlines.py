@@ -1,12 +1,12 @@
 """Outlines of nuclei, by place and without overlaps.
 
-An outline is star-shaped: an ellipse whose radius varies in three to five swells. Areas,
-elongations and the heights of the swells are distributed as those of the nuclei of Lizard and
+An outline is star-shaped: an ellipse whose radius varies in three to five bulges. Areas,
+elongations and the heights of the bulges are distributed as those of the nuclei of Lizard and
 CoNSeP at 0.5 micrometres a pixel; the tables below are these statistics. No outline of the data
 sets is stored.
 
 Two outlines that would overlap are both cut along one line between them. A nucleus that would lose
-too much is left out. Both depend on the nuclei within `REACH` alone.
+too much is left out. Both steps depend only on the nuclei within `REACH`.
 """
 
 from __future__ import annotations

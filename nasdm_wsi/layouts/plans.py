@@ -1,4 +1,4 @@
-"""Plans of whole slides: real ones, turned, bent and enlarged, or one that is given.
+"""Plans of whole slides: real ones that are mirrored, distorted and enlarged, or a given one.
 
 The real plans are those of colorectal cancers of the ORION study (J.-R. Lin and others, Nature
 Cancer 2023, CC BY 4.0), smoothed, one cell for 112 micrometres (`orion/LICENSE.md`).

@@ -1,7 +1,7 @@
 """Nuclei in regions: how many of each type, where, and in which direction.
 
-The canvas is cut into squares of `TILE` micrometres. A square is populated by itself from the
-regions in and around it, so that the numbers that are wanted are met in every square. Where two
+The canvas is cut into squares of `TILE` micrometres. Each square is filled separately, according to
+the regions in and around it, so that every square has the wanted numbers. Where two
 squares meet, nuclei that come too near to each other are cut or left out (`outlines.shapes`).
 """
 

@@ -1,4 +1,4 @@
-"""What a source of layouts gives: regions, and nuclei whose outlines are still to be drawn."""
+"""What a source of layouts returns: regions, and nuclei whose outlines are not drawn yet."""
 
 from __future__ import annotations
 

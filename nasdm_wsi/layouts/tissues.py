@@ -1,4 +1,4 @@
-"""What tissues look like: how many nuclei of which type lie where, and how glands are built."""
+"""Parameters of tissues: the numbers and places of nuclei of each type, and the form of glands."""
 
 from __future__ import annotations
 
