@@ -147,7 +147,7 @@ def edit(slide: Path, annotations: Path, out: Path, mask: Path | None, **given) 
 
 
 def _request(slide: Path, annotations: Path, given: dict) -> tuple[Changes, shapely.Geometry]:
-    """Return what changes, and all that is to be painted anew, in pixels of the annotations."""
+    """Return what changes, and the area to repaint, in pixels of the annotations."""
     from ..editing.areas import EDIT, read_area
     from ..editing.changes import changes, unchanged
     from ..errors import PlanError
@@ -166,7 +166,7 @@ def _request(slide: Path, annotations: Path, given: dict) -> tuple[Changes, shap
         area |= read_area(annotations, named=EDIT)
     if area.is_empty:
         raise PlanError(
-            "nothing is to be painted anew: give `area`, `before`, `insert`, `remove`, `swap` or "
+            "there is nothing to repaint: give `area`, `before`, `insert`, `remove`, `swap` or "
             "`thin`, or draw an annotation of the class Edit"
         )
     return difference, area

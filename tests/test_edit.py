@@ -248,7 +248,7 @@ def test_an_edit_of_a_region_in_python(folder, fitting_weights):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ((), "nothing is to be painted anew: give --area, --before, --insert"),
+        ((), "there is nothing to repaint: give --area, --before, --insert"),
         (("--insert", "eosin=3"), "'eosin' is no nucleus type: choose one of neutrophil"),
         (("--insert", "plasma"), "'plasma' is not TYPE=NUMBER"),
         (("--remove", "plasma=few"), "'few' is no number"),
