@@ -183,7 +183,7 @@ def write_outputs(
     job, form = mosaic.job, format_of(out)
     y0, x0, y1, x1 = job.shown
     shown = job.nuclei.scaled(job.mpp).shifted(-y0, -x0).within((0, 0, y1 - y0, x1 - x0))
-    lines = feature_lines(shown, shown.regions)
+    lines = feature_lines(shown, shown.regions, tissue=shown.tissue)
     digest = write_labels(mosaic.store, out, lines, replaced=replaced)
     facts = described(job, mosaic.pyramid, labels=digest)
     common: dict[str, Any] = {

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from PIL import Image
 from toy import ToyPainter
 
-from nasdm_wsi import open_slide, plan_render, read_annotations, render_region
+from nasdm_wsi import open_slide, plan_render, read_annotations, render, render_region
 from nasdm_wsi.annotations.classes import ClassNames
 from nasdm_wsi.annotations.formats import read_contents, read_regions
 from nasdm_wsi.annotations.geojson import write_geojson
@@ -409,6 +409,7 @@ def random_table(seed: int) -> Nuclei:
         rng.integers(1, 7, len(nuclei)),
         mpp=0.5,
         regions=Regions.from_polygons(polygons, names, mpp=0.5),
+        tissue=shapely.union_all([*nuclei[:30], shapely.box(9, 9, 150, 200)]),
     )
 
 
@@ -430,8 +431,9 @@ def test_regions_are_annotations_before_the_detections_of_nuclei(tmp_path):
     write_geojson(tmp_path / "a.geojson", random_table(0))
     features = json.loads((tmp_path / "a.geojson").read_text())["features"]
     kinds = [one["properties"]["objectType"] for one in features]
-    assert kinds == ["annotation"] * 27 + ["detection"] * 60
-    first = features[0]["properties"]["classification"]
+    assert kinds == ["annotation"] * 28 + ["detection"] * 60
+    assert features[0]["properties"]["classification"]["name"] == "Tissue"
+    first = features[1]["properties"]["classification"]
     assert first == {"name": "Lumen region", "color": PALETTE[1].tolist()}
     assert len({one["id"] for one in features}) == len(features)
 
@@ -465,6 +467,25 @@ def test_render_paints_the_regions_of_the_option(written, tmp_path):
     bare = plan_render(read_annotations(path, mpp=0.5), job.painter, size=(60, 80))
     assert bare.facts["nuclei"] != job.facts["nuclei"]
     assert (render_region(bare) != render_region(job)).any()
+
+
+def test_a_slide_rendered_from_the_file_beside_it_is_the_same(tmp_path):
+    """Also where tissue is outlined: the outline is in the file."""
+    table = random_table(2)
+    write_geojson(tmp_path / "in.geojson", table)
+    read = read_annotations(tmp_path / "in.geojson", mpp=0.5)
+    job = plan_render(read, ToyPainter(), size=(160, 192), region=(16, 32, 144, 160))
+    render(job, tmp_path / "one.ome.tif", lossless=True)
+    beside = read_annotations(tmp_path / "one.geojson", mpp=0.5)
+    again = plan_render(beside, ToyPainter(), size=(128, 128))
+    box = (0, 0, 128, 128)
+    there = job.region
+    assert 0.1 < job.tissue(there).mean() < 0.9
+    np.testing.assert_array_equal(job.tissue(there), again.tissue(box))
+    shown = read.shifted(-16, -32).within(box)
+    assert shapely.equals_exact(shown.tissue, beside.tissue, 1e-6)  # nothing is cut
+    assert np.abs(shown.regions.coords - beside.regions.coords).max() < 1e-6
+    assert np.abs(shown.coords - beside.coords).max() < 1e-6
 
 
 def test_a_part_alone_and_by_other_workers_shows_the_same_regions(tmp_path):

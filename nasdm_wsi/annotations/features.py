@@ -38,6 +38,7 @@ GEOMETRIES = (
 _OF_QUPATH = {"objectType", "object_type", "isLocked", "measurements", "name", "color"}
 _NUCLEI = ("annotation", "detection", "cell")
 _NO_NUCLEI = {"tile": "tiles", "tmacore": "TMA cores", "root": "root objects"}
+_TISSUE_COLOUR = [150, 120, 160]
 _CANONICAL = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -187,15 +188,23 @@ def _polygons_in(geometry: dict) -> Sequence:
 
 
 def feature_lines(
-    nuclei: Columns, regions: Columns | None = None, *, notes: Sequence[str] = ()
+    nuclei: Columns,
+    regions: Columns | None = None,
+    *,
+    tissue: shapely.Geometry | None = None,
+    notes: Sequence[str] = (),
 ) -> Iterator[bytes]:
-    """Yield each region and then each nucleus as the text of a feature that QuPath opens.
+    """Yield the tissue, each region and then each nucleus as features that QuPath opens.
 
-    Regions are annotations of classes like "Stroma region", which name nothing but regions, and
-    nuclei are detections. Coordinates have two decimals. Ids that are UUIDs are kept; other ids are
-    derived from place and number, so that the same outlines give the same text. ``notes`` are the
-    names of the nuclei, which QuPath shows; "" is none.
+    The outline of the tissue is one annotation of class "Tissue", which is not cut. Regions are
+    annotations of classes like "Stroma region", which name nothing but regions, and nuclei are
+    detections. Coordinates have two decimals. Ids that are UUIDs are kept; other ids are derived
+    from place and number, so that the same outlines give the same text. ``notes`` are the names of
+    the nuclei, which QuPath shows; "" is none.
     """
+    if tissue is not None and not tissue.is_empty:
+        rounded = shapely.transform(tissue, lambda points: np.round(points, 2))
+        yield _annotation(shapely.normalize(rounded), {"name": "Tissue", "color": _TISSUE_COLOUR})
     if regions is not None:
         names = ["", *map(region_class, REGIONS)]
         yield from _features(regions, "annotation", _classes(names, REGION_PALETTE))
@@ -208,15 +217,21 @@ def annotation_line(geometry: shapely.Geometry, name: str, kind: str) -> bytes:
 
     If the class ends in ``*``, the annotation is left out where nuclei or regions are read.
     """
+    rounded = shapely.set_precision(geometry, 0.01)
+    identity = f"{kind} {name} {geometry.wkt}"
+    return _annotation(rounded, {"name": kind, "color": [128, 128, 128]}, identity, name=name)
+
+
+def _annotation(
+    geometry: shapely.Geometry, kind: dict[str, Any], identity: str = "", **properties: str
+) -> bytes:
+    """Return an annotation as the text of a feature; its id is derived from ``identity``."""
+    text = shapely.to_geojson(geometry)
     feature = {
         "type": "Feature",
-        "id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{kind} {name} {geometry.wkt}")),
-        "geometry": orjson.Fragment(shapely.to_geojson(shapely.set_precision(geometry, 0.01))),
-        "properties": {
-            "objectType": "annotation",
-            "classification": {"name": kind, "color": [128, 128, 128]},
-            "name": name,
-        },
+        "id": str(uuid.uuid5(uuid.NAMESPACE_OID, identity or f"{kind['name']} {text}")),
+        "geometry": orjson.Fragment(text),
+        "properties": {"objectType": "annotation", "classification": kind, **properties},
     }
     return orjson.dumps(feature)
 

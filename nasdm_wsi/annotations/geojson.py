@@ -43,16 +43,16 @@ def read_geojson(
 
 
 def write_geojson(path: str | Path, nuclei: Nuclei) -> None:
-    """Write nuclei and regions in their pixels, as objects that QuPath opens; one feature a line.
+    """Write tissue, regions and nuclei in their pixels, as objects that QuPath opens.
 
-    The same nuclei give the same bytes; `features.feature_lines` says what is rounded and what the
-    ids are. Tissue is not written.
+    Each feature is a line. The same nuclei give the same bytes; `features.feature_lines` says what
+    is rounded and what the ids are.
 
     Raises:
         OutputError: the file cannot be written.
     """
     with whole_or_nothing(Path(path)) as part, open(part, "wb") as file:
-        write_features(file, feature_lines(nuclei, nuclei.regions))
+        write_features(file, feature_lines(nuclei, nuclei.regions, tissue=nuclei.tissue))
 
 
 def write_features(file: BinaryIO, features: Iterable[bytes]) -> None:

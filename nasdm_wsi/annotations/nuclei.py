@@ -141,15 +141,11 @@ class Nuclei(PolygonTable):
         return nuclei
 
     def to_geojson(self) -> Any:
-        """Return a ``geojson.FeatureCollection`` of the features that `write_geojson` writes.
-
-        Tissue is not in it.
-        """
+        """Return a ``geojson.FeatureCollection`` of the features that `write_geojson` writes."""
         import geojson
 
-        features = [
-            geojson.Feature(**orjson.loads(line)) for line in feature_lines(self, self.regions)
-        ]
+        lines = feature_lines(self, self.regions, tissue=self.tissue)
+        features = [geojson.Feature(**orjson.loads(line)) for line in lines]
         return geojson.FeatureCollection(features)
 
     @classmethod

@@ -62,8 +62,11 @@ class Outlines:
 
     @property
     def tissue(self) -> shapely.Geometry | None:
-        """The union of the tissue outlines; None if there are none. Known after `columns`."""
-        return shapely.union_all(self._tissue) if self._tissue else None
+        """The union of the tissue outlines; None if there are none. Known after `columns`.
+
+        It is in normal form: a union that is written and read again stays the same.
+        """
+        return shapely.normalize(shapely.union_all(self._tissue)) if self._tissue else None
 
     def add(
         self,

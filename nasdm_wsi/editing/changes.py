@@ -63,7 +63,8 @@ class Changes:
         What has become of a nucleus is its name. Removed nuclei and the area are annotations of the
         classes ``Removed*`` and ``Synthetic*``, which are left out where nuclei are read.
         """
-        yield from feature_lines(self.nuclei, self.nuclei.regions, notes=self.states.tolist())
+        nuclei, notes = self.nuclei, self.states.tolist()
+        yield from feature_lines(nuclei, nuclei.regions, tissue=nuclei.tissue, notes=notes)
         for polygon, kind in zip(self.removed.polygons(), self.removed.types, strict=True):
             yield annotation_line(polygon, f"removed {TYPES[kind]}", "Removed*")
         for part in shapely.get_parts(area):
