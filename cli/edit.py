@@ -18,15 +18,43 @@ if TYPE_CHECKING:
     from ..editing.changes import Changes
 
 
-def _pairs(_ctx: click.Context, option: click.Parameter, given: tuple[str, ...]) -> list:
-    """Return (name, value) of each NAME=VALUE."""
-    pairs = []
-    for text in given:
-        name, sign, value = text.partition("=")
-        if not (name and sign and value):
-            raise click.BadParameter(f"{text!r} is not {option.metavar}")
-        pairs.append((name.casefold(), value.casefold()))
+def _pairs(read: Callable[[str], Any]) -> Callable[..., list[tuple[str, Any]]]:
+    """Return a callback that returns (name, value) of each NAME=VALUE."""
+
+    def pairs(_ctx: click.Context, option: click.Parameter, given: tuple[str, ...]) -> list:
+        found = []
+        for text in given:
+            name, sign, value = text.partition("=")
+            if not (name and sign and value):
+                raise click.BadParameter(f"{text!r} is not {option.metavar}")
+            found.append((name.casefold(), read(value.casefold())))
+        return found
+
     return pairs
+
+
+def _count(text: str) -> int:
+    """Return a number of nuclei."""
+    try:
+        count = int(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no number of nuclei") from None
+    if count < 1:
+        raise click.BadParameter(f"{text!r}: give a number of at least 1")
+    return count
+
+
+def _amount(text: str) -> int | float:
+    """Return a number of nuclei, or the share that a number with a decimal point is."""
+    if "." not in text:
+        return _count(text)
+    try:
+        share = float(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no number of nuclei") from None
+    if not 0 < share <= 1:
+        raise click.BadParameter(f"{text!r} is no share: give one above 0, of at most 1.0")
+    return share
 
 
 @click.command()
@@ -54,24 +82,27 @@ def _pairs(_ctx: click.Context, option: click.Parameter, given: tuple[str, ...])
     "--insert",
     metavar="TYPE=NUMBER",
     multiple=True,
-    callback=_pairs,
+    callback=_pairs(_count),
     help="Insert this many nuclei of a type near types that it occurs with; repeatable.",
 )
 @click.option(
     "--remove",
     metavar="TYPE=NUMBER|SHARE",
     multiple=True,
-    callback=_pairs,
-    help="Remove this many nuclei of a type, or a share below 1, at random; repeatable.",
+    callback=_pairs(_amount),
+    help="Remove nuclei of a type at random: 3 is three of them, and 0.3 or 1.0, with a decimal "
+    "point, a share; repeatable.",
 )
 @click.option(
     "--swap",
     metavar="TYPE=TYPE",
     multiple=True,
-    callback=_pairs,
+    callback=_pairs(str),
     help="Change all nuclei of one type to another type; repeatable.",
 )
-@click.option("--thin", type=click.FloatRange(0, 1), help="Remove this share of all nuclei.")
+@click.option(
+    "--thin", type=click.FloatRange(0, 1), help="Remove this share of all nuclei; 1 removes all."
+)
 @click.option("--mpp", type=float, help="Pixel size of a SLIDE that does not state it.")
 @click.option(
     "--mask", type=options.NEW, help="Also write a label image of where the slide is synthetic."
@@ -98,10 +129,9 @@ def edit(slide: Path, annotations: Path, out: Path, mask: Path | None, **given) 
     it was changed. To resume an edit that was stopped, run the same command again.
     """
     from ..delivery import check_output, run_folder
+    from ..editing.edit import check_mask, plan_edit, write_mask
     from ..editing.edit import edit as edit_slide
-    from ..editing.edit import plan_edit, write_mask
     from ..model.painter import Painter
-    from ..output import check_writable, keep_inputs
     from ..slides.formats import labels_path
     from ..slides.reading import find_style
 
@@ -110,8 +140,7 @@ def edit(slide: Path, annotations: Path, out: Path, mask: Path | None, **given) 
     overwrite = given["overwrite"] or run_folder(out).is_dir()
     check_output(out, overwrite=overwrite, inputs=inputs)
     if mask:
-        keep_inputs([mask], inputs)
-        check_writable(mask)
+        check_mask(mask, out, overwrite=given["overwrite"], inputs=inputs)
     changes, area = _request(slide, annotations, given)
     painting = {k: given[k] for k in ("weights", "steps", "guidance") if given[k] is not None}
     style = find_style(given["style"]) if given["style"] else None
@@ -136,7 +165,7 @@ def edit(slide: Path, annotations: Path, out: Path, mask: Path | None, **given) 
             progress=progress,
         )
     if mask:
-        write_mask(job, mask)
+        write_mask(job, mask, overwrite=given["overwrite"])
     known: Any = job.known
     found = ", ".join(f"{n:,} {state}" for state, n in changes.counts().items() if n)
     options.say(
@@ -182,18 +211,11 @@ def _preset(slide: Path, nuclei: Nuclei, given: dict) -> Nuclei:
     rng = np.random.default_rng(given["seed"])
     for kind, count in given["insert"]:
         fits = on_tissue(slide, nuclei.mpp)
-        nuclei = presets.insert(nuclei, kind, _number(count, int), rng=rng, fits=fits)
+        nuclei = presets.insert(nuclei, kind, count, rng=rng, fits=fits)
     for kind, amount in given["remove"]:
-        nuclei = presets.remove(nuclei, kind, _number(amount, float), rng=rng)
+        nuclei = presets.remove(nuclei, kind, amount, rng=rng)
     for old, new in given["swap"]:
         nuclei = presets.swap(nuclei, old, new, rng=rng)
     if given["thin"]:
         nuclei = presets.thin(nuclei, given["thin"], rng=rng)
     return nuclei
-
-
-def _number(text: str, kind: Callable[[str], Any]) -> Any:
-    try:
-        return kind(text)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is no number") from None

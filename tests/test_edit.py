@@ -21,11 +21,13 @@ from scipy import ndimage
 from nasdm_wsi import edit_region, read_annotations
 from nasdm_wsi.annotations.geojson import write_geojson
 from nasdm_wsi.annotations.nuclei import Nuclei
+from nasdm_wsi.annotations.regions import Regions
 from nasdm_wsi.annotations.types import TYPES
 from nasdm_wsi.cli.main import main
 from nasdm_wsi.editing import presets
 from nasdm_wsi.editing.areas import read_area, widened
 from nasdm_wsi.editing.changes import ADDED, CHANGED, PAINTED, SAME, changes
+from nasdm_wsi.editing.edit import plan_edit
 from nasdm_wsi.errors import PlanError
 from nasdm_wsi.model import Painter
 from nasdm_wsi.provenance import facts_of
@@ -252,14 +254,56 @@ def test_an_edit_of_a_region_in_python(folder, fitting_weights):
         (("--insert", "eosin=3"), "'eosin' is no nucleus type: choose one of neutrophil"),
         (("--insert", "plasma"), "'plasma' is not TYPE=NUMBER"),
         (("--remove", "plasma=few"), "'few' is no number"),
+        (("--insert", "plasma=-1"), "Invalid value for '--insert': '-1'"),
         (("--insert", "plasma=300"), "ask for fewer"),
+        (("--remove", "plasma=300"), "300 plasma nuclei are asked for, of 10: ask for fewer"),
+        (("--remove", "plasma=1.5"), "'1.5' is no share"),
         (("--thin", 0.1, "--mpp", 0.25), "tells the pixel size"),
     ],
 )
 def test_mistakes_end_in_one_line(edit, tmp_path, options, said):
-    output = edit(*options, code=2 if "is not TYPE" in said or "no number" in said else 1)
+    wrong = ("is not TYPE", "no number", "no share", "Invalid value")
+    output = edit(*options, code=2 if any(part in said for part in wrong) else 1)
     assert said in " ".join(output.split())
     assert not list(tmp_path.glob("e.*"))
+
+
+def test_a_mask_replaces_nothing(edit, folder, fitting_weights, tmp_path):
+    """Neither an input nor an output of the edit, nor another file without --overwrite."""
+    kept = tmp_path / "kept.ome.tif"
+    kept.write_bytes(b"mine")
+    link = tmp_path / "link.ome.tif"
+    link.hardlink_to(folder / "s.ome.tif")
+    beside = [f"e.ome.tif{part}" for part in ("", ".run", ".run/m.ome.tif")]
+    for mask in (kept, link, *(tmp_path / name for name in beside), tmp_path / "e.geojson"):
+        edit("--thin", 0.1, "--mask", mask, code=1)
+        edit("--thin", 0.1, "--mask", tmp_path / "m.jpg", code=1)
+    assert kept.read_bytes() == b"mine" and not list(tmp_path.glob("e.*"))
+    edit("--thin", 0.1, "--mask", kept, "--overwrite")
+    assert 0 < mask_of(kept).mean() < 1
+    out = tmp_path / "e.ome.tif"
+    assert "another output" in edit("--thin", 0.1, "--mask", out, "--overwrite", code=1)
+
+
+def test_regions_and_tissue_are_edited_in_a_slide_of_almost_the_pixel_size(
+    edit, folder, fitting_weights, tmp_path
+):
+    picture = np.asarray(Image.open(folder / "s.png"))
+    slide, drawn = tmp_path / "s.ome.tif", tmp_path / "drawn.geojson"
+    ome_tiff.write(slide, picture, mpp=0.499, description="", tile=128)
+    square = shapely.box(100, 100, 180, 180)
+    regions = Regions.from_polygons([square], ["lumen"], mpp=0.5)
+    tissue = shapely.box(0, 0, 300, 300)
+    nuclei = replace(discs(), tissue=tissue, regions=regions).scaled(0.499)
+    job = plan_edit(slide, nuclei, square, Painter(fitting_weights, steps=2, device="cpu"))
+    for table in (job.nuclei, job.nuclei.regions):
+        assert table.mpp == 0.5  # of the painter; in pixels of the slide
+    np.testing.assert_array_equal(job.nuclei.coords, nuclei.coords)
+    np.testing.assert_array_equal(job.nuclei.regions.coords, nuclei.regions.coords)
+    write_geojson(drawn, nuclei)
+    edit("--thin", 0.1, slide=slide, nuclei=drawn)
+    written = read_annotations(tmp_path / "e.geojson", mpp=0.499)
+    assert shapely.equals_exact(written.regions.polygons(), nuclei.regions.polygons(), 0.01).all()
 
 
 def test_what_cannot_be_edited_is_refused(edit, weights, folder, tmp_path):
@@ -267,6 +311,10 @@ def test_what_cannot_be_edited_is_refused(edit, weights, folder, tmp_path):
     far = shapely.box(5000, 5000, 5100, 5100)
     (tmp_path / "far.geojson").write_text(shapely.to_geojson(far))
     assert "no part of the slide" in edit("--area", tmp_path / "far.geojson", code=1)
+    for out in ("e.ome.tif", "e.ome.zarr"):  # with JPEG blocks, and without
+        (tmp_path / "tiny.geojson").write_text(shapely.to_geojson(shapely.box(9, 9, 9.3, 9.3)))
+        output = edit("--area", tmp_path / "tiny.geojson", out=out, code=1)
+        assert "not one whole pixel" in " ".join(output.split())
     output = run(
         "edit", folder / "s.ome.tif", folder / "n.geojson", "-o", folder / "s.ome.tif", code=1
     )
@@ -405,6 +453,12 @@ def test_removing_swapping_and_thinning():
     assert fewer.counts() == nuclei.counts() | {"plasma": 6}
     assert presets.remove(nuclei, "plasma", 0.5, rng=rng()).counts()["plasma"] == 5
     assert len(presets.thin(nuclei, 0.5, rng=rng())) == 30
+    assert len(presets.thin(nuclei, 1, rng=rng())) == 0
+    assert presets.remove(nuclei, "plasma", 1.0, rng=rng()).counts()["plasma"] == 0
+    assert presets.remove(nuclei, "plasma", 1, rng=rng()).counts()["plasma"] == 9
+    for amount, said in ((11, "ask for fewer"), (1.5, "no share")):
+        with pytest.raises(PlanError, match=said):
+            presets.remove(nuclei, "plasma", amount, rng=rng())
     swapped = presets.swap(nuclei, "plasma", "lymphocyte", rng=rng())
     assert swapped.counts() == nuclei.counts() | {"plasma": 0, "lymphocyte": 20}
     assert (

@@ -85,6 +85,12 @@ def widened(
     return shapely.union_all(np.concatenate(boxes)) if boxes else shapely.Polygon()
 
 
+def holds_pixel(area: shapely.Geometry, size: tuple[int, int]) -> bool:
+    """Return whether a pixel of the canvas of ``size`` (h, w) lies in the area."""
+    cover = Cover(area)
+    return any(cover.mask(part).any() for part in _squares(area, size))
+
+
 def _squares(area: shapely.Geometry, size: tuple[int, int]) -> list[Box]:
     """Return squares that hold the area, in raster order."""
     height, width = size

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -29,20 +30,20 @@ from ..delivery import (
     run_folder,
     write_labels,
 )
-from ..errors import PlanError, SlideError
+from ..errors import OutputError, PlanError, SlideError
 from ..geometry import Box, shape
 from ..job import Job, Painter
 from ..mosaic.engine import Mosaic
 from ..mosaic.painting import painted
 from ..mosaic.watch import Progress
-from ..output import whole_or_nothing
+from ..output import check_writable, keep_inputs, whole_or_nothing
 from ..provenance import provenance
 from ..rendering import plan_render, render_region
 from ..slides import patched
-from ..slides.formats import format_of, stem
+from ..slides.formats import format_of, labels_path, stem
 from ..slides.reading import open_slide
 from ..slides.stain import style_vector
-from .areas import widened
+from .areas import holds_pixel, widened
 from .changes import Changes, unchanged
 from .source import EditedSlide
 
@@ -102,16 +103,25 @@ def plan_edit(
         cells = patched.grid_of(path)
     scale = nuclei.mpp / canvas_mpp
     area = shapely.transform(area, lambda xy: xy * scale) & shapely.box(0, 0, width, height)
-    if not area.area:
-        raise PlanError(f"{path}: no part of the slide lies in the area of the edit")
+    if not area.area or not holds_pixel(area, (height, width)):
+        raise PlanError(
+            f"{path}: no part of the slide lies in the area of the edit, or not one whole pixel: "
+            "draw a larger area on the slide"
+        )
     if cells not in (None, (1, 1)):
         area = widened(area, cells, (height, width))
     # The painter takes the slide's pixels as they are, so its nuclei count as of its pixel size.
-    nuclei = replace(nuclei.scaled(canvas_mpp), mpp=painter.mpp, tissue=None)
+    nuclei = _as_of(replace(nuclei.scaled(canvas_mpp), tissue=None), painter.mpp)
     known = EditedSlide(path, canvas_mpp, resampled, (y, x), area, cells, _sha256(path))
     style = style_round(known) if local_style else None
     styled = painter if style is None else painter.restyled(style)
     return replace(plan_render(nuclei, styled, size=(height, width), seed=seed), known=known)
+
+
+def _as_of(nuclei: Nuclei, mpp: float) -> Nuclei:
+    """Return nuclei and regions with the same coordinates, which count as pixels of ``mpp``."""
+    regions = None if nuclei.regions is None else replace(nuclei.regions, mpp=mpp)
+    return replace(nuclei, mpp=mpp, regions=regions)
 
 
 def _ending(path: Path) -> str:
@@ -217,7 +227,7 @@ def _known(job: Job) -> EditedSlide:
 def _named(job: Job, changes: Changes | None) -> Changes:
     """Return the changes in pixels of the slide, with nuclei in the area as painted anew."""
     known = _known(job)
-    own = replace(job.nuclei, mpp=known.mpp)
+    own = _as_of(job.nuclei, known.mpp)
     scaled = changes.scaled(known.mpp) if changes else unchanged(own)
     return scaled.painted_in(known.area)
 
@@ -252,13 +262,55 @@ def _write_copy(mosaic: Mosaic, out: Path, description: str) -> None:
         patched.describe(part, description)
 
 
-def write_mask(job: Job, path: str | Path) -> None:
-    """Write where an edited slide is synthetic, as a pyramid of labels: 1 there and 0 elsewhere.
+def check_mask(
+    mask: str | Path,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    inputs: Iterable[str | Path | None] = (),
+) -> None:
+    """Refuse a mask that would replace anything, or that cannot be written.
+
+    Args:
+        mask: of an edit to ``out``.
+        overwrite: replace a mask that exists, but never ``inputs`` or another output of the edit.
 
     Raises:
-        OutputError: the file cannot be written, or its suffix is that of no format for labels.
+        OutputError: the reason, and what to do.
+    """
+    mask, out = Path(mask), Path(out)
+    form = format_of(mask, labels=True)
+    keep_inputs([mask], inputs)
+    place = mask.resolve()
+    for other in (out, labels_path(out), run_folder(out)):
+        same = mask.exists() and other.exists() and mask.samefile(other)
+        if same or other.resolve() in (place, *place.parents) or place in other.resolve().parents:
+            raise OutputError(
+                f"{mask} would replace {other}, another output: choose another `mask`"
+            )
+    if mask.is_dir() and not form.may_replace(mask):
+        raise OutputError(f"{mask} is a folder: choose another `mask`")
+    if mask.exists() and not overwrite:
+        raise OutputError(f"{mask} exists: choose another `mask` or give `overwrite`")
+    check_writable(mask)
+
+
+def write_mask(job: Job, path: str | Path, *, overwrite: bool = False) -> None:
+    """Write where an edited slide is synthetic, as a pyramid of labels: 1 there and 0 elsewhere.
+
+    Args:
+        job: from `plan_edit`.
+        path: of the mask.
+        overwrite: replace a file that exists, but never the slide that was edited.
+
+    Raises:
+        OutputError: the file exists or cannot be written, or its suffix is that of no format for
+            labels.
     """
     known, path = _known(job), Path(path)
+    keep_inputs([path], job.sources)
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} exists: choose another `mask` or give `overwrite`")
     cover = replace(known, area=known.synthetic)
 
     def pixels(box: Box) -> np.ndarray:

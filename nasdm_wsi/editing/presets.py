@@ -81,11 +81,16 @@ def insert(
     return _joined(nuclei, added, number)
 
 
-def remove(nuclei: Nuclei, kind: str | None, amount: float, *, rng: np.random.Generator) -> Nuclei:
+def remove(
+    nuclei: Nuclei, kind: str | None, amount: int | float, *, rng: np.random.Generator
+) -> Nuclei:
     """Remove random nuclei of a type, or of all types if it is None.
 
     Args:
-        amount: how many; below 1, which share of them.
+        amount: how many, as an int; or which share of them, as a float of at most 1.
+
+    Raises:
+        PlanError: there are fewer, the share is above 1, or there is no such type.
     """
     gone = _chosen(nuclei, kind, amount, rng)
     return nuclei.take(np.setdiff1d(np.arange(len(nuclei)), gone))
@@ -93,11 +98,11 @@ def remove(nuclei: Nuclei, kind: str | None, amount: float, *, rng: np.random.Ge
 
 def thin(nuclei: Nuclei, share: float, *, rng: np.random.Generator) -> Nuclei:
     """Remove a share of all nuclei at random."""
-    return remove(nuclei, None, share, rng=rng)
+    return remove(nuclei, None, float(share), rng=rng)
 
 
 def swap(
-    nuclei: Nuclei, old: str, new: str, *, rng: np.random.Generator, amount: float | None = None
+    nuclei: Nuclei, old: str, new: str, *, rng: np.random.Generator, amount: int | float = 1.0
 ) -> Nuclei:
     """Give nuclei of a type another type, and about its size.
 
@@ -105,9 +110,9 @@ def swap(
     of 0.5 to 2 in area.
 
     Args:
-        amount: how many; below 1, which share; by default all.
+        amount: how many, as an int; or which share, as a float of at most 1. By default all.
     """
-    chosen = _chosen(nuclei, old, float(np.inf) if amount is None else amount, rng)
+    chosen = _chosen(nuclei, old, amount, rng)
     types, number, areas = nuclei.types.copy(), type_number(new), nuclei.areas()
     types[chosen] = number
     polygons = nuclei.polygons()
@@ -132,16 +137,20 @@ def type_number(kind: str) -> int:
 
 
 def _chosen(
-    nuclei: Nuclei, kind: str | None, amount: float, rng: np.random.Generator
+    nuclei: Nuclei, kind: str | None, amount: int | float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Return the indices of some nuclei of a type."""
-    if amount < 0:
-        raise PlanError(f"{amount:g} nuclei: give a number, or a share below 1")
+    """Return the indices of some nuclei of a type: of a number (int) or a share (float) of them."""
     found = np.arange(len(nuclei))
     if kind is not None:
         found = np.flatnonzero(nuclei.types == type_number(kind))
-    count = round(amount * len(found)) if amount < 1 else min(amount, len(found))
-    return np.sort(rng.permutation(found)[: int(count)])
+    if isinstance(amount, float):
+        if not 0 <= amount <= 1:
+            raise PlanError(f"{amount:g} is no share: give one of 0 to 1")
+        amount = round(amount * len(found))
+    if not 0 <= amount <= len(found):
+        what = f"{kind} nuclei" if kind else "nuclei"
+        raise PlanError(f"{amount} {what} are asked for, of {len(found)}: ask for fewer")
+    return np.sort(rng.permutation(found)[:amount])
 
 
 def _turned(outline: shapely.Polygon, rng: np.random.Generator) -> shapely.Polygon:
