@@ -19,7 +19,13 @@ import numpy as np
 from .annotations.contents import Contents
 from .annotations.formats import read_contents
 from .annotations.nuclei import Nuclei
-from .annotations.plausible import MOST_CANVAS, check_canvas, on_canvas, regions_on_canvas
+from .annotations.plausible import (
+    MOST_CANVAS,
+    check_canvas,
+    label_image_fits,
+    on_canvas,
+    regions_on_canvas,
+)
 from .annotations.regions import unpainted
 from .delivery import (
     check_disk,
@@ -139,6 +145,7 @@ def plan_render(
             or a painter that requires a plane that cannot be made.
     """
     own, mpp = nuclei, slide_mpp(mpp_out, painter.mpp)
+    wanted = size
     nuclei = nuclei.scaled(mpp)
     if size is None:
         y0, x0, y1, x1 = nuclei.extent()
@@ -160,6 +167,7 @@ def plan_render(
     warnings = on_canvas(nuclei, size, region, mpp=mpp, own_mpp=own.mpp)
     if nuclei.regions:
         warnings += regions_on_canvas(nuclei.regions, size, alone=not len(nuclei))
+        warnings += label_image_fits(nuclei.regions, wanted) if wanted else []
         warnings += unpainted(nuclei.regions, painter.planes)
     for warning in warnings:
         log.warning("%s", warning)

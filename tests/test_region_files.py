@@ -390,6 +390,21 @@ def test_the_pixel_size_of_regions_is_what_they_state_or_that_of_the_nuclei(writ
         assert nuclei.regions.boxes()[:, 2:].max(0).tolist() == [60 * scale, 80 * scale]
 
 
+@pytest.mark.parametrize(("stated", "fits"), [(None, False), (1.5, True), (3.0, False)])
+def test_a_label_image_of_another_size_is_told(written, tmp_path, caplog, stated, fits):
+    path, labels = written(cells()), tmp_path / "labels.tif"
+    options = {"resolution": (1e4 / stated,) * 2, "resolutionunit": 3} if stated else {}
+    tifffile.imwrite(labels, np.ones((100, 100), np.uint8), **options)
+    nuclei = read_annotations(path, mpp=0.5, regions=labels, class_map={"1": "stroma"})
+    plan_render(nuclei, ToyPainter(mpp=0.5), size=(301, 303))
+    side = round(100 * (stated or 0.5) / 0.5)
+    told = f"covers {side} x {side} pixels, but the slide has 303 x 301"
+    assert (told in caplog.text) != fits
+    caplog.clear()
+    plan_render(nuclei, ToyPainter(mpp=0.5))  # of whatever size it needs
+    assert "label image" not in caplog.text
+
+
 # Written files
 
 

@@ -151,7 +151,11 @@ def contents_of(array: np.ndarray, path: Path, reading: Reading) -> Contents:
             parts.append(nuclei.shifted(k // columns * height, k % columns * width))
     if len(stack) > 1:
         words += f", {len(stack)} tiles in rows of {columns}"
-    return Contents(words, Nuclei.concatenate(parts), reading.findings)
+    nuclei = Nuclei.concatenate(parts)
+    if read is _regions_of_tile and nuclei.regions and len(stack) == 1:
+        image = height * reading.mpp, width * reading.mpp
+        nuclei = replace(nuclei, regions=replace(nuclei.regions, image_size=image))
+    return Contents(words, nuclei, reading.findings)
 
 
 def _nuclei_of_tile(

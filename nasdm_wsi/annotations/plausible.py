@@ -36,6 +36,9 @@ MOST_OFF = 1.5  # times; a pixel size may differ that much from the one that the
 APART, LEAST_SPREAD = 10, 1000  # pixels
 MOST_CANVAS = 20_000_000_000  # of a canvas: 70 mm x 70 mm at 0.5 micrometres per pixel
 
+# A label image may differ that much from the canvas: a share of it, or one pixel of a coarse image.
+LABELS_OFF, LABEL_PIXEL = 0.02, 16
+
 Table = TypeVar("Table", bound=Columns)
 
 
@@ -329,6 +332,24 @@ def regions_on_canvas(regions: Columns, size: tuple[int, int], *, alone: bool) -
     if alone:
         raise PlanError(text)
     return [text]
+
+
+def label_image_fits(regions: Regions, size: tuple[int, int]) -> list[str]:
+    """Return a warning if regions were read from a label image of another size than the canvas.
+
+    regions: in pixels of the canvas. size: height and width of the canvas, as the user gave them.
+    """
+    if regions.image_size is None:
+        return []
+    height, width = (round(side / regions.mpp) for side in regions.image_size)
+    off = max(abs(height - size[0]) / size[0], abs(width - size[1]) / size[1])
+    if off <= LABELS_OFF or max(abs(height - size[0]), abs(width - size[1])) <= LABEL_PIXEL:
+        return []
+    return [
+        f"the label image of the regions covers {width} x {height} pixels, but the slide has "
+        f"{size[1]} x {size[0]}: regions that lie beyond it are cut, and what the image does not "
+        "cover is unknown; check its pixel size, which a TIFF may state"
+    ]
 
 
 def _touch(boxes: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,11 @@ class Regions(PolygonTable):
         coords, ring_offsets, polygon_offsets, ids: as in `columns.Columns`.
         types: uint8 (n,), the numbers of the regions.
         mpp: micrometres per pixel of the coordinates.
+        image_size: height and width in micrometres of the label image that they were read from;
+            None if they were read as outlines.
     """
+
+    image_size: tuple[float, float] | None = field(default=None, kw_only=True)
 
     @classmethod
     def from_polygons(cls, polygons: Any, names: Iterable[str], *, mpp: float) -> Regions:
