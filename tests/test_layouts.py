@@ -259,6 +259,30 @@ def test_drawn_regions_are_filled_and_kept(tmp_path):
         layout(tmp_path / "b.geojson")
 
 
+def test_a_file_without_nuclei_is_told_and_regions_beyond_the_canvas_are_refused(tmp_path, caplog):
+    def drawn(name, polygon):
+        given = Regions.from_polygons([polygon], [name], mpp=0.5)
+        return {"regions": given, "size": (200, 200)}
+
+    with pytest.raises(PlanError, match="none of 1 regions lies on the slide of 200 x 200 pixels"):
+        layout(tmp_path / "a.geojson", **drawn("stroma", shapely.box(300, 0, 400, 99)))
+    assert not list(tmp_path.iterdir())
+    layout(tmp_path / "b.geojson", **drawn("stroma", shapely.box(0, 0, 200, 200)))
+    assert not caplog.records
+    empty = layout(tmp_path / "c.geojson", **drawn("glass", shapely.box(0, 0, 200, 200)))
+    assert not any(empty.values()) and "c.geojson has no nucleus" in caplog.text
+    Image.fromarray(np.full((2, 2), GLASS, np.uint8)).save(tmp_path / "glass.png")
+    layout(tmp_path / "d.geojson", (200, 200), plan=tmp_path / "glass.png")
+    assert "d.geojson has no nucleus" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["x.svs", "x.geojson.gz", "x", "x.ome.tif"])
+def test_a_layout_is_never_called_a_slide(tmp_path, name):
+    with pytest.raises(OutputError, match="ends in .geojson"):
+        layout(tmp_path / name, (200, 200))
+    assert not list(tmp_path.iterdir())
+
+
 def test_densities_are_those_of_annotated_nuclei():
     """Half of the canvas is muscle with ten spindles, the other half stroma with forty."""
     shapes = [shapely.box(0, 0, 400, 200), shapely.box(0, 200, 400, 400)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from functools import partial
 from math import ceil
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from ..annotations.formats import read_contents, read_regions
 from ..annotations.nuclei import check_mpp
+from ..annotations.plausible import regions_on_canvas
 from ..annotations.regions import Regions
 from ..errors import OutputError, PlanError
 from ..geometry import Box
@@ -22,6 +24,9 @@ from .source import Source
 from .strip import Strip
 from .writing import write_layout
 
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".geojson", ".json")
 SLIDE = 4000.0  # micrometres: a larger canvas is laid out after the plan of a whole slide
 
 
@@ -65,7 +70,7 @@ def layout(
 
     Raises:
         AnnotationError: a file, density or share that cannot be read.
-        PlanError: no size, or a plan that cannot be read.
+        PlanError: no size, a plan that cannot be read, or regions that all lie outside the canvas.
         OutputError: the file exists or cannot be written.
     """
     path = Path(out)
@@ -76,6 +81,9 @@ def layout(
     densities = Densities.parse(density, share, known)
     drawn = _drawn(regions, mpp)
     size = _reach(drawn) if size is None else size
+    if drawn is not None:
+        for warning in regions_on_canvas(drawn, size, alone=True):
+            log.warning("%s", warning)
     canvas = (size[0] * mpp, size[1] * mpp)
     source = _source(
         canvas,
@@ -87,7 +95,7 @@ def layout(
         densities=densities,
         populate=populate,
     )
-    return write_layout(
+    counts = write_layout(
         path,
         source,
         size,
@@ -97,6 +105,13 @@ def layout(
         workers=workers,
         progress=progress,
     )
+    if not any(counts.values()):
+        log.warning(
+            "%s has no nucleus: the canvas has no tissue where nuclei are wanted; look at "
+            "`regions`, `plan` and `density`",
+            path,
+        )
+    return counts
 
 
 def _reach(drawn: Regions | None) -> tuple[int, int]:
@@ -146,11 +161,13 @@ def _within(regions: Regions, box: Box) -> Regions:
 
 
 def check_new(path: Path, *, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
-    """Refuse an output that exists, is an input or cannot be written.
+    """Refuse an output that is not called GeoJSON, exists, is an input or cannot be written.
 
     Raises:
         OutputError: the reason, and what to do.
     """
+    if path.suffix.lower() not in SUFFIXES:
+        raise OutputError(f"{path}: a layout is GeoJSON: choose a name that ends in .geojson")
     keep_inputs([path], inputs)
     if path.is_dir():
         raise OutputError(f"{path} is a folder: choose another name")
