@@ -1,5 +1,6 @@
 """Layouts: functions of seed and place, without overlaps, with the nuclei that are asked for."""
 
+import re
 from dataclasses import replace
 
 import geojson
@@ -111,6 +112,24 @@ def test_densities_are_met_in_every_tile(text, region):
             area = area_of(drawn, region, box) / 1e6
         found = (nuclei.types == kind).sum() / area
         assert found == pytest.approx(float(text.split("=")[1]), rel=0.15)
+
+
+def test_a_density_that_finds_no_room_is_told_with_both_numbers(tmp_path, caplog):
+    drawn = [shapely.box(0, 0, 300, 500), shapely.box(300, 0, 500, 500)]
+    regions = Regions.from_polygons(drawn, ["stroma", "epithelium"], mpp=0.5)
+    asked = ["stroma:eosinophil=1e9", "plasma=2e2", "neutrophil=1e+1", "epithelium:plasma=.3E3"]
+    counts = layout(tmp_path / "a.geojson", regions=regions, density=asked)
+    (told,) = [record.getMessage() for record in caplog.records]
+    found = re.search(r"eosinophil in stroma: 1e\+09 asked for, ([\d,]+) placed", told)
+    placed = float(found[1].replace(",", "")) * 150 * 250 / 1e6
+    assert placed == pytest.approx(counts["eosinophil"], rel=0.1) and placed > 50
+    assert "plasma" not in told and "neutrophil" not in told
+    caplog.clear()
+    layout(tmp_path / "b.geojson", regions=regions, density=["eosinophil=1e3"])
+    assert not caplog.records
+    for text in ("plasma=1e", "plasma=1.2.3", "plasma=1e999", "plasma=-3"):
+        with pytest.raises(AnnotationError, match="write `density`"):
+            Densities.parse([text])
 
 
 def area_of(regions, name, box):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,8 +21,10 @@ Key = tuple[str | None, str]  # a region, or None for all, and a nucleus type
 Place = tuple[int, str, str]  # an index of the kinds of tissue, a region and a nucleus type
 
 _SIDE = 2048  # micrometres of an annotated slide that are looked at together
+MISSED, LEAST_MISSED = 0.2, 5  # a share of the nuclei asked for, and a number of them
 _LEAST_AREA = 2000.0  # square micrometres of a region whose densities mean something
-_ASKED = re.compile(r"(?:(?P<region>[^:=]+):)?(?P<kind>[^:=]+)=(?P<value>[0-9.]+)(?P<x>x?)")
+NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?"
+_ASKED = re.compile(rf"(?:(?P<region>[^:=]+):)?(?P<kind>[^:=]+)=(?P<value>{NUMBER})(?P<x>x?)")
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,30 @@ class Densities:
                 wanted[region, kind] = float(count) / (areas[number] / 1e6)
         return cls(wanted)
 
+    def unmet(self, areas: np.ndarray, counts: np.ndarray) -> list[str]:
+        """Return the densities that were asked for and are not met, in words.
+
+        A density that a later one or a share of a part of the tissue changes is not looked at.
+
+        Args:
+            areas: float (len(REGIONS) + 1,), square millimetres of each region by its number.
+            counts: int (len(REGIONS) + 1, len(TYPES)), the nuclei there.
+        """
+        found = []
+        for place, (key, density) in enumerate(self.wanted.items()):
+            region, kind = key
+            later = list(self.wanted)[place + 1 :]
+            among = [other for other in (*later, *self.shares) if _overlap(key, other)]
+            if any(other in later or other != key for other in among):
+                continue
+            rows = _numbers(region)
+            area, got = areas[rows].sum(), counts[rows, TYPES.index(kind)].sum()
+            asked = density * self.shares.get(key, 1.0)
+            if asked * area - got > max(MISSED * asked * area, LEAST_MISSED):
+                where = f" in {region}" if region else ""
+                found.append(f"{kind}{where}: {asked:,.6g} asked for, {got / area:,.0f} placed")
+        return found
+
     def counts(
         self,
         here: Sequence[tuple[Tissue, np.ndarray]],
@@ -118,6 +145,17 @@ class Densities:
         return whole | dict.fromkeys(free, np.inf)
 
 
+def _overlap(one: Key, other: Key) -> bool:
+    """Return whether two keys mean nuclei that can be the same."""
+    return one[1] == other[1] and (one[0] == other[0] or None in (one[0], other[0]))
+
+
+def _numbers(region: str | None) -> list[int]:
+    """Return the number of a region, or those of all tissue."""
+    tissue = [number for number in range(1, len(REGIONS) + 1) if number != GLASS]
+    return tissue if region is None else [REGIONS.index(region) + 1]
+
+
 def _matching(counts: dict[Place, float], region: str | None, kind: str) -> list[Place]:
     return [key for key in counts if key[2] == kind and region in (None, key[1])]
 
@@ -152,4 +190,7 @@ def _asked(text: str, parameter: str, example: str) -> tuple[Key, float]:
         raise AnnotationError(f"{kind!r} is no type: choose one of {', '.join(TYPES[1:])}")
     if region and region not in REGIONS:
         raise AnnotationError(f"{region!r} is no region: choose one of {', '.join(REGIONS)}")
-    return (region, kind), float(found["value"])
+    value = float(found["value"])
+    if not math.isfinite(value):
+        raise AnnotationError(f"{text!r} is infinite: write `{parameter}` {example}")
+    return (region, kind), value

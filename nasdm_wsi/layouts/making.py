@@ -102,6 +102,7 @@ def layout(
         mpp=mpp,
         seed=seed,
         regions=None if drawn is None else drawn.scaled(1.0),
+        densities=densities,
         workers=workers,
         progress=progress,
     )

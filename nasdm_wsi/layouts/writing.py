@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -23,12 +24,16 @@ from shapely.geometry import mapping
 
 from ..annotations.features import feature_lines
 from ..annotations.nuclei import Nuclei
+from ..annotations.raster import Drawing
 from ..annotations.regions import REGIONS, Regions
 from ..annotations.types import TYPES
 from ..geometry import Block, Box, cells_in, grow, intersect
 from ..output import whole_or_nothing
+from .densities import Densities
 from .outlines import REACH, shapes
 from .source import Proposals, Source
+
+log = logging.getLogger(__name__)
 
 BLOCK = 1024  # micrometres a side of what is laid out at a time
 AHEAD = 2  # rows of blocks whose proposals are made before a row is written
@@ -49,11 +54,13 @@ class Facts(NamedTuple):
         mpp: pixel size of the file.
         seed: of the outlines.
         regions: whether the regions of the source are written.
+        measured: whether areas and nuclei are counted by region.
     """
 
     mpp: float
     seed: int
     regions: bool
+    measured: bool
 
 
 class Part(NamedTuple):
@@ -62,10 +69,14 @@ class Part(NamedTuple):
     Attributes:
         layers: the text of its features: nuclei, tissue, and three layers of regions.
         counts: how many nuclei there are of each type.
+        areas: square millimetres of each region, by its number; None if they are not measured.
+        by_region: how many nuclei of each type have their centre in each region, likewise.
     """
 
     layers: tuple[bytes, ...]
     counts: np.ndarray
+    areas: np.ndarray | None = None
+    by_region: np.ndarray | None = None
 
 
 def layout_box(source: Source, box: Box, *, seed: int = 0) -> Nuclei:
@@ -94,25 +105,29 @@ def write_layout(
     mpp: float = 0.5,
     seed: int = 0,
     regions: Regions | None = None,
+    densities: Densities | None = None,
     workers: int = 1,
     progress: Callable[..., None] | None = None,
 ) -> dict[str, int]:
     """Write the layout of a canvas of ``size`` (h, w) pixels; returns the numbers of nuclei.
 
     Memory does not grow with the canvas, and the bytes do not depend on ``workers``. If ``regions``
-    are given, they are written in their order instead of those of the source.
+    are given, they are written in their order instead of those of the source. A warning names the
+    ``densities`` that are not met.
 
     Raises:
         OutputError: the file cannot be written.
     """
     counts = np.zeros(len(TYPES), int)
+    areas, by_region = np.zeros(len(REGIONS) + 1), np.zeros((len(REGIONS) + 1, len(TYPES)), int)
+    measured = densities is not None and bool(densities.wanted)
     canvas = tuple(side * mpp for side in size)
     with ExitStack() as stack:
         part = stack.enter_context(whole_or_nothing(out))
         file = stack.enter_context(open(part, "wb"))
         later = [stack.enter_context(TemporaryFile(dir=out.parent)) for _ in range(4)]
         file.write(b'{"type":"FeatureCollection","features":[')
-        facts = Facts(mpp, seed, regions is None)
+        facts = Facts(mpp, seed, regions is None, measured)
         if regions is not None:
             later[0].write(_region_lines(regions, mpp))
         blocks = Blocks(ceil(canvas[0]), ceil(canvas[1]))
@@ -123,10 +138,14 @@ def write_layout(
                 # Every feature begins with a comma, which the first of the file must not have.
                 target.write(text[1:] if target is file and not counts.any() else text)
             counts += made.counts
+            if made.areas is not None:
+                areas, by_region = areas + made.areas, by_region + made.by_region
             if progress:
                 progress("layout", done, total)
         _append(file, later, first=not counts.any())
         file.write(b"\n]}\n")
+    if densities is not None and (unmet := densities.unmet(areas, by_region)):
+        log.warning("%s: nuclei per mm2 of %s", out, "; ".join(unmet))
     return dict(zip(TYPES[1:], counts[1:].tolist(), strict=True))
 
 
@@ -209,7 +228,20 @@ def _part(around: Proposals, box: Box, canvas: Canvas, facts: Facts) -> Part:
         layers[1] = _tissue_lines(tissue and tissue.intersection(frame), facts.mpp)
         for number, regions in enumerate(_by_layer(source.regions(box), box, frame), 2):
             layers[number] = _region_lines(regions, facts.mpp)
-    return Part(tuple(layers), np.bincount(made.types, minlength=len(TYPES)))
+    counts = np.bincount(made.types, minlength=len(TYPES))
+    return Part(tuple(layers), counts, *(_measured(source, made, box) if facts.measured else ()))
+
+
+def _measured(source: Source, made: Nuclei, box: Box) -> tuple[np.ndarray, np.ndarray]:
+    """Return the square millimetres and the nuclei by type of each region in a block."""
+    labels = Drawing(source.regions(box)).labels(box)[1]
+    areas = np.bincount(labels.ravel(), minlength=len(REGIONS) + 1) / 1e6
+    boxes = made.scaled(1.0).boxes()
+    centres = ((boxes[:, :2] + boxes[:, 2:]) / 2 - box[:2]).astype(int)
+    row, column = np.clip(centres, 0, np.array(labels.shape) - 1).T
+    counts = np.zeros((len(REGIONS) + 1, len(TYPES)), int)
+    np.add.at(counts, (labels[row, column], made.types), 1)
+    return areas, counts
 
 
 def _in_frame(nuclei: Nuclei, frame: Polygon) -> Nuclei:
