@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,12 @@ def _pairs(read: Callable[[str], Any]) -> Callable[..., list[tuple[str, Any]]]:
         return found
 
     return pairs
+
+
+def _finite(_ctx: click.Context, _option: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is no finite number")
+    return value
 
 
 def _count(text: str) -> int:
@@ -74,6 +81,7 @@ def _amount(text: str) -> int | float:
 @click.option(
     "--margin",
     type=click.FloatRange(0),
+    callback=_finite,
     default=4.0,
     show_default=True,
     help="Micrometres around each differing nucleus that are repainted.",
@@ -101,7 +109,10 @@ def _amount(text: str) -> int | float:
     help="Change all nuclei of one type to another type; repeatable.",
 )
 @click.option(
-    "--thin", type=click.FloatRange(0, 1), help="Remove this share of all nuclei; 1 removes all."
+    "--thin",
+    type=click.FloatRange(0, 1),
+    callback=_finite,
+    help="Remove this share of all nuclei; 1 removes all.",
 )
 @click.option("--mpp", type=float, help="Pixel size of a SLIDE that does not state it.")
 @click.option(
@@ -184,13 +195,17 @@ def _request(slide: Path, annotations: Path, given: dict) -> tuple[Changes, shap
 
     classes = ("class_map", "ignore_classes", "tissue_classes", "class_property")
     reading = {name: given[name] for name in ("mpp", *classes, "contours", "max_pixels")}
+    reading["may_be_empty"] = True
     nuclei = read_annotations(annotations, like=slide, **reading)
     wanted = _preset(slide, nuclei, given)
     before = read_annotations(given["before"], like=slide, **reading) if given["before"] else nuclei
     difference = unchanged(wanted) if wanted is before else changes(before, wanted)
     area = difference.area(given["margin"])
     if given["area"]:
-        area |= read_area(given["area"])
+        drawn = read_area(given["area"])
+        if drawn.is_empty:
+            raise PlanError(f"{given['area']}: has no polygons: draw the area as a polygon")
+        area |= drawn
     elif annotations.suffix in (".geojson", ".json"):
         area |= read_area(annotations, named=EDIT)
     if area.is_empty:

@@ -60,6 +60,7 @@ def read_annotations(
     mpp: float | None = None,
     like: str | Path | None = None,
     regions: str | Path | None = None,
+    may_be_empty: bool = False,
     **options: Any,
 ) -> Nuclei:
     """Read the nuclei and regions of an annotation file.
@@ -74,7 +75,8 @@ def read_annotations(
     ``regions`` names a file of regions, instead of those in ``path``: annotations, or a label image
     as in `formats.read_contents`. Its coordinates are those of the slide, too; they have the pixel
     size that the file states, or else that of the nuclei. ``options`` are passed to
-    `formats.read_contents` for both files.
+    `formats.read_contents` for both files. A file that ``may_be_empty`` gives a warning, and not an
+    error, if it is valid and holds neither nuclei nor regions.
 
     Raises:
         AnnotationError: see `formats.read_contents` and `contents.Contents.checked`.
@@ -85,11 +87,11 @@ def read_annotations(
     if like is not None:
         with open_slide(like) as slide:
             if slide.mpp is not None and mpp is not None:
-                raise PlanError(f"{like} tells the pixel size: give `like` or `mpp`, not both")
+                raise PlanError(f"{like} tells the pixel size: leave out `mpp`")
             slide_mpp, corner, mpp = slide.known_mpp(mpp), slide.bounds, None
 
     def placed(contents: Contents) -> Nuclei:
-        nuclei = contents.checked()
+        nuclei = contents.checked(may_be_empty=may_be_empty)
         if slide_mpp is None or not contents.whole:
             return nuclei
         return nuclei.shifted(*(-n * slide_mpp / nuclei.mpp for n in corner))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -110,6 +111,7 @@ def test_outside_the_mask_every_pixel_is_that_of_the_slide(edit, folder, tmp_pat
     assert facts["known"]["source"] == "s.ome.tif" and facts["seed"] == 0
     told = run("info", tmp_path / "e.ome.tif")
     assert "SHA-256" in told and "s.ome.tif" in told
+    assert re.search("synthetic +in part", told)
 
 
 def test_labels_say_what_has_become_of_each_nucleus(edit, folder, tmp_path):
@@ -178,6 +180,11 @@ def test_other_formats_are_written_anew_without_loss(edit, folder, tmp_path):
 def test_slides_that_are_folders_are_edited_in_their_own_format(edit, folder, tmp_path, suffix):
     source, picture = tmp_path / f"s{suffix}", np.asarray(Image.open(folder / "s.png"))
     format_of(source).write(source, picture, mpp=0.5, description="")
+    inside = source / "inside.ome.tif"
+    if source.is_dir():
+        assert "lies in" in edit("--thin", 0.1, slide=source, out=inside, code=1)
+        output = edit("--thin", 0.1, "--mask", inside, slide=source, out="x.ome.tif", code=1)
+        assert "lies in" in output and not inside.exists()
     out, mask = f"e{suffix}", tmp_path / "m.ome.tif"
     edit("--thin", 0.1, "--mask", mask, slide=source, out=out)
     before, after, mask = pixels(source), pixels(tmp_path / out), mask_of(mask)
@@ -191,7 +198,7 @@ def test_a_40x_slide_is_edited_at_the_pixel_size_of_the_weights(edit, folder, tm
     nuclei = tmp_path / "40x.geojson"
     write_geojson(nuclei, discs().scaled(0.25))
     output = edit("--thin", 0.1, slide=tmp_path / "40x.ome.tif", nuclei=nuclei)
-    assert "at 0.5 mpp" in output
+    assert "edited at 0.5 mpp" in output and "the slide has 0.25" in output
     with open_slide(tmp_path / "e.ome.tif") as slide:
         assert slide.mpp == pytest.approx(0.5) and slide.size == SIZE
     after, before = pixels(tmp_path / "e.ome.tif"), pixels(tmp_path / "40x.ome.tif", mpp=0.5)
@@ -258,7 +265,9 @@ def test_an_edit_of_a_region_in_python(folder, fitting_weights):
         (("--insert", "plasma=300"), "ask for fewer"),
         (("--remove", "plasma=300"), "300 plasma nuclei are asked for, of 10: ask for fewer"),
         (("--remove", "plasma=1.5"), "'1.5' is no share"),
-        (("--thin", 0.1, "--mpp", 0.25), "tells the pixel size"),
+        (("--thin", 0.1, "--mpp", 0.25), "tells the pixel size: leave out --mpp"),
+        (("--thin", 0.1, "--margin", "nan"), "Invalid value for '--margin': nan"),
+        (("--thin", "nan"), "Invalid value for '--thin': nan"),
     ],
 )
 def test_mistakes_end_in_one_line(edit, tmp_path, options, said):
@@ -266,6 +275,46 @@ def test_mistakes_end_in_one_line(edit, tmp_path, options, said):
     output = edit(*options, code=2 if any(part in said for part in wrong) else 1)
     assert said in " ".join(output.split())
     assert not list(tmp_path.glob("e.*"))
+
+
+@pytest.mark.parametrize(
+    ("geometry", "said"),
+    [
+        ('{"type": "LineString", "coordinates": [[0, 0], [90, 90]]}', "has no polygons"),
+        ('{"type": "FeatureCollection", "features": []}', "has no polygons"),
+        (
+            '{"type": "Polygon", "coordinates": [[[NaN, 0], [9, 9], [9, 0], [NaN, 0]]]}',
+            "area is no",
+        ),
+        ('{"type": "Polygon", "coordinates": [[[1e999, 0], [9, 9], [9, 0], [1, 0]]]}', "area"),
+        ("\x89PNG", "no GeoJSON"),
+    ],
+)
+def test_an_area_that_is_none_is_named(edit, tmp_path, geometry, said):
+    (tmp_path / "area.geojson").write_text(geometry)
+    output = edit("--area", tmp_path / "area.geojson", code=1)
+    assert "area.geojson" in output and said in output and len(output.splitlines()) == 1
+
+
+def test_all_nuclei_can_be_removed(edit, folder, tmp_path):
+    """By --thin, and by an empty file with the nuclei before; and nuclei come where none were."""
+    none = tmp_path / "none.geojson"
+    none.write_text('{"type": "FeatureCollection", "features": []}')
+    edit("--thin", 1, out="a.ome.tif")
+    edit("--before", folder / "n.geojson", nuclei=none, out="b.ome.tif")
+    for name in ("a", "b"):
+        names = [f["properties"].get("name", "") for f in features(tmp_path / f"{name}.geojson")]
+        assert sum("removed" in name for name in names) == len(names) - names.count("synthetic") > 0
+    np.testing.assert_array_equal(pixels(tmp_path / "a.ome.tif"), pixels(tmp_path / "b.ome.tif"))
+    edit("--before", none, out="c.ome.tif")
+    names = [f["properties"].get("name", "") for f in features(tmp_path / "c.geojson")]
+    assert names.count("added") == len(discs())
+    (tmp_path / "area.geojson").write_text(shapely.to_geojson(shapely.box(90, 90, 130, 130)))
+    edit("--area", tmp_path / "area.geojson", nuclei=none, out="d.ome.tif")
+    changed = pixels(tmp_path / "d.ome.tif") != pixels(folder / "s.ome.tif")
+    assert changed[90:130, 90:130].any()
+    none.write_text('{"no": "annotations"}')
+    assert "no GeoJSON" in edit("--before", folder / "n.geojson", nuclei=none, code=1)
 
 
 def test_a_mask_replaces_nothing(edit, folder, fitting_weights, tmp_path):
@@ -277,7 +326,7 @@ def test_a_mask_replaces_nothing(edit, folder, fitting_weights, tmp_path):
     beside = [f"e.ome.tif{part}" for part in ("", ".run", ".run/m.ome.tif")]
     for mask in (kept, link, *(tmp_path / name for name in beside), tmp_path / "e.geojson"):
         edit("--thin", 0.1, "--mask", mask, code=1)
-        edit("--thin", 0.1, "--mask", tmp_path / "m.jpg", code=1)
+    assert "must end in" in edit("--thin", 0.1, "--mask", tmp_path / "m.jpg", code=1)
     assert kept.read_bytes() == b"mine" and not list(tmp_path.glob("e.*"))
     edit("--thin", 0.1, "--mask", kept, "--overwrite")
     assert 0 < mask_of(kept).mean() < 1

@@ -37,13 +37,15 @@ class Contents:
     findings: Findings
     whole: bool = False
 
-    def checked(self) -> Nuclei:
+    def checked(self, *, may_be_empty: bool = False) -> Nuclei:
         """Return the nuclei with their regions, if they can be rendered.
 
         Raises:
-            AnnotationError: there are neither, or there are unknown classes.
+            AnnotationError: there are neither and not ``may_be_empty``, or there are unknown
+                classes.
         """
-        self.findings.check(len(self.nuclei), len(self.nuclei.regions or ()))
+        regions = len(self.nuclei.regions or ())
+        self.findings.check(len(self.nuclei), regions, may_be_empty=may_be_empty)
         return self.nuclei
 
 

@@ -112,14 +112,14 @@ class Findings:
         notes = self.notes + Counter({"of ignored classes": left_out})
         return ", ".join(f"{n} {what}" for what, n in sorted(notes.items()))
 
-    def check(self, found: int, regions: int = 0) -> None:
+    def check(self, found: int, regions: int = 0, *, may_be_empty: bool = False) -> None:
         """Refuse a file that cannot be rendered, and log the warnings about one that can.
 
         ``found`` is the number of its nuclei, ``regions`` that of its regions.
 
         Raises:
-            AnnotationError: there are unknown classes, neither nuclei nor regions, or nuclei of
-                impossible size.
+            AnnotationError: there are unknown classes, neither nuclei nor regions (unless it
+                ``may_be_empty``), or nuclei of impossible size.
         """
         for warning in self.warnings:
             log.warning("%s: %s", self.source, warning)
@@ -130,11 +130,13 @@ class Findings:
         if self.only_regions and not regions:
             raise AnnotationError(f"{self.source}: {self._no_regions()}")
         if not found and not regions:
-            raise AnnotationError(
-                f"{self.source}: no nuclei found ({self.summary() or 'nothing at all'}): "
-                "export polygons of annotations, detections or cells with nuclei"
-            )
-        if not found and not self.only_regions:
+            text = f"{self.source}: no nuclei found ({self.summary() or 'nothing at all'})"
+            if not may_be_empty:
+                raise AnnotationError(
+                    f"{text}: export polygons of annotations, detections or cells with nuclei"
+                )
+            log.warning("%s", text)
+        elif not found and not self.only_regions:
             log.warning("%s: regions and no nuclei, so that no nucleus is painted", self.source)
         also = f", {regions} regions" if regions else ""
         notes = self.summary() or "nothing to note"

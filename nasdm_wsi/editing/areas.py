@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import shapely
 
+from ..annotations.contents import Source
 from ..annotations.features import class_of, features_in
 from ..annotations.jsonstream import members, readable, texts
 from ..annotations.raster import Cover
@@ -30,6 +31,8 @@ def read_area(path: str | Path, *, named: str | None = None) -> shapely.Geometry
     if named and not _holds(Path(path), named):
         return shapely.Polygon()
     with readable(path):
+        if not Source(Path(path)).is_json:
+            raise AnnotationError(f"{path}: no GeoJSON: export the area as GeoJSON")
         for name, text in texts(Path(path)):
             for member in members(text, "features"):
                 for feature in features_in(member, name):
@@ -59,9 +62,13 @@ def _holds(path: Path, name: str) -> bool:
 def _polygons(feature: dict, path: str | Path) -> shapely.Geometry:
     """Return the polygons of a feature, made valid."""
     try:
-        geometry = shapely.make_valid(shapely.geometry.shape(feature["geometry"]))
+        geometry = shapely.geometry.shape(feature["geometry"])
+        if not np.isfinite(shapely.get_coordinates(geometry)).all():
+            raise ValueError("coordinates that are not finite numbers")
+        geometry = shapely.make_valid(geometry)
     except Exception as error:  # of shapely, whatever is wrong with the coordinates
-        raise AnnotationError(f"{path}: an area is no polygon ({error}): draw it again") from error
+        reason = " ".join(f"{error}".split())
+        raise AnnotationError(f"{path}: an area is no polygon ({reason}): draw it again") from error
     parts = shapely.get_parts(shapely.get_parts(geometry))
     return shapely.union_all([part for part in parts if part.geom_type == "Polygon"])
 

@@ -9,6 +9,7 @@ Otherwise the whole slide is written again with lossless compression.
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import shutil
 from collections.abc import Iterable
@@ -51,6 +52,9 @@ SAME_MPP = 1.1  # a slide whose pixels are at most so much larger or smaller is 
 STYLE_TILES, STYLE_SIDE = 8, 768  # tiles round the area on which stain is measured, and their side
 
 
+log = logging.getLogger(__name__)
+
+
 class StyledPainter(Painter, Protocol):
     """A painter whose stain can be chosen, such as `nasdm_wsi.model.Painter`."""
 
@@ -87,10 +91,13 @@ def plan_edit(
         local_style: paint in the stain of the slide round the area, and not in that of the painter.
 
     Raises:
+        OutputError: ``out`` lies in the slide, which is a folder.
         SlideError: the slide cannot be read, or its pixel size is unknown.
         PlanError: the area is empty or outside the slide, or the painter takes no known pixels.
     """
     path = Path(path)
+    if out is not None:
+        _check_apart(path, Path(out))
     with open_slide(path) as slide:
         own, whole = slide.known_mpp(mpp), slide.shown == slide.size
         resampled = max(own / painter.mpp, painter.mpp / own) > SAME_MPP
@@ -103,6 +110,13 @@ def plan_edit(
         cells = patched.grid_of(path)
     scale = nuclei.mpp / canvas_mpp
     area = shapely.transform(area, lambda xy: xy * scale) & shapely.box(0, 0, width, height)
+    if resampled:
+        log.warning(
+            "%s: edited at %g mpp, the pixel size of the weights; the slide has %g",
+            path,
+            canvas_mpp,
+            own,
+        )
     if not area.area or not holds_pixel(area, (height, width)):
         raise PlanError(
             f"{path}: no part of the slide lies in the area of the edit, or not one whole pixel: "
@@ -116,6 +130,12 @@ def plan_edit(
     style = style_round(known) if local_style else None
     styled = painter if style is None else painter.restyled(style)
     return replace(plan_render(nuclei, styled, size=(height, width), seed=seed), known=known)
+
+
+def _check_apart(source: Path, out: Path) -> None:
+    """Refuse an output inside a slide that is a folder."""
+    if source.resolve() in out.resolve().parents:
+        raise OutputError(f"{out} lies in the slide {source}: choose a place outside")
 
 
 def _as_of(nuclei: Nuclei, mpp: float) -> Nuclei:
@@ -280,7 +300,10 @@ def check_mask(
     """
     mask, out = Path(mask), Path(out)
     form = format_of(mask, labels=True)
+    inputs = [Path(path) for path in inputs if path is not None]
     keep_inputs([mask], inputs)
+    for path in inputs:
+        _check_apart(path, mask)
     place = mask.resolve()
     for other in (out, labels_path(out), run_folder(out)):
         same = mask.exists() and other.exists() and mask.samefile(other)

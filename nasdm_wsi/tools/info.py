@@ -197,5 +197,6 @@ def _slide_rows(facts: Facts) -> Rows:
     ]
     if facts["synthetic"]:
         made = legible_facts(facts["description"]) or [("description", facts["description"])]
-        rows += [("synthetic", "yes: not for diagnosis"), *made]
+        how_much = "in part" if facts["provenance"].get("known") else "yes"
+        rows += [("synthetic", f"{how_much}: not for diagnosis"), *made]
     return rows
