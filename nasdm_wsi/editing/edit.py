@@ -135,7 +135,7 @@ def plan_edit(
 def _check_apart(source: Path, out: Path) -> None:
     """Refuse an output inside a slide that is a folder."""
     if source.resolve() in out.resolve().parents:
-        raise OutputError(f"{out} lies in the slide {source}: choose a place outside")
+        raise OutputError(f"{out} lies in the input {source}: choose a place outside")
 
 
 def _as_of(nuclei: Nuclei, mpp: float) -> Nuclei:
@@ -300,10 +300,10 @@ def check_mask(
     """
     mask, out = Path(mask), Path(out)
     form = format_of(mask, labels=True)
-    inputs = [Path(path) for path in inputs if path is not None]
-    keep_inputs([mask], inputs)
-    for path in inputs:
-        _check_apart(path, mask)
+    present = [Path(path) for path in inputs if path is not None]
+    keep_inputs([mask], present)
+    for given in present:
+        _check_apart(given, mask)
     place = mask.resolve()
     for other in (out, labels_path(out), run_folder(out)):
         same = mask.exists() and other.exists() and mask.samefile(other)
