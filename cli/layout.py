@@ -70,6 +70,8 @@ from . import options
     multiple=True,
     help="Multiply the number of nuclei of a type, for example plasma=2x; repeatable.",
 )
+@options.class_map
+@options.ignore_classes
 @click.option(
     "--nuclei",
     type=click.Choice(["learned", "rules"]),

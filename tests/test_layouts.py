@@ -321,6 +321,14 @@ def test_densities_are_those_of_annotated_nuclei():
     assert Densities.like(bare).wanted[None, "connective"] == pytest.approx(density, rel=0.05)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "I;16", "1", "LA"])
+def test_a_plan_of_colours_or_of_16_bits_is_refused(tmp_path, mode):
+    path = tmp_path / "plan.png"
+    Image.new(mode, (20, 30)).save(path)
+    with pytest.raises(PlanError, match="a plan is a PNG of 8-bit grey or of a palette"):
+        read_plan(path, (960.0, 640.0), 0.5)
+
+
 def test_a_slide_has_the_classes_of_its_plan(tmp_path):
     cells = np.full((20, 30), MUSCLE, np.uint8)
     cells[:, :15] = FAT

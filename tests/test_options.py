@@ -533,7 +533,7 @@ def test_convert_replaces_when_told(tmp_path):
 @sees(
     "layout",
     *("--out", "--size", "--mpp", "--seed", "--count", "--tissue", "--density", "--share"),
-    *("--overwrite", "--plan", "--regions", "--like"),
+    *("--overwrite", "--plan", "--regions", "--like", "--class-map", "--ignore-class"),
 )
 def test_layout_makes_what_the_options_say(tmp_path):
     def made(*options, name="a", size=(240, 240)):
@@ -563,6 +563,13 @@ def test_layout_makes_what_the_options_say(tmp_path):
     assert len(filled.regions) == len(base.regions)
     Image.fromarray(np.full((2, 2), 6, np.uint8)).save(tmp_path / "plan.png")
     assert made("--plan", tmp_path / "plan.png").regions.counts() == {"muscle": 1, "stroma": 1}
+    labels = np.ones((240, 240), np.uint8)
+    labels[60:180, 60:180] = 7
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    drawn = ("--regions", tmp_path / "labels.png", "--class-map", "1=stroma")
+    named = made(*drawn, "--class-map", "7=mucus", name="c").regions
+    assert named.counts() == {"stroma": 1, "mucus": 1}
+    assert made(*drawn, "--ignore-class", 7, name="c").regions.counts() == {"stroma": 1}
     tiny = ("layout", "-o", tmp_path / "b.geojson", "--size", 99, 99, "--nuclei", "rules")
     run(*tiny, "--seed", 4, "--count", 2)
     names = sorted(path.name for path in tmp_path.glob("b*"))

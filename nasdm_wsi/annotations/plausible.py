@@ -348,7 +348,7 @@ def label_image_fits(regions: Regions, size: tuple[int, int]) -> list[str]:
     return [
         f"the label image of the regions covers {width} x {height} pixels, but the slide has "
         f"{size[1]} x {size[0]}: regions that lie beyond it are cut, and what the image does not "
-        "cover is unknown; check its pixel size, which a TIFF may state"
+        "cover is unknown; check its pixel size"
     ]
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 from ..annotations.formats import read_contents, read_regions
 from ..annotations.nuclei import check_mpp
-from ..annotations.plausible import regions_on_canvas
+from ..annotations.plausible import label_image_fits, regions_on_canvas
 from ..annotations.regions import Regions
 from ..errors import OutputError, PlanError
 from ..geometry import Box
@@ -42,6 +43,8 @@ def layout(
     like: str | Path | None = None,
     density: Iterable[str] = (),
     share: Iterable[str] = (),
+    class_map: Mapping[str, str] | None = None,
+    ignore_classes: Iterable[str] = (),
     populate: type[Populated] = Populated,
     workers: int = 1,
     overwrite: bool = False,
@@ -64,6 +67,8 @@ def layout(
         density: nuclei wanted in a square millimetre, as "eosinophil=120" or
             "stroma:eosinophil=120".
         share: multiples of what there would be, as "plasma=2x".
+        class_map, ignore_classes: how ``regions`` and ``like`` are read, as in
+            `formats.read_contents`; a label image of regions needs them.
         populate: the source of the nuclei: `Populated`, which follows rules, or another with the
             same arguments, such as `model.layouts.source.Learned`.
         workers: number of processes.
@@ -77,12 +82,14 @@ def layout(
     given = [Path(p) for p in (plan, regions, like) if isinstance(p, str | Path)]
     check_new(path, overwrite=overwrite, inputs=given)
     mpp = check_mpp(mpp, "`mpp`")
-    known = None if like is None else read_contents(like, mpp=mpp).checked()
+    named: dict[str, Any] = {"class_map": class_map, "ignore_classes": tuple(ignore_classes)}
+    known = None if like is None else read_contents(like, mpp=mpp, **named).checked()
     densities = Densities.parse(density, share, known)
-    drawn = _drawn(regions, mpp)
+    drawn = _drawn(regions, mpp, named)
+    fits = label_image_fits(drawn, size) if drawn is not None and size else []
     size = _reach(drawn) if size is None else size
     if drawn is not None:
-        for warning in regions_on_canvas(drawn, size, alone=True):
+        for warning in fits + regions_on_canvas(drawn, size, alone=True):
             log.warning("%s", warning)
     canvas = (size[0] * mpp, size[1] * mpp)
     source = _source(
@@ -123,12 +130,14 @@ def _reach(drawn: Regions | None) -> tuple[int, int]:
     return ceil(height), ceil(width)
 
 
-def _drawn(regions: str | Path | Regions | None, mpp: float) -> Regions | None:
+def _drawn(
+    regions: str | Path | Regions | None, mpp: float, named: dict[str, Any]
+) -> Regions | None:
     if regions is None or isinstance(regions, Regions):
         return regions and regions.scaled(mpp)
     # A file may have nuclei as well, whose classes could be taken for those of regions.
-    found = read_contents(regions, mpp=mpp).nuclei.regions
-    return read_regions(regions, mpp=mpp) if found is None else found
+    found = read_contents(regions, mpp=mpp, **named).nuclei.regions
+    return read_regions(regions, mpp=mpp, **named) if found is None else found
 
 
 def _source(

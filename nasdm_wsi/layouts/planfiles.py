@@ -47,9 +47,14 @@ def read_plan(path: Path, canvas: tuple[float, float], mpp: float) -> np.ndarray
     """
     try:
         with Image.open(path) as image:
-            cells = np.array(image if image.mode == "P" else image.convert("L"))
+            cells, mode = np.array(image), image.mode
     except OSError:
         return _painted(path, canvas, mpp)
+    if mode not in ("P", "L"):
+        raise PlanError(
+            f"{path} is a picture of mode {mode}: a plan is a PNG of 8-bit grey or of a palette, "
+            "whose values are the classes"
+        )
     if cells.max() > ADENOMA:
         raise PlanError(
             f"{path} has the value {cells.max()}: a plan has classes from 0 (glass) to {ADENOMA}"
