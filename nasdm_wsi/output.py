@@ -23,11 +23,13 @@ from .errors import OutputError
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-z_]{8}(?P<older>\.older)?")
 
 
-def keep_inputs(outputs: Iterable[Path], inputs: Iterable[str | Path | None]) -> None:
+def keep_inputs(
+    outputs: Iterable[Path], inputs: Iterable[str | Path | None], *, called: str = "out"
+) -> None:
     """Refuse outputs that would replace an input, also through another name or a link.
 
     An output is refused if it is an input, a folder that contains one, or a file inside one. Inputs
-    that are None or missing do not count.
+    that are None or missing do not count. ``called`` is the parameter that names the outputs.
 
     Raises:
         OutputError: an output would replace an input; the message names both.
@@ -43,7 +45,7 @@ def keep_inputs(outputs: Iterable[Path], inputs: Iterable[str | Path | None]) ->
                 what = f"{output} is a part of the input {given}"
             else:
                 continue
-            raise OutputError(f"{what}: choose another `out`")
+            raise OutputError(f"{what}: choose another `{called}`")
 
 
 def _is_same(a: Path, b: Path) -> bool:

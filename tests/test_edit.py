@@ -285,13 +285,16 @@ def test_mistakes_end_in_one_line(edit, tmp_path, options, said):
         ('{"type": "FeatureCollection", "features": []}', "has no polygons"),
         (
             '{"type": "Polygon", "coordinates": [[[NaN, 0], [9, 9], [9, 0], [NaN, 0]]]}',
-            "area is no",
+            "no polygon of finite",
         ),
-        ('{"type": "Polygon", "coordinates": [[[1e999, 0], [9, 9], [9, 0], [1, 0]]]}', "area"),
+        (
+            '{"type": "Polygon", "coordinates": [[[1e999, 0], [9, 9], [9, 0], [1, 0]]]}',
+            "no polygon of finite",
+        ),
         ("\x89PNG", "no GeoJSON"),
     ],
 )
-def test_an_area_that_is_none_is_named(edit, tmp_path, geometry, said):
+def test_an_area_that_is_no_area_is_named(edit, tmp_path, geometry, said):
     (tmp_path / "area.geojson").write_text(geometry)
     output = edit("--area", tmp_path / "area.geojson", code=1)
     assert "area.geojson" in output and said in output and len(output.splitlines()) == 1
@@ -325,6 +328,7 @@ def test_a_mask_replaces_nothing(edit, folder, fitting_weights, tmp_path):
     link = tmp_path / "link.ome.tif"
     link.hardlink_to(folder / "s.ome.tif")
     beside = [f"e.ome.tif{part}" for part in ("", ".run", ".run/m.ome.tif")]
+    assert "choose another --mask" in edit("--thin", 0.1, "--mask", link, code=1)
     for mask in (kept, link, *(tmp_path / name for name in beside), tmp_path / "e.geojson"):
         edit("--thin", 0.1, "--mask", mask, code=1)
     assert "must end in" in edit("--thin", 0.1, "--mask", tmp_path / "m.jpg", code=1)

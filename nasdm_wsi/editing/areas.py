@@ -67,8 +67,9 @@ def _polygons(feature: dict, path: str | Path) -> shapely.Geometry:
             raise ValueError("coordinates that are not finite numbers")
         geometry = shapely.make_valid(geometry)
     except Exception as error:  # of shapely, whatever is wrong with the coordinates
-        reason = " ".join(f"{error}".split())
-        raise AnnotationError(f"{path}: an area is no polygon ({reason}): draw it again") from error
+        raise AnnotationError(
+            f"{path}: an area is no polygon of finite coordinates: draw it again"
+        ) from error
     parts = shapely.get_parts(shapely.get_parts(geometry))
     return shapely.union_all([part for part in parts if part.geom_type == "Polygon"])
 

@@ -301,7 +301,7 @@ def check_mask(
     mask, out = Path(mask), Path(out)
     form = format_of(mask, labels=True)
     present = [Path(path) for path in inputs if path is not None]
-    keep_inputs([mask], present)
+    keep_inputs([mask], present, called="mask")
     for given in present:
         _check_apart(given, mask)
     place = mask.resolve()
@@ -331,7 +331,7 @@ def write_mask(job: Job, path: str | Path, *, overwrite: bool = False) -> None:
             labels.
     """
     known, path = _known(job), Path(path)
-    keep_inputs([path], job.sources)
+    keep_inputs([path], job.sources, called="mask")
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists: choose another `mask` or give `overwrite`")
     cover = replace(known, area=known.synthetic)
