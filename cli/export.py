@@ -49,7 +49,8 @@ FORMATS = ("lizard", "coco", "masks", "tiatoolbox", "dicom", "types", "instances
     "shares",
     type=(click.FloatRange(0), click.FloatRange(0), click.FloatRange(0)),
     metavar="TRAIN VAL TEST",
-    help="Divide the slides into the folders train, val and test in these proportions.",
+    help="Divide the slides into the folders train, val and test in these proportions; "
+    "7 2 1 means the same as 0.7 0.2 0.1.",
 )
 @options.seed
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")

@@ -95,16 +95,25 @@ def render_all(
                 progress=progress,
                 finished=_tell,
             )
-    failed = [outcome for outcome in outcomes if outcome.failure]
+    failed = [
+        (row, outcome.failure)
+        for row, outcome in zip(rows, outcomes, strict=True)
+        if outcome.failure
+    ]
     before = sum(not o.failure and o.painted is None for o in outcomes)
     options.say(
         f"{len(outcomes)} slides: {len(outcomes) - len(failed) - before} rendered, {before} "
         f"complete before, {len(failed)} failed"
     )
-    for outcome in failed:
-        reason = in_options(outcome.failure, command)
-        click.echo(f"Error: {outcome.order.name}: {reason}", err=True)
+    for row, failure in failed:
+        _fail(command, row, failure)
     context.exit(1 if failed else 0)
+
+
+def _fail(command: click.Command, row: Row, reason: str) -> None:
+    """Print why there is no slide; the annotations are named once."""
+    reason = in_options(reason.removeprefix(f"{row.annotations}: "), command)
+    click.echo(f"Error: {row.name}: {reason}", err=True)
 
 
 def _tell(outcome: Outcome) -> None:
@@ -124,7 +133,7 @@ def _plan_is_printed(
     try:
         lines = row.plan(painter_of).report(workers=workers)
     except (NasdmError, OSError) as error:
-        click.echo(f"Error: {row.name}: {in_options(str(error), command)}", err=True)
+        _fail(command, row, str(error))
         return False
     click.echo("\n".join([f"{row.name}, {row.out}", *lines]))
     return True
@@ -187,10 +196,16 @@ def _row(
     given: plans.Given,
     cells: dict[str, str],
 ) -> Row:
-    """Return the slide of a row of a manifest in ``folder``; its cells go before ``given``."""
+    """Return the slide of a row of a manifest in ``folder``; its cells go before ``given``.
+
+    Raises:
+        PlanError: the slide would not lie in ``out``, or a column is no option.
+    """
     from ..tools.many import ANNOTATIONS, OUT, outputs_of
 
     name, chosen = cells.pop(ANNOTATIONS), cells.pop(OUT, "")
+    if Path(chosen).is_absolute() or ".." in Path(chosen).parts:
+        raise PlanError(f"{name}: the slide {chosen} would not lie in {out}: give a name in `out`")
     annotations = folder / name
     (by_name,) = outputs_of([annotations], out, suffix=suffix)
     row = partial(Row, name, annotations, out / chosen if chosen else by_name)
