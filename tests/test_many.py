@@ -205,6 +205,7 @@ def test_a_folder_becomes_a_folder_of_slides(folder, command, tmp_path, caplog):
     result = run("render", folder, "-o", out, *command, code=1)
     assert "3 slides: 2 rendered, 0 complete before, 1 failed" in result.output
     assert len(re.findall("^Error: damaged.geojson: ", result.stderr, re.M)) == 1
+    assert result.stderr.count("damaged.geojson") == 1
     assert "no annotations, left out: notes.txt, photo.jpg" in caplog.text
     names = ["a.geojson", "a.ome.tif", "b.geojson", "b.ome.tif"]
     assert sorted(p.name for p in out.iterdir()) == names
@@ -261,7 +262,7 @@ def test_a_manifest_gives_each_slide_its_options(folder, command, tmp_path):
 def test_a_dry_run_plans_all_and_writes_nothing(folder, command, tmp_path):
     result = run("render", folder, "-o", tmp_path / "out", *command, "--dry-run", code=1)
     assert result.output.count("60 x 50 pixels at 0.5 mpp") == 2
-    assert "Error: damaged.geojson" in result.stderr
+    assert re.search("^Error: damaged.geojson: (?!.*damaged)", result.stderr, re.M)
     assert not (tmp_path / "out").exists()
 
 
@@ -314,12 +315,28 @@ def test_mistakes_are_one_line(folder, command, tmp_path):
         "annotations,seed\n,1\n": "row 1: annotations is empty",
         "annotations\na.geojson,1\n": "row 1: more cells than columns",
         "annotations\n": "no rows",
+        "annotations;seed\na.geojson;1;2\n": "row 1: more cells than columns: quote ';'",
+        "annotations,out\na.geojson,../x.svs\n": "a.geojson: the slide ../x.svs would not lie in",
+        f"annotations,out\na.geojson,{tmp_path}/x.svs\n": "give a name in --out",
     }
     for number, (text, message) in enumerate(cases.items()):
         path = folder / f"{number}.csv"
         path.write_text(text)
         assert message in said(path, "-o", out)
         path.unlink()
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_manifests_of_all_separators(tmp_path, mark):
+    rows = [["annotations", "seed", "class_map"], ["a.geojson", "", "Odd=plasma; Even=connective"]]
+    path = tmp_path / "m.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file, delimiter=mark).writerows(rows)
+    assert many.is_manifest(path)
+    wanted = {"annotations": "a.geojson", "class_map": "Odd=plasma; Even=connective"}
+    assert read_manifest(path) == [wanted]
+    path.write_text(mark.join(["slide", "patient"]))
+    assert not many.is_manifest(path)
 
 
 def test_gzipped_annotations_are_named_by_their_file(tmp_path):

@@ -163,6 +163,7 @@ def test_splits_keep_to_their_shares(counts, shares, seed):
     ]
     found = split(sources, shares, seed=seed)
     assert found == split(sources, shares, seed=seed)
+    assert found == split(sources, [4 * share for share in shares], seed=seed)  # proportions
     of = [(s.patient, name) for name, members in found.items() for s in members]
     assert len(of) == len(sources) and len(set(of)) == len(counts)
     for name, share in zip(SPLITS, shares, strict=True):

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ANNOTATIONS, OUT = "annotations", "out"  # columns of a manifest
+SEPARATORS = ",;\t"  # of its columns
 BUSY = 2  # blocks for each worker; while fewer are left to paint, one more slide is begun
 SECONDS = 1.0  # after which the queue looks up, so that Ctrl-C is heard on every system
 
@@ -284,12 +285,18 @@ def _name(path: Path) -> str:
 
 
 def is_manifest(path: str | Path) -> bool:
-    """Return whether a file is a CSV with the column annotations."""
+    """Return whether a file is a CSV, of any of `SEPARATORS`, with the column annotations."""
     path = Path(path)
     if path.suffix.lower() != ".csv" or not path.is_file():
         return False
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        return ANNOTATIONS in next(csv.reader(file), [])
+        return _separator(file.readline()) is not None
+
+
+def _separator(header: str) -> str | None:
+    """Return the separator of the columns of a manifest; None if there is no column annotations."""
+    rows = ((mark, next(csv.reader([header], delimiter=mark), [])) for mark in SEPARATORS)
+    return next((mark for mark, row in rows if ANNOTATIONS in row), None)
 
 
 def read_manifest(path: str | Path) -> list[dict[str, str]]:
@@ -301,14 +308,16 @@ def read_manifest(path: str | Path) -> list[dict[str, str]]:
     path = Path(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, restkey="", restval=""))
+            separator = _separator(file.readline()) or ","
+            file.seek(0)
+            rows = list(csv.DictReader(file, delimiter=separator, restkey="", restval=""))
     except (UnicodeDecodeError, csv.Error) as error:
         raise PlanError(f"{path}: no table: save it as CSV in UTF-8") from error
     if not rows:
         raise PlanError(f"{path}: no rows: add one for each slide")
     for number, row in enumerate(rows, 1):
         if "" in row:
-            raise PlanError(f"{path}, row {number}: more cells than columns: quote commas")
+            raise PlanError(f"{path}, row {number}: more cells than columns: quote {separator!r}")
         if not row[ANNOTATIONS].strip():
             raise PlanError(f"{path}, row {number}: annotations is empty: give their path")
     return [{name: cell.strip() for name, cell in row.items() if cell.strip()} for row in rows]
