@@ -358,6 +358,7 @@ def test_regions_and_tissue_are_edited_in_a_slide_of_almost_the_pixel_size(
     edit("--thin", 0.1, slide=slide, nuclei=drawn)
     written = read_annotations(tmp_path / "e.geojson", mpp=0.499)
     assert shapely.equals_exact(written.regions.polygons(), nuclei.regions.polygons(), 0.01).all()
+    assert (written.tissue ^ nuclei.tissue).area < 0.001 * nuclei.tissue.area
 
 
 def test_what_cannot_be_edited_is_refused(edit, weights, folder, tmp_path):
