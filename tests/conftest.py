@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from scipy.io import savemat
 from skimage.io import imsave
 
 torch.set_num_threads(1)  # the networks of the tests are too small for more
+# A shell starts background jobs with Ctrl-C ignored, and the programs that tests start inherit it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

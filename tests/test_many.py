@@ -361,13 +361,7 @@ def test_ctrl_c_ends_the_queue_and_the_same_command_goes_on(folder, command, tmp
         (folder / f"{number}.geojson").write_text((folder / "a.geojson").read_text())
     words = ["render", folder, "-o", tmp_path / "out", *command, "--size", 300, 200]
     line = [sys.executable, "-m", "nasdm_wsi.cli", *map(str, words)]
-    process = subprocess.Popen(
-        line,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A test run in the background ignores the signal, and so would its child.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
     while not list(tmp_path.glob("out/*.run")) and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
