@@ -126,7 +126,9 @@ def test_info_of_everything_is_json(rendered, dataset, weights):
             if isinstance(value, float | str) and name not in ("kind", "sha256"):
                 assert str(value) in run("info", path)
     told = json.loads(run("info", rendered / "slide.geojson", "--json"))
-    assert told["nuclei"] == sum(told["types"].values()) == sum(c["count"] for c in told["classes"])
+    counts = {row["read_as"]: row["count"] for row in told["classes"]}
+    assert counts.pop("tissue outline") == 1 and told["tissue"] is True
+    assert told["nuclei"] == sum(told["types"].values()) == sum(counts.values())
 
 
 @pytest.mark.parametrize("text", ["", "a scan", WARNING, f"{WARNING} {{", f"{WARNING} [1]"])
