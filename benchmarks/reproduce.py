@@ -67,12 +67,16 @@ def disturbed(command: list[str], out: Path, moment: int) -> None:
         if "spawn_main" in " ".join(child.cmdline())
     ]
     random.Random(0).choice(workers).kill()
-    time.sleep(20)
-    whole = psutil.Process(process.pid).children(recursive=True)
+    before = parts(out)
+    while process.poll() is None and parts(out) < before + 3:
+        time.sleep(0.05)
+    whole = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     os.kill(process.pid, signal.SIGKILL)
     for child in whole:
         child.kill()
     process.wait()
+    if out.exists():
+        raise SystemExit("the render was finished before it was killed: choose a larger --side")
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
 
 
