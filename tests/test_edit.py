@@ -29,6 +29,7 @@ from nasdm_wsi.editing import presets
 from nasdm_wsi.editing.areas import read_area, widened
 from nasdm_wsi.editing.changes import ADDED, CHANGED, PAINTED, SAME, changes
 from nasdm_wsi.editing.edit import plan_edit
+from nasdm_wsi.editing.source import EditedSlide
 from nasdm_wsi.errors import PlanError
 from nasdm_wsi.model import Painter
 from nasdm_wsi.provenance import facts_of
@@ -112,6 +113,21 @@ def test_outside_the_mask_every_pixel_is_that_of_the_slide(edit, folder, tmp_pat
     told = run("info", tmp_path / "e.ome.tif")
     assert "SHA-256" in told and "s.ome.tif" in told
     assert re.search("synthetic +in part", told)
+
+
+def test_the_slide_fades_into_what_is_painted(folder):
+    """Over four pixels inside the border of the area; outside it keeps its pixels."""
+    slide = np.array(Image.open(folder / "s.png"))[80:180, 80:180]
+    area = shapely.box(100, 100, 160, 160)
+    known = EditedSlide(folder / "s.png", 0.5, False, (0, 0), area, None, "")
+    got = known.finished((80, 80, 180, 180), np.zeros_like(slide))
+    outside = np.ones(slide.shape[:2], bool)
+    outside[20:80, 20:80] = False
+    np.testing.assert_array_equal(got[outside], slide[outside])
+    for depth in range(1, 6):
+        row = 19 + depth
+        np.testing.assert_allclose(got[row, 30:70], slide[row, 30:70] * (1 - depth / 5), atol=0.51)
+    assert not got[24:76, 24:76].any()
 
 
 def test_labels_say_what_has_become_of_each_nucleus(edit, folder, tmp_path):
