@@ -18,7 +18,8 @@ from . import options
     "--size",
     type=(click.IntRange(1), click.IntRange(1)),
     metavar="WIDTH HEIGHT",
-    help="Size of the canvas in pixels; may be left out with --regions.",
+    help="Size of the canvas in pixels; may be left out with --regions. `nasdm-wsi render` takes "
+    "it from the file.",
 )
 @click.option(
     "--mpp",

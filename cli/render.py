@@ -21,7 +21,11 @@ from .many import is_many, render_all
     metavar=".SUFFIX",
     help="Suffix of the slides of a folder or CSV, which selects their format; default: .ome.tif.",
 )
-@click.option("--mpp", type=float, help="Pixel size of the annotations in micrometres.")
+@click.option(
+    "--mpp",
+    type=float,
+    help="Pixel size of the annotations in micrometres; may be left out if they state it.",
+)
 @click.option(
     "--like",
     type=options.EXISTING,
@@ -45,7 +49,8 @@ from .many import is_many, render_all
     "--size",
     type=(click.IntRange(1), click.IntRange(1)),
     metavar="WIDTH HEIGHT",
-    help="Size of the slide in its own pixels; default: the bounding box of the annotations.",
+    help="Size of the slide in its own pixels; default: the canvas that the annotations state, as "
+    "those of `nasdm-wsi layout` do, or else their bounding box.",
 )
 @click.option(
     "--region",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .annotations.features import feature_lines
-from .annotations.geojson import write_features
+from .annotations.geojson import stated, write_features
 from .errors import NasdmError, OutputError
 from .geometry import shape
 from .job import Job
@@ -183,8 +184,9 @@ def write_outputs(
     job, form = mosaic.job, format_of(out)
     y0, x0, y1, x1 = job.shown
     shown = job.nuclei.scaled(job.mpp).shifted(-y0, -x0).within((0, 0, y1 - y0, x1 - x0))
+    shown = replace(shown, canvas=((y1 - y0) * job.mpp, (x1 - x0) * job.mpp))
     lines = feature_lines(shown, shown.regions, tissue=shown.tissue)
-    digest = write_labels(mosaic.store, out, lines, replaced=replaced)
+    digest = write_labels(mosaic.store, out, lines, stated=stated(shown), replaced=replaced)
     facts = described(job, mosaic.pyramid, labels=digest)
     common: dict[str, Any] = {
         "mpp": job.mpp,
@@ -198,7 +200,12 @@ def write_outputs(
 
 
 def write_labels(
-    store: RunStore, out: Path, features: Iterable[bytes], *, replaced: str | None
+    store: RunStore,
+    out: Path,
+    features: Iterable[bytes],
+    *,
+    stated: Mapping[str, Any] | None = None,
+    replaced: str | None,
 ) -> str:
     """Write features beside a slide as GeoJSON, and return the digest of the file.
 
@@ -206,6 +213,7 @@ def write_labels(
     killed between the two recognises its file.
 
     Args:
+        stated: the foreign members of the file, as `geojson.stated` gives them.
         replaced: digest of the file which may be replaced.
 
     Raises:
@@ -215,7 +223,7 @@ def write_labels(
         _check_nuclei(out, overwrite=False)
     with whole_or_nothing(labels_path(out)) as part:
         with part.open("wb") as file:
-            write_features(file, features)
+            write_features(file, features, stated=stated)
         with part.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         with replacing(store.folder / LABELS) as note:

@@ -129,8 +129,9 @@ def plan_render(
     Args:
         nuclei: at any pixel size.
         painter: a `nasdm_wsi.model.Painter` or another object with the protocol `job.Painter`.
-        size: of the slide, (h, w) in its own pixels. Without it the slide is the bounding box of
-            the annotations and a small margin, and the nuclei are shifted to its corner.
+        size: of the slide, (h, w) in its own pixels. Without it the slide is the canvas that the
+            file of the nuclei states, or else the bounding box of the annotations and a small
+            margin, to whose corner the nuclei are shifted.
         region: the box (y0, x0, y1, x1) of the slide to show, exactly as the whole slide would
             show it; by default all.
         seed: of the noise from which the slide is painted, 0 to 2**64 - 1.
@@ -149,6 +150,7 @@ def plan_render(
     own, mpp = nuclei, slide_mpp(mpp_out, painter.mpp)
     wanted = size
     nuclei = nuclei.scaled(mpp)
+    size = nuclei.canvas_size if size is None else size
     if size is None:
         y0, x0, y1, x1 = nuclei.extent()
         dy, dx = MARGIN - int(np.floor(y0)), MARGIN - int(np.floor(x0))

@@ -160,7 +160,8 @@ def head(
     """Return the first of these top-level members in a JSON file, and the plain values before it.
 
     The values are texts and numbers by their path, like "type_map.1". The name is "" if the file is
-    an array, if ``type`` precedes the members, or if the text is damaged.
+    an array, if a ``type`` other than "FeatureCollection" precedes the members, or if the text is
+    damaged.
     """
     wanted = set(members)
     values: dict[str, Any] = {}
@@ -169,7 +170,8 @@ def head(
             for place, event, value in ijson.parse(Shallow(text), use_float=True):
                 if place in wanted and event in ("start_map", "start_array"):
                     return place, values
-                if place == "type" or (place, event) == ("", "start_array"):
+                one_object = place == "type" and value != "FeatureCollection"
+                if one_object or (place, event) == ("", "start_array"):
                     return "", values
                 if event in ("string", "number"):
                     values[place] = value

@@ -6,6 +6,7 @@ QuPath: the centre of pixel i is i + 0.5. Boxes are (y0, x0, y1, x1), half open.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -59,11 +60,14 @@ class Nuclei(PolygonTable):
         tissue: where there is tissue; None if unknown, which counts as everywhere.
         regions: what tissue lies between the nuclei, in the same pixels; None if nothing is known.
         sources: the files from which they were read, which no output may replace.
+        canvas: height and width in micrometres of the canvas that the file states, which begins at
+            the origin of the coordinates; None if it states none.
     """
 
     tissue: shapely.Geometry | None = field(default=None, kw_only=True)
     regions: Regions | None = field(default=None, kw_only=True)
     sources: tuple[Path, ...] = field(default=(), kw_only=True)
+    canvas: tuple[float, float] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.regions is not None and self.regions.mpp != self.mpp:
@@ -216,6 +220,14 @@ class Nuclei(PolygonTable):
             pen.polygon(points[first:last].ravel().tolist(), fill=colours[kind])
         return png(np.asarray(image))
 
+    @property
+    def canvas_size(self) -> tuple[int, int] | None:
+        """Height and width in pixels of the canvas that the file states; None if it states none."""
+        if self.canvas is None:
+            return None
+        height, width = (math.ceil(round(side / self.mpp, 2)) for side in self.canvas)
+        return height, width
+
     def extent(self) -> tuple[float, float, float, float]:
         """The bounding box (y0, x0, y1, x1) of nuclei, tissue and regions; it must not be empty."""
         boxes = self.boxes()
@@ -226,6 +238,11 @@ class Nuclei(PolygonTable):
             boxes = np.vstack([boxes, [y0, x0, y1, x1]])
         (y0, x0), (y1, x1) = boxes[:, :2].min(0).tolist(), boxes[:, 2:].max(0).tolist()
         return y0, x0, y1, x1
+
+    def shifted(self, dy: float, dx: float) -> Nuclei:
+        """Return nuclei, tissue and regions moved by these numbers of pixels, without a canvas."""
+        moved = super().shifted(dy, dx)
+        return moved if moved is self else replace(moved, canvas=None)
 
     def within(self, box: tuple[float, float, float, float]) -> Nuclei:
         """Return the nuclei and regions that touch the box (y0, x0, y1, x1); nothing is cut."""

@@ -109,9 +109,11 @@ class Regions(PolygonTable):
         mpp: micrometres per pixel of the coordinates.
         image_size: height and width in micrometres of the label image that they were read from;
             None if they were read as outlines.
+        generated: whether they were generated with a layout, and not drawn or measured.
     """
 
     image_size: tuple[float, float] | None = field(default=None, kw_only=True)
+    generated: bool = field(default=False, kw_only=True)
 
     @classmethod
     def from_polygons(cls, polygons: Any, names: Iterable[str], *, mpp: float) -> Regions:
@@ -191,14 +193,17 @@ def told_as(planes: Collection[str]) -> np.ndarray:
 
 
 def unpainted(regions: Regions, planes: Collection[str]) -> list[str]:
-    """Return warnings about regions that a painter of these ``planes`` cannot tell from others."""
+    """Return warnings about regions that a painter of these ``planes`` cannot tell from others.
+
+    Nobody drew generated regions, so the warnings about these name only what is not painted at all.
+    """
     told, names = told_as(planes), ["", *REGIONS]
     there = [number for number in np.unique(regions.types) if number != GLASS]
     unknown = [names[number] for number in there if not told[number]]
     warnings = [
         f"the weights cannot tell {names[number]} from {names[told[number]]}: it is painted as that"
         for number in there
-        if told[number] not in (0, number)
+        if told[number] not in (0, number) and not regions.generated
     ]
     if unknown:
         painted = [name for name in REGIONS if name in planes]

@@ -57,7 +57,7 @@ def layout(
     Args:
         out: the file to write.
         size: height and width of the canvas in pixels of ``mpp`` micrometres; with ``regions``, by
-            default as far as these reach.
+            default the canvas that their file states, or else as far as they reach.
         tissue: "normal", "adenoma" or "carcinoma": of a strip of the bowel wall, or of all glands
             in ``regions``.
         plan: which tissue lies where on the canvas, as a PNG or GeoJSON. Without it, a canvas of
@@ -85,9 +85,9 @@ def layout(
     named: dict[str, Any] = {"class_map": class_map, "ignore_classes": tuple(ignore_classes)}
     known = None if like is None else read_contents(like, mpp=mpp, **named).checked()
     densities = Densities.parse(density, share, known)
-    drawn = _drawn(regions, mpp, named)
+    drawn, stated = _drawn(regions, mpp, named)
     fits = label_image_fits(drawn, size) if drawn is not None and size else []
-    size = _reach(drawn) if size is None else size
+    size = size or stated or _reach(drawn)
     if drawn is not None:
         for warning in fits + regions_on_canvas(drawn, size, alone=True):
             log.warning("%s", warning)
@@ -132,12 +132,16 @@ def _reach(drawn: Regions | None) -> tuple[int, int]:
 
 def _drawn(
     regions: str | Path | Regions | None, mpp: float, named: dict[str, Any]
-) -> Regions | None:
+) -> tuple[Regions | None, tuple[int, int] | None]:
+    """Return the regions that are given, and the size of the canvas that their file states."""
     if regions is None or isinstance(regions, Regions):
-        return regions and regions.scaled(mpp)
+        return regions and regions.scaled(mpp), None
     # A file may have nuclei as well, whose classes could be taken for those of regions.
-    found = read_contents(regions, mpp=mpp, **named).nuclei.regions
-    return read_regions(regions, mpp=mpp, **named) if found is None else found
+    nuclei = read_contents(regions, mpp=mpp, **named).nuclei
+    found = nuclei.regions
+    if found is None:
+        found = read_regions(regions, mpp=mpp, **named)
+    return found, nuclei.canvas_size
 
 
 def _source(

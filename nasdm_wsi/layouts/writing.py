@@ -23,6 +23,7 @@ from shapely import Polygon
 from shapely.geometry import mapping
 
 from ..annotations.features import feature_lines
+from ..annotations.geojson import begin, foreign_members
 from ..annotations.nuclei import Nuclei
 from ..annotations.raster import Drawing
 from ..annotations.regions import REGIONS, Regions
@@ -121,12 +122,13 @@ def write_layout(
     counts = np.zeros(len(TYPES), int)
     areas, by_region = np.zeros(len(REGIONS) + 1), np.zeros((len(REGIONS) + 1, len(TYPES)), int)
     measured = densities is not None and bool(densities.wanted)
-    canvas = tuple(side * mpp for side in size)
+    canvas = (size[0] * mpp, size[1] * mpp)
     with ExitStack() as stack:
         part = stack.enter_context(whole_or_nothing(out))
         file = stack.enter_context(open(part, "wb"))
         later = [stack.enter_context(TemporaryFile(dir=out.parent)) for _ in range(4)]
-        file.write(b'{"type":"FeatureCollection","features":[')
+        stated = foreign_members(canvas, mpp=mpp, generated=regions is None)
+        file.write(begin(stated))
         facts = Facts(mpp, seed, regions is None, measured)
         if regions is not None:
             later[0].write(_region_lines(regions, mpp))

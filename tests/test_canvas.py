@@ -1,0 +1,104 @@
+"""The canvas that annotation files state: from `layout` to `render`, and from slide to slide."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import shapely
+from click.testing import CliRunner
+
+from nasdm_wsi.annotations.formats import read_contents
+from nasdm_wsi.annotations.geojson import write_geojson
+from nasdm_wsi.annotations.nuclei import Nuclei
+from nasdm_wsi.cli.main import main
+from nasdm_wsi.errors import AnnotationError
+from nasdm_wsi.slides.reading import open_slide
+
+CANVAS = {"width": 320, "height": 240, "mpp": 0.5}
+
+
+def run(*arguments, code=0):
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A layout with muscle, and the slide that it becomes without further options."""
+    folder = tmp_path_factory.mktemp("canvas")
+    fixed = ("--nuclei", "rules", "--workers", 1, "-q")
+    run("layout", "-o", folder / "layout.geojson", "--size", 320, 240, "--seed", 5, *fixed)
+    run("render", folder / "layout.geojson", "-o", folder / "slide.ome.tif", "--steps", 1, "-q")
+    return folder
+
+
+def pixels(path):
+    with open_slide(path) as slide:
+        return slide.mpp, slide.read((0, 0, *slide.size), mpp=slide.mpp)
+
+
+def test_a_slide_is_as_large_as_the_canvas_that_its_annotations_state(made, tmp_path):
+    mpp, picture = pixels(made / "slide.ome.tif")
+    assert mpp == 0.5 and picture.shape == (240, 320, 3)
+    for name in ("layout", "slide"):
+        collection = json.loads((made / f"{name}.geojson").read_text())
+        assert collection["canvas"] == CANVAS and collection["regions"] == "generated"
+    # The same slide again from the nuclei that were written beside it.
+    again = tmp_path / "again.ome.tif"
+    run("render", made / "slide.geojson", "-o", again, "--steps", 1, "-q")
+    np.testing.assert_array_equal(pixels(again)[1], picture)
+    assert (tmp_path / "again.geojson").read_bytes() == (made / "slide.geojson").read_bytes()
+    # At twice the resolution, the same canvas has twice the sides.
+    fine = tmp_path / "fine.ome.tif"
+    run("render", made / "layout.geojson", "-o", fine, "--steps", 1, "-q", "--mpp-out", 0.25)
+    assert pixels(fine)[1].shape == (480, 640, 3)
+    assert json.loads((tmp_path / "fine.geojson").read_text())["canvas"] == {
+        **{"width": 640, "height": 480, "mpp": 0.25}
+    }
+
+
+def test_another_size_wins_and_warns_only_of_nuclei_outside(made, tmp_path, caplog):
+    layout = made / "layout.geojson"
+    for size, outside in (((400, 300), False), ((320, 120), True)):
+        out = tmp_path / f"{size[0]}.ome.tif"
+        run("render", layout, "-o", out, "--steps", 1, "--size", *size)
+        assert pixels(out)[1].shape == (*size[::-1], 3)
+        assert ("outside the slide" in caplog.text) == outside
+    # A pixel size that is not the one stated is taken, and told.
+    said = run("render", layout, "-o", tmp_path / "x.ome.tif", "--mpp", 0.25, "--dry-run")
+    assert "160 x 120" in said and "states 0.5 micrometres per pixel" in caplog.text
+
+
+def test_regions_are_filled_on_the_canvas_that_they_were_drawn_on(made, tmp_path):
+    out = tmp_path / "filled.geojson"
+    run("layout", "-o", out, "--regions", made / "layout.geojson", "--nuclei", "rules", "-q")
+    filled = json.loads(out.read_text())
+    assert filled["canvas"] == CANVAS and "regions" not in filled
+
+
+def test_muscle_is_told_of_where_it_was_drawn_and_not_where_it_was_generated(
+    made, tmp_path, caplog
+):
+    nuclei = read_contents(made / "layout.geojson").nuclei
+    assert "muscle" in nuclei.regions.counts()
+    drawn = tmp_path / "drawn.geojson"
+    write_geojson(drawn, replace(nuclei, regions=replace(nuclei.regions, generated=False)))
+    for path, told in ((made / "layout.geojson", False), (drawn, True)):
+        run("render", path, "-o", tmp_path / "a.ome.tif", "--dry-run")
+        assert ("cannot tell muscle from stroma" in caplog.text) == told
+
+
+@pytest.mark.parametrize(
+    "canvas", [{"width": 9}, {**CANVAS, "height": 0}, {**CANVAS, "width": "9"}, 9, None, [9, 9]]
+)
+def test_another_canvas_is_none(tmp_path, canvas):
+    path = tmp_path / "a.geojson"
+    write_geojson(path, Nuclei.from_polygons([shapely.box(2, 2, 9, 9)], [2], mpp=0.5))
+    collection = json.loads(path.read_text())
+    path.write_text(json.dumps({"canvas": canvas, **collection}))
+    assert read_contents(path, mpp=0.5).nuclei.canvas is None
+    path.write_text(json.dumps({**collection, "canvas": CANVAS}))  # too late to be seen
+    with pytest.raises(AnnotationError, match="the pixel size is unknown"):
+        read_contents(path)
