@@ -114,6 +114,11 @@ def _amount(text: str) -> int | float:
     callback=_finite,
     help="Remove this share of all nuclei; 1 removes all.",
 )
+@click.option(
+    "--regions",
+    type=options.EXISTING,
+    help="Take the tissue regions from this file: annotations, or a label image.",
+)
 @click.option("--mpp", type=float, help="Pixel size of a SLIDE that does not state it.")
 @click.option(
     "--mask", type=options.NEW, help="Also write a label image of where the slide is synthetic."
@@ -146,7 +151,7 @@ def edit(slide: Path, annotations: Path, out: Path, mask: Path | None, **given) 
     from ..slides.formats import labels_path
     from ..slides.reading import find_style
 
-    files = ("area", "before", "style", "weights")
+    files = ("area", "before", "regions", "style", "weights")
     inputs = (slide, annotations, *(given[name] for name in files))
     overwrite = given["overwrite"] or run_folder(out).is_dir()
     check_output(out, overwrite=overwrite, inputs=inputs)
@@ -196,7 +201,7 @@ def _request(slide: Path, annotations: Path, given: dict) -> tuple[Changes, shap
     classes = ("class_map", "ignore_classes", "tissue_classes", "class_property")
     reading = {name: given[name] for name in ("mpp", *classes, "contours", "max_pixels")}
     reading["may_be_empty"] = True
-    nuclei = read_annotations(annotations, like=slide, **reading)
+    nuclei = read_annotations(annotations, like=slide, regions=given["regions"], **reading)
     wanted = _preset(slide, nuclei, given)
     before = read_annotations(given["before"], like=slide, **reading) if given["before"] else nuclei
     difference = unchanged(wanted) if wanted is before else changes(before, wanted)

@@ -17,7 +17,7 @@ import numpy as np
 from .annotations.nuclei import Nuclei
 from .annotations.raster import Conditioning, check_planes
 from .errors import PlanError
-from .geometry import Block, Box, Plan, Steps, cells_in, inside, intersect, shape
+from .geometry import Block, Box, Plan, Steps, cells_in, shape
 from .provenance import provenance
 from .resampling import KERNEL, Resampling
 
@@ -228,13 +228,8 @@ class Job:
         return self.known is None and self._conditioning.is_glass(box)
 
     def unknown(self, box: Box) -> np.ndarray:
-        """Return bool (h, w): the pixels of the canvas that have to be painted."""
-        on_canvas = intersect(box, (0, 0, *self.plan.size))
-        unknown = np.zeros(shape(box), bool)
-        unknown[inside(on_canvas, box)] = (
-            True if self.known is None else ~self.known.mask(on_canvas)
-        )
-        return unknown
+        """Return bool (h, w): the pixels that have to be painted, also beyond the canvas."""
+        return np.ones(shape(box), bool) if self.known is None else ~self.known.mask(box)
 
     @property
     def threads(self) -> int:

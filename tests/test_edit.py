@@ -33,6 +33,7 @@ from nasdm_wsi.editing.source import EditedSlide
 from nasdm_wsi.errors import PlanError
 from nasdm_wsi.model import Painter
 from nasdm_wsi.provenance import facts_of
+from nasdm_wsi.rendering import render_region
 from nasdm_wsi.slides import ome_tiff
 from nasdm_wsi.slides.formats import format_of
 from nasdm_wsi.slides.reading import open_slide
@@ -119,7 +120,7 @@ def test_the_slide_fades_into_what_is_painted(folder):
     """Over four pixels inside the border of the area; outside it keeps its pixels."""
     slide = np.array(Image.open(folder / "s.png"))[80:180, 80:180]
     area = shapely.box(100, 100, 160, 160)
-    known = EditedSlide(folder / "s.png", 0.5, False, (0, 0), area, None, "")
+    known = EditedSlide(folder / "s.png", 0.5, False, (0, 0), area, None, "", SIZE)
     got = known.finished((80, 80, 180, 180), np.zeros_like(slide))
     outside = np.ones(slide.shape[:2], bool)
     outside[20:80, 20:80] = False
@@ -128,6 +129,41 @@ def test_the_slide_fades_into_what_is_painted(folder):
         row = 19 + depth
         np.testing.assert_allclose(got[row, 30:70], slide[row, 30:70] * (1 - depth / 5), atol=0.51)
     assert not got[24:76, 24:76].any()
+
+
+def test_at_the_edge_of_the_slide_nothing_of_it_is_left(folder, fitting_weights):
+    """What lies beyond the slide is no border: it is neither known nor faded into."""
+    source, (height, width) = pixels(folder / "s.png"), SIZE
+    painter = Painter(fitting_weights, steps=2, device="cpu")
+    corner = shapely.box(width - 60, height - 50, width, height)
+    job = plan_edit(folder / "s.png", discs(), corner, painter, mpp=0.5)
+    beyond = (height, width, height + 20, width + 20)
+    assert not job.known.mask(beyond).any()
+    assert job.known.mask((0, 0, 20, 20)).all() and job.known.mask((-20, -20, 0, 0)).all()
+    box = (height - 40, width - 50, height, width)
+    black = job.known.finished(box, np.zeros((40, 50, 3), np.uint8))
+    assert not black.any()
+    after = render_region(replace(job, region=(height - 60, width - 70, height, width)))
+    before = source[-60:, -70:]
+    away = np.abs(after.astype(int) - before).mean(axis=2)
+    assert not away[:10].any() and not away[:, :10].any()
+    assert away[-1, 20:].mean() > 0.5 * away[30:50, 30:60].mean()
+    assert away[20:, -1].mean() > 0.5 * away[30:50, 30:60].mean()
+
+
+def test_regions_inside_the_area_are_painted(edit, folder, tmp_path):
+    """As they are in a file of their own; they are written with the nuclei."""
+    square = shapely.box(100, 100, 180, 180)
+    (tmp_path / "area.geojson").write_text(shapely.to_geojson(square))
+    lumen = Regions.from_polygons([square.buffer(-8)], ["lumen"], mpp=0.5)
+    write_geojson(tmp_path / "r.geojson", replace(discs(1), regions=lumen))
+    edit("--area", tmp_path / "area.geojson", out="a.ome.tif")
+    edit("--area", tmp_path / "area.geojson", "--regions", tmp_path / "r.geojson", out="b.ome.tif")
+    without, told = (pixels(tmp_path / name) for name in ("a.ome.tif", "b.ome.tif"))
+    differs = (without != told).any(axis=2)
+    assert differs[108:172, 108:172].mean() > 0.3 and not differs[:90].any()
+    written = read_annotations(tmp_path / "b.geojson", mpp=0.5)
+    assert written.regions.counts() == lumen.counts()
 
 
 def test_labels_say_what_has_become_of_each_nucleus(edit, folder, tmp_path):

@@ -46,6 +46,7 @@ SEEN: dict[tuple[str, str], str] = {  # by a test of another file
             "other_formats_are_written_anew_without_loss": "--mpp",
             "what_is_painted_follows_the_area_and_the_difference": "--area --before",
             "what_cannot_be_edited_is_refused": "--weights",
+            "regions_inside_the_area_are_painted": "--regions",
             "annotations_are_read_as_the_options_say": (
                 "--class-map --ignore-class --tissue-class --class-property --contours --max-pixels"
             ),

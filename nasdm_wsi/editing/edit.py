@@ -126,10 +126,11 @@ def plan_edit(
         area = widened(area, cells, (height, width))
     # The painter takes the slide's pixels as they are, so its nuclei count as of its pixel size.
     nuclei = _as_of(replace(nuclei.scaled(canvas_mpp), tissue=None), painter.mpp)
-    known = EditedSlide(path, canvas_mpp, resampled, (y, x), area, cells, _sha256(path))
+    size = height, width
+    known = EditedSlide(path, canvas_mpp, resampled, (y, x), area, cells, _sha256(path), size)
     style = style_round(known) if local_style else None
     styled = painter if style is None else painter.restyled(style)
-    return replace(plan_render(nuclei, styled, size=(height, width), seed=seed), known=known)
+    return replace(plan_render(nuclei, styled, size=size, seed=seed), known=known)
 
 
 def _check_apart(source: Path, out: Path) -> None:

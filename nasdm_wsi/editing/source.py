@@ -21,6 +21,7 @@ from ..slides.tissue import tissue_mask
 
 TISSUE = 0.6  # share of the surroundings of a nucleus that has to be tissue
 FADE = 4  # pixels inside the border of the area over which the slide fades
+BEYOND = 64  # pixels beyond the edge of the slide, near the area, that are painted and not shown
 MOST_BOXES = 1000  # areas whose places stand in the provenance
 
 
@@ -37,6 +38,7 @@ class EditedSlide:
         cells: (height, width) of the cells that a copy of the slide is changed in, of which the
             area consists; None if the slide is written anew.
         digest: SHA-256 of the file, in hexadecimal digits.
+        size: (h, w) of the canvas.
     """
 
     path: Path
@@ -46,9 +48,14 @@ class EditedSlide:
     area: shapely.Geometry
     cells: tuple[int, int] | None
     digest: str
+    size: tuple[int, int]
 
     def mask(self, box: Box) -> np.ndarray:
-        """Return bool (h, w): the pixels outside the area."""
+        """Return bool (h, w): the pixels outside the area.
+
+        Where the area touches the edge of the slide, pixels beyond the edge are not known either:
+        white would be painted as glass there.
+        """
         return ~self._cover.mask(box)
 
     def pixels(self, box: Box) -> np.ndarray:
@@ -105,7 +112,9 @@ class EditedSlide:
 
     @cached_property
     def _cover(self) -> Cover:
-        return Cover(self.area)
+        height, width = self.size
+        beyond = self.area.buffer(BEYOND, join_style="mitre") - shapely.box(0, 0, width, height)
+        return Cover(self.area | beyond)
 
     @cached_property
     def _open(self) -> tuple[Slide, Lock]:
