@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 CODE = 130  # the exit code after Ctrl-C, by convention 128 + SIGINT
-GOES_ON = ("render", "train")  # commands that go on where they were
+RESUMED = ("render", "edit", "train")  # commands that resume where they were stopped
 QUIETLY = ("view",)  # that Ctrl-C ends as they should end
 
 
@@ -41,5 +41,5 @@ def interrupts(command: str) -> Iterator[None]:
 
 
 def _message(command: str) -> str:
-    then = "; the same command goes on" if command in GOES_ON else ""
-    return f"\nStopping{then} (Ctrl-C again: at once)\n"
+    then = "; run the same command again to resume" if command in RESUMED else ""
+    return f"\nStopping{then} (press Ctrl-C again to stop at once)\n"

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from ..errors import NasdmError
+from ..errors import NasdmError, StoppedError
 from . import options
 from .convert import convert
 from .edit import edit
@@ -37,6 +37,9 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except StoppedError as error:
+            click.echo(f"Stopped: {error}", err=True)
+            raise click.exceptions.Exit(CODE) from None
         except NasdmError as error:
             message = in_options(str(error), self.commands[ctx.invoked_subcommand or ""])
             raise click.ClickException(" ".join(message.split())) from error

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -51,7 +52,7 @@ def wait_for(condition):
 def assert_stopped(complaint):
     """One line and no traceback, beside warnings about the huge nuclei of the test."""
     lines = [line for line in complaint.splitlines() if line and "WARNING" not in line]
-    assert len(lines) == 1 and lines[0].startswith("Stopping; the same command goes on")
+    assert len(lines) == 1 and lines[0].startswith("Stopping; run the same command again to resume")
 
 
 @pytest.fixture
@@ -109,10 +110,38 @@ def test_training_saves_on_ctrl_c_and_goes_on_to_the_same_weights(dataset, tmp_p
             os.kill(os.getpid(), signal.SIGINT)
 
     common = {"preset": "tiny", "images": 16, "device": "cpu"}
-    with pytest.raises(StoppedError, match="stopped at 8 crops: the same command goes on"):
+    with pytest.raises(StoppedError, match="8 of 16 crops .* to resume"):
         train(dataset, tmp_path / "a", **common, progress=interrupt)
     weights = [train(dataset, tmp_path / name, **common).read_bytes() for name in "ab"]
     assert weights[0] == weights[1]
+
+
+@POSIX
+def test_train_ends_with_130_on_ctrl_c_and_is_resumed(dataset, tmp_path):
+    out = tmp_path / "run"
+    command = ("train", dataset, "-o", out, "--preset", "tiny", "--device", "cpu", "--images")
+    process = start(*command, 100_000)
+    wait_for(lambda: process.poll() is not None or list(out.glob("log/*")))
+    os.killpg(process.pid, signal.SIGINT)
+    _, complaint = process.communicate(timeout=120)
+    assert process.returncode == 130 and "Traceback" not in complaint
+    assert re.search(r"^Stopped: (\d+) of 100000 crops are done; .* to resume$", complaint, re.M)
+    assert (out / "last.safetensors").exists()
+
+
+@POSIX
+@pytest.mark.parametrize(("workers", "seconds", "times"), [(1, 3.0, 1), (2, 3.5, 1), (2, 5.0, 2)])
+def test_a_layout_that_is_stopped_leaves_no_file_and_no_process(tmp_path, workers, seconds, times):
+    out = tmp_path / "a.geojson"
+    process = start("layout", "-o", out, "--size", 8000, 8000, "--workers", workers)
+    time.sleep(seconds)  # while its workers start, and while they work
+    for _ in range(times):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.05)
+    said, complaint = process.communicate(timeout=60)  # a worker left behind would keep the pipe
+    assert process.returncode in INTERRUPTED and said == "" and not out.exists()
+    (line,) = filter(None, complaint.splitlines())
+    assert line == "Stopping (press Ctrl-C again to stop at once)"
 
 
 # Schedulers

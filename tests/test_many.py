@@ -366,7 +366,7 @@ def test_ctrl_c_ends_the_queue_and_the_same_command_goes_on(folder, command, tmp
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command goes on" in said
+    assert process.returncode == 130 and "run the same command again to resume" in said
     assert "Traceback" not in said
     complete = len(list(tmp_path.glob("out/*.tif")))
     result = run(*words)

@@ -232,7 +232,10 @@ class Run:
                         write_samples(board, trainer, self.samples, self.planes)
                 if warned.anywhere(trainer.device):
                     self.save()
-                    raise StoppedError(f"stopped at {trainer.seen} crops: the same command goes on")
+                    raise StoppedError(
+                        f"{trainer.seen} of {images} crops are done; run the same command again "
+                        "to resume"
+                    )
 
     def _steps(self) -> Iterator[list[Batch]]:
         """Yield the batches of this process for each step."""

@@ -30,6 +30,7 @@ from ..annotations.regions import REGIONS, Regions
 from ..annotations.types import TYPES
 from ..geometry import Block, Box, cells_in, grow, intersect
 from ..output import whole_or_nothing
+from ..processes import deaf_to_ctrl_c, end_with_parent
 from .densities import Densities
 from .outlines import REACH, shapes
 from .source import Proposals, Source
@@ -206,9 +207,17 @@ def _parts(source: Source, blocks: Blocks, facts: tuple, workers: int) -> Iterat
 
 
 def _pool(source: Source, workers: int) -> Executor:
-    if workers > 1:
-        return ProcessPoolExecutor(workers, get_context("spawn"), _take_source, (source,))
-    return ThreadPoolExecutor(1, "layout", _take_source, (source,))
+    if workers == 1:
+        return ThreadPoolExecutor(1, "layout", _take_source, (source,))
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (source,))
+    with deaf_to_ctrl_c():
+        pool.submit(int)  # the first task starts the processes
+    return pool
+
+
+def _start_worker(source: Source) -> None:
+    end_with_parent()
+    _take_source(source)
 
 
 def _take_source(source: Source) -> None:

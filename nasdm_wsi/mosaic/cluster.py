@@ -13,8 +13,6 @@ import json
 import logging
 import math
 import re
-import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
@@ -23,7 +21,6 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from itertools import pairwise
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +30,7 @@ from distributed import Client, KilledWorker, LocalCluster, Worker, WorkerPlugin
 from ..annotations.nuclei import Nuclei
 from ..errors import NasdmError, OutputError, PlanError
 from ..job import GPU_THREADS, Job
+from ..processes import deaf_to_ctrl_c
 from ..slides.pyramid import Pyramid
 from .engine import Mosaic
 from .schedule import Ledger, Task
@@ -102,7 +100,7 @@ def local(workers: int, *, gpus: bool = False) -> Iterator[Client]:
         OutputError: a worker could not be started.
     """
     try:
-        with _deaf_to_ctrl_c():
+        with deaf_to_ctrl_c():
             cluster = _gpu_cluster(workers) if gpus else _cpu_cluster(workers)
     except (RuntimeError, OSError) as error:
         raise OutputError(
@@ -141,26 +139,6 @@ def _gpu_cluster(workers: int) -> LocalCluster:
     return LocalCUDACluster(
         n_workers=workers, threads_per_worker=GPU_THREADS, silence_logs=logging.ERROR
     )
-
-
-@contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Start workers that ignore Ctrl-C, which a terminal sends to all processes.
-
-    The thread that dask starts now, and from which it starts workers, inherits the signal mask and
-    passes it on to them. In this process the signal is pending until they have started.
-    """
-    # If this process ends at once, what helps its workers warns that it cleans up after them.
-    sys.warnoptions.append("ignore:resource_tracker:UserWarning")
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    resource_tracker.ensure_running()  # when it starts, it sets the mask of its thread
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
