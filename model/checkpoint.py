@@ -25,6 +25,7 @@ from .families import FAMILIES, build, family_of
 
 WEIGHTS = Path(__file__).parent / "weights"  # those in the package
 SHIPPED = WEIGHTS / "small.safetensors"  # those that paint if nothing else is asked for
+LAYOUT = "layout-"  # begins the names of those that place nuclei or regions, for `layout`
 NAMED = 3  # differences that an error names
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -108,8 +109,9 @@ def find_weights(weights: str | Path) -> Path:
         return path
     named = {file.stem: file for file in sorted(WEIGHTS.glob("*.safetensors"))}
     if str(weights) not in named:
+        painters = [name for name in named if not name.startswith(LAYOUT)]
         raise CheckpointError(
-            f"{weights} does not exist: give a file of weights or a name, {' or '.join(named)}"
+            f"{weights} does not exist: give a file of weights or a name, {' or '.join(painters)}"
         )
     return named[str(weights)]
 

@@ -192,6 +192,8 @@ def test_bad_weights_slides_and_datasets_are_named(annotations, options, tmp_pat
     command = ("render", annotations, *options, "--mpp", 0.25)
     assert "bad.safetensors" in failed(run(*command, "--weights", bad))
     assert "bad.safetensors" in failed(run("info", bad))
+    assert failed(run(*command, "--weights", "huge")).endswith("or a name, medium or small")
+    assert "choose other --weights" in failed(run(*command, "--weights", "layout-nuclei"))
     slide = tmp_path / "bad.svs"
     slide.write_bytes(b"x" * 100)
     assert "bad.svs" in failed(run("info", slide))

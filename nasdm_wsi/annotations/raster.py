@@ -89,8 +89,8 @@ def check_planes(names: Sequence[str]) -> None:
     for name in names:
         if name not in given:
             raise PlanError(
-                f"the painter asks for a plane {name!r}, which annotations do not give: "
-                f"choose a painter that asks for some of {', '.join(given)}"
+                f"the weights ask for a plane {name!r}, which annotations do not give: choose "
+                f"other `weights`, which ask for some of {', '.join(given)}"
             )
 
 
