@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL.PngImagePlugin import PngInfo
 
+BOXES = 3  # of an edit, as many as a row names
 WARNING = "Synthetic image made by nasdm-wsi: not for diagnosis."
 
 
@@ -51,7 +52,17 @@ def edited_boxes(description: str) -> list[list[float]]:
 
 def legible_facts(description: str) -> list[tuple[str, str]]:
     """Return the facts as rows of (name, value), with boxes in the order of the options."""
-    return [(name, _legible(name, value)) for name, value in facts_of(description).items()]
+    rows: list[tuple[str, str]] = []
+    for name, value in facts_of(description).items():
+        if name == "known" and isinstance(value, dict):
+            rows += [(f"edit: {part}", _legible(part, told)) for part, told in value.items()]
+        else:
+            rows.append((name, _legible(name, value)))
+    return rows
+
+
+def _corner_and_size(y0: float, x0: float, y1: float, x1: float) -> str:
+    return " ".join(f"{n:g}" for n in (x0, y0, x1 - x0, y1 - y0))
 
 
 def _legible(name: str, value: Any) -> str:
@@ -60,6 +71,10 @@ def _legible(name: str, value: Any) -> str:
             return f"{x0} {y0} {x1 - x0} {y1 - y0} (x, y, width, height)"
         case "canvas", [int(height), int(width)]:
             return f"{width} x {height} pixels"
+        case "boxes", [[_, _, _, _], *_]:
+            shown = "; ".join(_corner_and_size(*box) for box in value[:BOXES])
+            more = f"; and {len(value) - BOXES} more" if len(value) > BOXES else ""
+            return f"{shown}{more} (x, y, width, height)"
     if isinstance(value, dict):
         value = [f"{name} {part}" for name, part in value.items()]
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
