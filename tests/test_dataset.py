@@ -131,8 +131,6 @@ def test_rare_types_are_met_more_often_than_by_area(tmp_path):
         (lambda f: (f / "images" / "a.png").write_bytes(b"no"), "cannot be read"),
         (lambda f: imsave(f / "images" / "a.png", np.zeros((9, 9, 3), np.uint8),
                           check_contrast=False), "do not fit"),
-        (lambda f: imsave(f / "images" / "a.png", np.full((160, 200, 3), 255, np.uint8),
-                          check_contrast=False), "no tissue"),
     ],
 )  # fmt: skip
 def test_bad_sources_are_named_and_leave_no_dataset(lizard_source, tmp_path, spoil, message):
@@ -145,6 +143,19 @@ def test_bad_sources_are_named_and_leave_no_dataset(lizard_source, tmp_path, spo
     shutil.rmtree(source)
     shutil.copytree(lizard_source, source)
     assert len(prepare([source], tmp_path / "out")) == 2  # what the failure left does no harm
+
+
+def test_pictures_without_tissue_are_left_out_with_a_warning(lizard_source, tmp_path, caplog):
+    source = shutil.copytree(lizard_source, tmp_path / "source")
+    glass = np.full((160, 200, 3), 255, np.uint8)
+    imsave(source / "images" / "a.png", glass, check_contrast=False)
+    assert [row["name"] for row in prepare([source], tmp_path / "out")] == ["b"]
+    assert [region.name for region in read_regions(tmp_path / "out")] == ["b"]
+    assert "a.png is left out: no tissue" in caplog.text
+    imsave(source / "images" / "b.png", glass, check_contrast=False)
+    with pytest.raises(DatasetError, match="no picture has tissue"):
+        prepare([source], tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_existing_damaged_and_foreign_datasets_are_refused(dataset, lizard_source, tmp_path):

@@ -62,14 +62,15 @@ def prepare(
     Pictures and labels are brought to ``mpp`` micrometres per pixel, which those of folders have
     already. A share ``held_out`` of each picture's area is set aside as a rectangle whose place
     depends on ``seed`` and the name alone; of ``held_out_patients`` everything is. Of pictures that
-    show the same tissue one stays. Those named in ``exclude`` are left out; ``folds`` picks those
-    of some folds of Lizard as downloaded. With ``normalise_to``, a picture or slide, the stains of
-    each source are estimated once, from all its pictures, and replaced by those of the target;
-    ``stain_backend`` is one of `stain.BACKENDS`. ``max_pixels`` is the most of a picture.
+    show the same tissue one stays. Those without tissue are left out with a warning, those named in
+    ``exclude`` without one; ``folds`` picks those of some folds of Lizard as downloaded. With
+    ``normalise_to``, a picture or slide, the stains of each source are estimated once, from all its
+    pictures, and replaced by those of the target; ``stain_backend`` is one of `stain.BACKENDS`.
+    ``max_pixels`` is the most of a picture.
 
     Raises:
         DatasetError: a source is none of these, a picture and its labels do not fit, or no pixel is
-            as large as ``mpp``.
+            as large as ``mpp``, or no picture has tissue.
         OutputError: ``out`` exists already, or cannot be written.
     """
     out = Path(out)
@@ -94,10 +95,13 @@ def prepare(
             whole = [[0, 0, *picture.types.shape]]
             unseen = row.patient and row.patient in held_out_patients
             boxes = whole if unseen else _held_out(picture, held_out, row.name, seed)
-            _write(part / row.name, picture)
-            rows.append(_facts(row, picture, mpp, boxes))
+            if facts := _facts(row, picture, mpp, boxes):
+                _write(part / row.name, picture)
+                rows.append(facts)
             if progress:
                 progress("preparing", done + 1, len(found))
+        if not rows:
+            raise DatasetError("no picture has tissue whose stain can be measured")
         manifest = {"format": FORMAT, "mpp": mpp, "seed": seed, "regions": rows}
         if normalise_to is not None:
             manifest["normalised"] = {"target": str(normalise_to), "backend": stain_backend}
@@ -182,12 +186,13 @@ def _write(folder: Path, picture: _Picture) -> None:
         Image.fromarray(picture.regions).save(folder / "regions.png")
 
 
-def _facts(row: Labelled, picture: _Picture, mpp: float, held_out: list[list[int]]) -> dict:
-    """Return the row of a picture in the manifest."""
+def _facts(row: Labelled, picture: _Picture, mpp: float, held_out: list[list[int]]) -> dict | None:
+    """Return the row of a picture in the manifest, or None, with a warning, if it has no tissue."""
     try:
         stain = StainStatistics.of(picture.image[picture.published])
     except SlideError as error:
-        raise DatasetError(f"{row.picture}: {error}") from error
+        log.warning("%s is left out: %s", row.picture, error)
+        return None
     index, first = np.unique(picture.instances, return_index=True)
     counts = np.bincount(picture.types.flat[first[index > 0]], minlength=len(TYPES))
     return {
