@@ -17,11 +17,12 @@ from ..annotations.columns import pack
 from ..annotations.nuclei import Nuclei
 from ..annotations.types import TYPES
 from ..errors import PlanError
+from .outlines import axis, placed, usual_outlines
 
 GAP = 1.0  # micrometres between an inserted nucleus and the others, at least
 NEAR, FAR = 8.0, 30.0  # micrometres from the nucleus beside which one is inserted
 TRIES = 200  # places that are tried for each nucleus
-SWAPPED = 0.5  # how much an outline may be scaled to the size of another type, at most
+OUTLINES_TRIED = 20  # of another type, for each nucleus that is swapped
 # Next to which types one of a type usually lies; those of the same type come first.
 _COMPANY = {
     "epithelial": ("epithelial",),
@@ -45,8 +46,7 @@ def insert(
 ) -> Nuclei:
     """Add nuclei of a type, near types that it usually occurs with, and touching no other nucleus.
 
-    Outlines are those of nuclei of this type in the slide, rotated at random; if there are none,
-    those of the types that it usually occurs with.
+    Their outlines are `usual_outlines` of the type, in random directions.
 
     Args:
         fits: whether an outline may lie where it is, for example on tissue.
@@ -56,29 +56,27 @@ def insert(
     """
     number = type_number(kind)
     company = np.flatnonzero(np.isin(nuclei.types, [type_number(name) for name in _COMPANY[kind]]))
-    alike = np.flatnonzero(nuclei.types == number)
     company = company if len(company) else np.arange(len(nuclei))
     if not len(company):
         raise PlanError("no nucleus is annotated, so it is unknown where another could lie")
     polygons = nuclei.polygons()
-    models = polygons[alike if len(alike) else company]
+    models = usual_outlines(nuclei, number, rng)
     crowd = _Crowd(polygons, GAP / nuclei.mpp)
-    added: list[shapely.Polygon] = []
     for _ in range(count):
         for _ in range(TRIES):
             anchor = polygons[rng.choice(company)].centroid
-            outline = _turned(models[rng.integers(len(models))], rng)
             distance = rng.uniform(NEAR, FAR) / nuclei.mpp
-            outline = _moved_to(outline, anchor, distance, rng.uniform(0, 2 * np.pi))
+            centre = _beside(anchor, distance, rng.uniform(0, 2 * np.pi))
+            model = models[rng.integers(len(models))]
+            outline = placed(model, centre, rng.uniform(0, 2 * np.pi))
             if crowd.has_room(outline) and fits(outline):
                 break
         else:
             raise PlanError(
-                f"there is room for {len(added)} of {count} more {kind} nuclei: ask for fewer"
+                f"there is room for {len(crowd.added)} of {count} more {kind} nuclei: ask for fewer"
             )
-        crowd.add(outline)
-        added.append(outline)
-    return _joined(nuclei, added, number)
+        crowd.added.append(outline)
+    return _joined(nuclei, crowd.added, number)
 
 
 def remove(
@@ -104,24 +102,31 @@ def thin(nuclei: Nuclei, share: float, *, rng: np.random.Generator) -> Nuclei:
 def swap(
     nuclei: Nuclei, old: str, new: str, *, rng: np.random.Generator, amount: int | float = 1.0
 ) -> Nuclei:
-    """Give nuclei of a type another type, and about its size.
+    """Give nuclei of a type another type, and an outline as the new type has it.
 
-    Outlines are scaled to the median area of the new type in the slide, if it has some, by a factor
-    of 0.5 to 2 in area.
+    A nucleus keeps its centre and the direction of its long axis, and gets one of the
+    `usual_outlines` of the new type. If none of those that are tried has room among the other
+    nuclei, it keeps its own outline, reduced to the median area of the new type if it is larger.
 
     Args:
         amount: how many, as an int; or which share, as a float of at most 1. By default all.
     """
     chosen = _chosen(nuclei, old, amount, rng)
-    types, number, areas = nuclei.types.copy(), type_number(new), nuclei.areas()
+    types, number = nuclei.types.copy(), type_number(new)
     types[chosen] = number
-    polygons = nuclei.polygons()
-    if (alike := nuclei.types == number).any():
-        ratio = np.clip(np.median(areas[alike]) / areas[chosen], SWAPPED, 1 / SWAPPED) ** 0.5
-        polygons[chosen] = [
-            affinity.scale(polygon, by, by, origin="centroid")
-            for polygon, by in zip(polygons[chosen], ratio, strict=True)
-        ]
+    models, polygons = usual_outlines(nuclei, number, rng), nuclei.polygons()
+    usual_area = np.median(shapely.area(models))
+    crowd = _Crowd(polygons.copy(), 0)
+    for k in chosen:
+        outline, centre, angle = polygons[k], polygons[k].centroid, axis(polygons[k])
+        for model in models[rng.permutation(len(models))[:OUTLINES_TRIED]]:
+            polygons[k] = placed(model, centre, angle)
+            if crowd.has_room(polygons[k], besides=k):
+                break
+        else:
+            by = min(1, usual_area / outline.area) ** 0.5
+            polygons[k] = affinity.scale(outline, by, by, origin="centroid")
+        crowd.polygons[k] = polygons[k]
     return replace(nuclei, **vars(pack(polygons, types, nuclei.ids)))
 
 
@@ -153,36 +158,30 @@ def _chosen(
     return np.sort(rng.permutation(found)[:amount])
 
 
-def _turned(outline: shapely.Polygon, rng: np.random.Generator) -> shapely.Polygon:
-    """Return the outline in a random direction, mirrored half of the time."""
-    mirrored = affinity.scale(outline, rng.choice([-1, 1]), 1)
-    return affinity.rotate(mirrored, rng.uniform(0, 360), origin="centroid")
-
-
-def _moved_to(
-    outline: shapely.Polygon, anchor: shapely.Point, distance: float, angle: float
-) -> shapely.Polygon:
-    """Return the outline so that its centroid is at a distance from an anchor."""
-    x, y = anchor.x + distance * np.cos(angle), anchor.y + distance * np.sin(angle)
-    return affinity.translate(outline, x - outline.centroid.x, y - outline.centroid.y)
+def _beside(anchor: shapely.Point, distance: float, angle: float) -> shapely.Point:
+    """Return the point at a distance from an anchor, in a direction."""
+    return shapely.Point(anchor.x + distance * np.cos(angle), anchor.y + distance * np.sin(angle))
 
 
 class _Crowd:
-    """The nuclei that are there, and those that have been added."""
+    """The outlines of all nuclei, among which others need room.
+
+    polygons: those that were there; their places in the array may get other outlines, which hardly
+    reach farther. added: further ones. gap: pixels that have to lie between two.
+    """
 
     def __init__(self, polygons: np.ndarray, gap: float):
-        self._tree, self._polygons, self._gap = shapely.STRtree(polygons), polygons, gap
-        self._added: list[shapely.Polygon] = []
+        self.polygons, self._gap = polygons, gap
+        self.added: list[shapely.Polygon] = []
+        self._tree = shapely.STRtree(polygons)
+        self._reach = gap + np.sqrt(shapely.area(polygons).max(initial=0))
 
-    def has_room(self, outline: shapely.Polygon) -> bool:
-        """Return whether no nucleus is nearer to an outline than the gap."""
-        near = self._polygons[self._tree.query(outline.buffer(self._gap))]
-        others = np.array([*near, *self._added], object)
+    def has_room(self, outline: shapely.Polygon, *, besides: int = -1) -> bool:
+        """Return whether no nucleus, ``besides`` one, lies nearer to an outline than the gap."""
+        index = self._tree.query(outline.buffer(self._reach))
+        near = self.polygons[index[index != besides]]
+        others = np.array([*near, *self.added], object)
         return not shapely.dwithin(others, outline, self._gap).any()
-
-    def add(self, outline: shapely.Polygon) -> None:
-        """Count an outline among the nuclei."""
-        self._added.append(outline)
 
 
 def _joined(nuclei: Nuclei, added: list[shapely.Polygon], number: int) -> Nuclei:
