@@ -113,7 +113,7 @@ def test_patients_are_held_out_whole_and_copies_left_out(folder, tmp_path, caplo
     rows = [
         {"image": "d.webp", "same_as": "a", "patient": "2"},
         {"image": "a.webp", "nuclei": "a.npz", "pseudo": "nuclei", "patient": "1"},
-        {"image": "b.webp", "patient": "2"},
+        {"image": "b.webp", "patient": "2", "histology": "adenoma"},
         {"image": "c.webp", "same_as": "elsewhere"},
         {"image": "c.webp", "name": "again", "same_as": "elsewhere"},
     ]
@@ -122,6 +122,7 @@ def test_patients_are_held_out_whole_and_copies_left_out(folder, tmp_path, caplo
     assert list(facts) == ["a", "b", "c"] and "2 pictures" in caplog.text
     assert not regions["b"].usable.any() and regions["b"].held_out == ((0, 0, *SIZE),)
     assert regions["a"].usable.any() and regions["a"].nuclei == "pseudo"
+    assert regions["b"].histology == "adenoma" and regions["a"].histology == ""
     told = dict(describe(tmp_path / "out"))
     assert told["labels of nuclei"] == "1 pseudo, 2 none" and told["labels of regions"] == "3 none"
     with pytest.raises(DatasetError, match="from 'a' back"):
@@ -138,6 +139,7 @@ def test_patients_are_held_out_whole_and_copies_left_out(folder, tmp_path, caplo
         ([{"image": "a.webp", "stain": "x"}], "unknown column 'stain': use image"),
         ([{"image": "a.webp", "mpp": "half"}], "mpp is 'half': give a number"),
         ([{"image": "a.webp", "pseudo": "all"}], "pseudo is 'all'"),
+        ([{"image": "a.webp", "histology": "polyp"}], "use normal, adenoma, carcinoma or nothing"),
         ([{"image": "a.webp", "name": "../a"}], "cannot be the name of a folder"),
         ([{"image": "a.webp", "nuclei": "a.npz", "points": "points.csv"}], "keep one of them"),
         ([{"image": "a.webp", "nuclei": "a.npz", "mpp": "0"}], "give a number above 0"),

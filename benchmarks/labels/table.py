@@ -21,6 +21,8 @@ from pathlib import Path
 from pictures import INK, SETS, Picture, glas_rows, pictures
 
 MPP = 0.5  # of the pictures after enlargement
+# What `pictures.json` of GlaS says of a picture, as the table says it.
+HISTOLOGIES = {"healthy": "normal", "adenomatous": "adenoma"}
 # Tiles of CoNSeP that Lizard holds as well.
 SAME = {"train_16": "consep_12", "train_27": "consep_7"}
 
@@ -50,14 +52,14 @@ def row(picture: Picture, nuclei: Path | None, regions: Path | None) -> dict[str
 
 
 def of_glas(picture: Picture) -> dict[str, str]:
-    """Patient of a GlaS picture, also of one in Lizard, and its copy there."""
+    """Patient and histology of a GlaS picture, also of one in Lizard, and its copy there."""
     rows = glas_rows(picture.data)
-    if picture.set == "glas":
-        own = rows[picture.name]
-        return {"patient": f"glas {own['patient']}", "same_as": own.get("lizard", "")}
-    for own in rows.values():
-        if own.get("lizard") == picture.name:
-            return {"patient": f"glas {own['patient']}"}
+    for name, own in rows.items():
+        here = picture.set == "glas" and name == picture.name
+        if here or own.get("lizard") == picture.name:
+            histology = HISTOLOGIES.get(own["histology"], "carcinoma")
+            facts = {"patient": f"glas {own['patient']}", "histology": histology}
+            return facts | ({"same_as": own.get("lizard", "")} if here else {})
     return {}
 
 
@@ -70,7 +72,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=SETS, default=SETS)
     parser.add_argument("--names", nargs="+", help="only these pictures, as the table calls them")
     options = parser.parse_args()
-    chosen = [p for p in pictures(options.data, *options.only, copies=True) if p.name not in INK]
+    chosen = [p for p in pictures(options.data, *options.only, copies=True)]
+    chosen = [p for p in chosen if p.set != "consep" or p.name not in INK]
     rows = [row(picture, options.nuclei, options.regions) for picture in chosen]
     if options.names:
         rows = [row for row in rows if row["name"] in options.names]

@@ -34,7 +34,7 @@ class Region:
 
     nuclei, tissue: where the labels of nuclei and of regions come from (`sources.Labelled`).
     regions: uint8 (h, w), 0 = unknown, else a number of `annotations.regions`; None if none are
-    labelled.
+    labelled. histology: one of `sources.HISTOLOGIES`, or empty.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Region:
     nuclei: str = "published"
     tissue: str = "none"
     regions: np.ndarray | None = None
+    histology: str = ""
 
     @property
     def usable(self) -> np.ndarray:
@@ -157,6 +158,7 @@ def _read_region(path: Path, row: dict) -> Region:
         nuclei=row["labels"]["nuclei"],
         tissue=row["labels"]["regions"],
         regions=_pixels(folder / "regions.png") if row["labels"]["regions"] != "none" else None,
+        histology=row.get("histology", ""),
     )
     if region.stain.mean.shape != (3,) or region.stain.covariance.shape != (3, 3):
         raise ValueError("stain_mean or stain_covariance is of another size")

@@ -210,6 +210,7 @@ def _facts(row: Labelled, picture: _Picture, mpp: float, held_out: list[list[int
         "labels": row.origins,
         "patient": row.patient,
         "collection": row.collection,
+        "histology": row.histology,
     }
 
 

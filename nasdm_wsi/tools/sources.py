@@ -20,6 +20,7 @@ from pathlib import Path
 from ..errors import DatasetError
 
 UNPUBLISHED = 255
+HISTOLOGIES = ("normal", "adenoma", "carcinoma")
 PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 _LAYOUTS = "neither images/NAME.png with labels/NAME.mat, nor NAME.png with NAME_classes.png"
 _CLASSES = "_classes"
@@ -34,6 +35,7 @@ class Labelled:
     mpp: micrometres per pixel; None for those of the dataset.
     pseudo: which labels are predictions, of "nuclei" and "regions".
     same_as: the name of a picture of the same tissue.
+    histology: one of `HISTOLOGIES`, or empty.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Labelled:
     patient: str = ""
     collection: str = ""
     same_as: str = ""
+    histology: str = ""
 
     @property
     def origins(self) -> dict[str, str]:

@@ -13,6 +13,7 @@ Every column but ``image`` may be missing or empty. Paths count from the folder 
     patient     whom the picture is of
     collection  where it was published
     same_as     the name of another picture that shows the same tissue
+    histology   normal, adenoma or carcinoma
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DatasetError
-from .sources import Labelled
+from .sources import HISTOLOGIES, Labelled
 
 COLUMNS = (
     *("image", "name", "mpp", "nuclei", "points", "regions"),
-    *("pseudo", "patient", "collection", "same_as"),
+    *("pseudo", "patient", "collection", "same_as", "histology"),
 )
 PSEUDO = ("nuclei", "regions")
 COARSEST = 100.0  # micrometres per pixel
@@ -86,6 +87,8 @@ def _labelled(row: Mapping[str, Any], path: Path, number: int) -> Labelled:
     pseudo = tuple(texts["pseudo"].replace(",", " ").replace(";", " ").split())
     if odd := sorted(set(pseudo) - set(PSEUDO)):
         raise wrong(f"pseudo is {odd[0]!r}: use {' or '.join(PSEUDO)}, or both")
+    if texts["histology"] not in ("", *HISTOLOGIES):
+        raise wrong(f"histology is {texts['histology']!r}: use {', '.join(HISTOLOGIES)} or nothing")
     try:
         mpp = float(texts["mpp"]) if texts["mpp"] else None
     except ValueError as error:
@@ -103,4 +106,5 @@ def _labelled(row: Mapping[str, Any], path: Path, number: int) -> Labelled:
         patient=texts["patient"],
         collection=texts["collection"],
         same_as=texts["same_as"],
+        histology=texts["histology"],
     )
