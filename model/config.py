@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..annotations.types import PLANES
-from .planes import ALL_PLANES, LAYOUT_PLANES
+from .planes import ALL_PLANES, LAYOUT_PLANES, TISSUE_PLANES
 
 MOST_BLOCKS = 64  # of one width
 MOST_LEVELS, MOST_CHANNELS = 8, 8192
@@ -87,7 +87,8 @@ class TrainingConfig:
     critic_steps: numbers of solver steps in which the network then paints, as often.
     critic_pixels: whether the critic scores the pixels too. even_places: see `critic.Adversarial`.
     patches: read the paper's patches, at `magnification` 20 or 10, instead of random crops.
-    layouts: read maps of nuclei (`training.maps`) in place of pictures.
+    layouts: read maps of "nuclei" (`training.maps`) or of "regions" (`training.region_maps`) in
+        place of pictures.
     muon: see `optimisers.network_optimisers`.
     checkpointing: recompute activations in the backward pass.
     """
@@ -109,7 +110,7 @@ class TrainingConfig:
     critic_pixels: bool = False
     even_places: float = 0.0
     patches: bool = False
-    layouts: bool = False
+    layouts: str = ""
     magnification: int = 20
     muon: bool = True
     checkpointing: bool = False
@@ -218,9 +219,17 @@ PRESETS = {
     ),
     "layout-nuclei": Preset(
         LocalConfig((32, 80), (1, 3), embedding=64, sigma_data=0.25, planes=len(LAYOUT_PLANES)),
-        TrainingConfig(crop=96, batch=16, images=48_000, condition_dropout=0.0, layouts=True),
+        TrainingConfig(crop=96, batch=16, images=48_000, condition_dropout=0.0, layouts="nuclei"),
         "places the nuclei of layouts; trains in half an hour on one core",
         LAYOUT_PLANES,
+    ),
+    "layout-regions": Preset(
+        LocalConfig(
+            (24, 48, 72), (1, 1, 3), embedding=64, sigma_data=0.7, planes=len(TISSUE_PLANES)
+        ),
+        TrainingConfig(crop=80, batch=16, images=240_000, layouts="regions"),
+        "generates glands for layouts; trains in 40 minutes on one core",
+        TISSUE_PLANES,
     ),
     "nasdm": Preset(PAPER, _PAPER_TRAINING, "the paper's network, first stage"),
     "nasdm-10x": Preset(

@@ -27,6 +27,7 @@ from ..diffusion import Condition
 from ..pixels import to_signal
 from .forgetting import told_in_part
 from .maps import Maps
+from .region_maps import RegionMaps
 from .samples import Sample
 
 TRIES = 64
@@ -248,7 +249,7 @@ class Patches(Dataset):
         )
 
 
-Samples = Crops | Patches | Maps
+Samples = Crops | Patches | Maps | RegionMaps
 
 
 def samples_of(
@@ -260,7 +261,8 @@ def samples_of(
         DatasetError: the dataset cannot be used, or has no room for a sample.
     """
     if settings.layouts:
-        return Maps(dataset, crop=settings.crop, seed=seed)
+        maps = RegionMaps if settings.layouts == "regions" else Maps
+        return maps(dataset, crop=settings.crop, seed=seed)
     if settings.patches:
         return Patches(dataset, side=settings.crop, magnification=settings.magnification, seed=seed)
     return Crops(

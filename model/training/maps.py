@@ -129,7 +129,7 @@ class Maps(Dataset):
         cut = self._place(rng, regions)
         turn, flip = int(rng.integers(4)), int(rng.integers(2))
         told = planes(regions[cut], chosen.densities)
-        image, told = (_turned(part, turn, flip) for part in (chosen.image[:, *cut], told))
+        image, told = (turned(part, turn, flip) for part in (chosen.image[:, *cut], told))
         return Sample(torch.from_numpy(image), torch.from_numpy(told), torch.zeros(6))
 
     def _place(self, rng: np.random.Generator, regions: np.ndarray) -> tuple[slice, slice]:
@@ -142,6 +142,7 @@ class Maps(Dataset):
                 return cut
 
 
-def _turned(planes: np.ndarray, turn: int, flip: int) -> np.ndarray:
+def turned(planes: np.ndarray, turn: int, flip: int) -> np.ndarray:
+    """Return planes (n, h, w) after quarter turns and, if ``flip``, mirrored."""
     turned = np.rot90(planes, turn, axes=(1, 2))
     return np.ascontiguousarray(turned[:, :, ::-1] if flip else turned)
