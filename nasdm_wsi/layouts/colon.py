@@ -6,8 +6,8 @@ crypts, an epithelium on its surface and muscle below it; tumours get glands of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache, partial, reduce
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Protocol
 
 import numpy as np
@@ -20,7 +20,8 @@ from ..annotations.regions import REGIONS, Regions
 from ..geometry import Block, Box, cells_in, grow, inside, intersect, shape
 from . import tissues
 from .densities import Densities
-from .glands import LONGEST, STEP, Named, drop, glands
+from .glands import LONGEST, STEP, Named, drop
+from .glands import glands as glands_by_rules
 from .keyed import generator, smooth
 from .populate import Populated
 from .source import Proposals
@@ -44,6 +45,10 @@ _TISSUES = {
     ADENOMA: tissues.ADENOMA,
     LYMPHOCYTES: tissues.AGGREGATE,
 }
+GLANDULAR = (MUCOSA, ADENOMA, TUMOUR)  # in the order of `tools.sources.HISTOLOGIES`
+# Painted glands: what is smaller is left out, and how far lumens keep from the end of the ground.
+LEAST_AREAS = {"epithelium": 500.0, "lumen": 60.0, "mucus": 20.0}
+WALL = 15.0
 _STROMA = REGIONS.index("stroma") + 1  # lies below all other tissue
 _REGIONS = {DEBRIS: "debris", FAT: "fat", MUCUS: "mucus", MUSCLE: "muscle"}
 
@@ -59,6 +64,26 @@ class Plan(Protocol):
         """Return kinds of ground, uint8, one for every `STEP` micrometres of a box."""
 
 
+class PaintedGlands(Protocol):
+    """Glands as heights, a function of place, for the kinds of tissue that it was made with."""
+
+    def heights(self, box: Box) -> dict[str, np.ndarray]:
+        """Return how far each place of a box lies inside epithelium, lumen and mucus.
+
+        In micrometres, negative outside, one value for every `STEP`. The epithelium includes the
+        lumens and the mucus in it, which lie over it. The box is a square of `BLOCK` with at most
+        `NEAR` around it.
+        """
+
+
+Glands = Callable[..., PaintedGlands]
+"""Makes `PaintedGlands` of a function of a box and a ``seed``.
+
+The function says which glands belong where, one number for every `STEP` micrometres: 0 for none,
+else the place in `GLANDULAR` + 1.
+"""
+
+
 class Colon:
     """A source of layouts: the colon after a plan.
 
@@ -67,6 +92,7 @@ class Colon:
         seed: another seed, other tissue.
         densities: numbers of nuclei that are wanted instead of those of the tissues.
         populate: the source of the nuclei in the regions.
+        glands: makes the painter of the glands; by default they follow rules.
     """
 
     def __init__(
@@ -76,19 +102,24 @@ class Colon:
         seed: int,
         densities: Densities | None = None,
         populate: type[Populated] = Populated,
+        glands: Glands | None = None,
     ):
         self._plan, self._seed = plan, seed
         self._blocks = lru_cache(maxsize=64)(self._block)
-        self._kept = lru_cache(maxsize=256)(self._square)
-        self._populate = populate
+        self._kept = lru_cache(maxsize=1024)(self._square)
+        self._populate, self._glands = populate, glands
+        self._painted = glands and glands(self._gland_tissue, seed=seed)
         self._nuclei = populate(self.regions, seed=seed, tissue=self._kinds, densities=densities)
 
     def __reduce__(self) -> tuple:
-        return _rebuilt, (self._plan, self._seed, self._nuclei.densities, self._populate)
+        given = (self._plan, self._seed, self._nuclei.densities, self._populate, self._glands)
+        return _rebuilt, given
 
     def regions(self, box: Box) -> Regions:
         """Return the regions that meet a box."""
-        blocks = [self._blocks(*place) for place in _squares(grow(box, GLAND), BLOCK)]
+        # Painted glands are cut at the squares, as the ground is.
+        reach = GLAND if self._painted is None else 0
+        blocks = [self._blocks(*place) for place in _squares(grow(box, reach), BLOCK)]
         y0, x0, y1, x1 = box
         found: list[Named] = []
         for layer in (0, 1):  # the glands of all squares lie over the ground of all
@@ -131,11 +162,16 @@ class Colon:
     def _block(self, row: int, column: int) -> tuple[Layer, Layer]:
         """Return the regions of the ground of a square, and those of its glands."""
         box = (row * BLOCK, column * BLOCK, (row + 1) * BLOCK, (column + 1) * BLOCK)
+        raised = self._by_rules(box) if self._painted is None else []
+        return _layer(self._flat(box)), _layer(raised)
+
+    def _by_rules(self, box: Box) -> list[Named]:
+        """Return the glands by rules that belong to a square."""
         raised: list[Named] = []
         for number, kind in enumerate((MUCOSA, TUMOUR, ADENOMA)):
             style = _TISSUES[kind].glands
             if style and (self._ground(grow(box, LONGEST)) == kind).any():
-                made = glands(
+                made = glands_by_rules(
                     style,
                     box,
                     allowed=partial(self._room, kind),
@@ -143,7 +179,28 @@ class Colon:
                     draw=number,
                 )
                 raised += [named for gland in made for named in gland]
-        return _layer(self._flat(box)), _layer(raised)
+        return raised
+
+    def _gland_tissue(self, box: Box) -> np.ndarray:
+        """Return which kind of glands belongs where in a box, as `Glands` numbers them."""
+        out = np.zeros([side // STEP for side in shape(box)], np.uint8)
+        for number, kind in enumerate(GLANDULAR, 1):
+            if (self._ground(box) == kind).any():
+                out[self._room(kind, box)] = number
+        return out
+
+    def _painted_glands(self, around: Box) -> list[tuple[str, np.ndarray]]:
+        """Return heights of painted glands, sampled in a frame, later over earlier."""
+        room = self._gland_tissue(around) > 0
+        if self._painted is None or not room.any():
+            return []
+        depth = _distance(room)
+        heights = self._painted.heights(around)
+        heights["epithelium"] = np.minimum(heights["epithelium"], depth)
+        for name in ("lumen", "mucus"):
+            heights[name] = np.minimum(heights[name], heights["epithelium"])
+            heights[name] = np.minimum(heights[name], depth - WALL)
+        return [(name, _without_specks(h, LEAST_AREAS[name])) for name, h in heights.items()]
 
     def _room(self, kind: int, box: Box) -> np.ndarray:
         """Return where glands of a kind may lie in a box."""
@@ -173,6 +230,7 @@ class Colon:
             above = SURFACE - _distance(ground != GLASS)
             above[~lined] = -STEP
             named += [("muscle", _eased(below) + rough), ("epithelium", _eased(above) + rough)]
+        named += self._painted_glands(around)
         out = [(name, part) for name, heights in named for part in _outlines(heights, around, box)]
         if lined.any():
             out += self._surface_goblets(np.where(lined, SURFACE - above, NEAR), around, box)
@@ -200,8 +258,14 @@ class Colon:
         return [("mucus", mucus) for mucus in drops]
 
 
-def _rebuilt(plan: Plan, seed: int, densities: Densities, populate: type[Populated]) -> Colon:
-    return Colon(plan, seed=seed, densities=densities, populate=populate)
+def _rebuilt(
+    plan: Plan,
+    seed: int,
+    densities: Densities,
+    populate: type[Populated],
+    glands: Glands | None,
+) -> Colon:
+    return Colon(plan, seed=seed, densities=densities, populate=populate, glands=glands)
 
 
 def _layer(named: list[Named]) -> Layer:
@@ -216,6 +280,19 @@ def _squares(box: Box, side: int) -> list[Block]:
 
 def _eased(heights: np.ndarray) -> np.ndarray:
     return ndimage.gaussian_filter(np.clip(heights, -3 * STEP, 3 * STEP), 0.7)
+
+
+def _without_specks(heights: np.ndarray, least: float) -> np.ndarray:
+    """Return heights that are negative where fewer than ``least`` square micrometres are above 0.
+
+    What reaches the border of the frame stays, because its size is unknown.
+    """
+    numbers, count = ndimage.label(heights > 0)
+    small = np.bincount(numbers.ravel(), minlength=count + 1) * STEP**2 < least
+    for side in (numbers[0], numbers[-1], numbers[:, 0], numbers[:, -1]):
+        small[side] = False
+    small[0] = False
+    return np.where(small[numbers], -1, heights)
 
 
 def _distance(mask: np.ndarray) -> np.ndarray:
@@ -242,11 +319,8 @@ def _outlines(heights: np.ndarray, frame: Box, box: Box) -> list[Polygon]:
         return [square]
     lowest = float(heights.min())
     rings = find_contours(np.pad(heights, 1, constant_values=min(lowest, -1.0)), 0.0)
-    polygons = []
-    for ring in rings:
-        if len(ring) >= 4:
-            y, x = ((ring - 0.5) * STEP + frame[:2]).T  # padded by one, sampled at centres
-            polygons.append(Polygon(np.stack([x, y], axis=1)).buffer(0))
-    whole = reduce(shapely.symmetric_difference, polygons, Polygon())  # holes take away
+    # Padded by one, sampled at centres; x before y.
+    lines = [((ring - 0.5) * STEP + frame[:2])[:, ::-1] for ring in rings if len(ring) >= 4]
+    whole = shapely.build_area(shapely.MultiLineString(lines))  # holes take away
     cut = whole.simplify(0.4).buffer(0).intersection(square)
     return [part for part in shapely.get_parts(cut).tolist() if part.geom_type == "Polygon"]

@@ -16,7 +16,7 @@ from ..annotations.regions import Regions
 from ..errors import OutputError, PlanError
 from ..geometry import Box
 from ..output import check_writable, keep_inputs
-from .colon import Colon, Plan
+from .colon import Colon, Glands, Plan
 from .densities import Densities
 from .planfiles import read_plan
 from .plans import SlidePlan
@@ -46,6 +46,7 @@ def layout(
     class_map: Mapping[str, str] | None = None,
     ignore_classes: Iterable[str] = (),
     populate: type[Populated] = Populated,
+    glands: Glands | None = None,
     workers: int = 1,
     overwrite: bool = False,
     progress: Callable[..., None] | None = None,
@@ -71,6 +72,8 @@ def layout(
             `formats.read_contents`; a label image of regions needs them.
         populate: the source of the nuclei: `Populated`, which follows rules, or another with the
             same arguments, such as `model.layouts.source.Learned`.
+        glands: makes the painter of the glands, such as
+            `model.layouts.region_source.LearnedGlands`; by default they follow rules.
         workers: number of processes.
 
     Raises:
@@ -101,6 +104,7 @@ def layout(
         seed=seed,
         densities=densities,
         populate=populate,
+        glands=glands,
     )
     counts = write_layout(
         path,
@@ -154,6 +158,7 @@ def _source(
     seed: int,
     densities: Densities,
     populate: type[Populated],
+    glands: Glands | None,
 ) -> Source:
     """Return the source for a canvas of a height and width in micrometres."""
     if drawn is not None:
@@ -167,7 +172,7 @@ def _source(
         ground = SlidePlan(canvas, seed=seed)
     else:
         ground = Strip(canvas[0], seed=seed, tissue=tissue)
-    return Colon(ground, seed=seed, densities=densities, populate=populate)
+    return Colon(ground, seed=seed, densities=densities, populate=populate, glands=glands)
 
 
 def _within(regions: Regions, box: Box) -> Regions:
