@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 import numpy as np
-from skimage.color import rgb_from_hed
+from skimage import color
 
 log = logging.getLogger(__name__)
 
@@ -15,8 +15,6 @@ FAINTEST = 0.33  # of the training mean: below, a slide has no stain, or no cont
 STAINS = ("haematoxylin", "eosin", "residual colour")
 NUMBERS = (*STAINS, *(f"variation of {stain}" for stain in STAINS))
 RESIDUAL = NUMBERS.index("residual colour")  # the one amount that may be zero or negative
-# Amounts of haematoxylin and eosin that absorb light most nearly as one of the residual does.
-IN_STAINS = np.linalg.lstsq(rgb_from_hed[:2].T, rgb_from_hed[2], rcond=None)[0]
 
 
 def held(style: np.ndarray, *, mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
@@ -37,7 +35,8 @@ def held(style: np.ndarray, *, mean: np.ndarray, spread: np.ndarray) -> np.ndarr
     least = np.where(amount, np.maximum(least, FAINTEST * mean), least)
     beyond = style[RESIDUAL] - np.clip(style[RESIDUAL], least[RESIDUAL], most[RESIDUAL])
     inside = style.copy()
-    inside[:2] += beyond * IN_STAINS
+    if beyond:
+        inside[:2] += beyond * _in_stains()
     inside = np.clip(inside, least, most).astype(np.float32)
     told = zip(NUMBERS, map(_text, style), map(_text, inside), strict=True)
     moves = [f"{name} from {asked} to {used}" for name, asked, used in told if asked != used]
@@ -47,6 +46,11 @@ def held(style: np.ndarray, *, mean: np.ndarray, spread: np.ndarray) -> np.ndarr
             ", ".join(moves),
         )
     return inside
+
+
+def _in_stains() -> np.ndarray:
+    """Amounts of haematoxylin and eosin that absorb light most nearly as one of the residual."""
+    return np.linalg.lstsq(color.rgb_from_hed[:2].T, color.rgb_from_hed[2], rcond=None)[0]
 
 
 def _text(number: float) -> str:

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_array
+import scipy
 
 from .geometry import Box, shape
 
@@ -76,7 +76,7 @@ class Resampling:
         values = wide.reshape(height, width, 3)
         return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
-    def _weights(self, places: np.ndarray, start: int, stop: int) -> csr_array:
+    def _weights(self, places: np.ndarray, start: int, stop: int) -> scipy.sparse.csr_array:
         """Return the weights (places, stop - start) of pixels of the source, whose rows sum to 1.
 
         Each row is computed by itself, with the same number of taps in the same order, so it has
@@ -89,7 +89,7 @@ class Resampling:
         weights /= weights.sum(axis=1, keepdims=True)
         at = np.clip(taps - start, 0, stop - start - 1)
         ends = np.arange(len(places) + 1) * self._taps
-        return csr_array(
+        return scipy.sparse.csr_array(
             (weights.astype(np.float32).ravel(), at.ravel(), ends),
             shape=(len(places), stop - start),
         )

@@ -241,3 +241,13 @@ def test_wrong_usage_is_exit_code_2(annotations, tmp_path):
     assert run("render", annotations).exit_code == 2
     assert run("render", annotations, "-o", tmp_path / "a.tif", "--class-map", "x").exit_code == 2
     assert run("render", tmp_path / "nowhere.geojson", "-o", tmp_path / "a.tif").exit_code == 2
+
+
+def test_render_loads_no_library_that_it_may_not_need():
+    code = (
+        "import sys; from nasdm_wsi.cli.main import main; from nasdm_wsi.model import Painter; "
+        "import nasdm_wsi.rendering, nasdm_wsi.tools.many; "
+        "print({'zarr', 'tiffslide', 'scipy.ndimage', 'scipy.linalg', 'distributed', 'pydicom'}"
+        " & sys.modules.keys())"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"

@@ -21,11 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
 import shapely
-from scipy import ndimage
-from skimage.feature import peak_local_max
-from skimage.measure import find_contours
-from skimage.segmentation import watershed
+from skimage import feature, measure, segmentation
 
 from ..errors import AnnotationError
 from ..isolated import IsolatedError
@@ -73,7 +71,7 @@ def _traced(instances: np.ndarray, types: np.ndarray, mpp: float) -> Iterator[Nu
     """Yield the nuclei of `from_labels`, a few thousand at a time."""
     polygons: list[shapely.Polygon] = []
     kinds: list[Any] = []
-    for k, where in enumerate(ndimage.find_objects(instances), 1):
+    for k, where in enumerate(scipy.ndimage.find_objects(instances), 1):
         if where is None or (types.ndim == 1 and not types[k]):
             continue
         mask = instances[where] == k
@@ -89,18 +87,19 @@ def _traced(instances: np.ndarray, types: np.ndarray, mpp: float) -> Iterator[Nu
 
 def pieces(mask: np.ndarray, y0: int, x0: int) -> list[shapely.Polygon]:
     """Return the outline of each 4-connected piece of mask (h, w), whose corner is at y0, x0."""
-    numbered, _ = ndimage.label(mask)
+    numbered, _ = scipy.ndimage.label(mask)
     # Only the box of each piece is looked at: a binary mask has thousands of them.
     return [
         _outline(np.pad(numbered[box] == k, 1), y0 + box[0].start - 1, x0 + box[1].start - 1)
-        for k, box in enumerate(ndimage.find_objects(numbered), 1)
+        for k, box in enumerate(scipy.ndimage.find_objects(numbered), 1)
     ]
 
 
 def _outline(mask: np.ndarray, y0: int, x0: int) -> shapely.Polygon:
     """The outline of one 4-connected piece with its holes; mask (h, w) has its corner at y0, x0."""
     rings = [
-        ring[:, ::-1] + (x0 + 0.5, y0 + 0.5) for ring in find_contours(mask.astype(float), 0.5)
+        ring[:, ::-1] + (x0 + 0.5, y0 + 0.5)
+        for ring in measure.find_contours(mask.astype(float), 0.5)
     ]
     rings.sort(key=lambda ring: np.ptp(ring[:, 0]), reverse=True)
     return shapely.Polygon(rings[0], rings[1:])
@@ -115,16 +114,16 @@ def split_touching(types: np.ndarray) -> np.ndarray:
     instances = np.zeros(types.shape, np.int32)
     for kind in range(1, len(TYPES)):
         mask = types == kind
-        components, _ = ndimage.label(mask, np.ones((3, 3)))
+        components, _ = scipy.ndimage.label(mask, np.ones((3, 3)))
         # Without a border of background the distance would grow towards the array's edge.
-        distance = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
-        smooth = ndimage.gaussian_filter(distance, SMOOTHING) * mask
-        peaks = peak_local_max(
+        distance = scipy.ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+        smooth = scipy.ndimage.gaussian_filter(distance, SMOOTHING) * mask
+        peaks = feature.peak_local_max(
             smooth, min_distance=SEPARATION, labels=components, exclude_border=False
         )
         markers = np.zeros(types.shape, np.int32)
         markers[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
-        split = watershed(-smooth, markers, connectivity=2, mask=mask)
+        split = segmentation.watershed(-smooth, markers, connectivity=2, mask=mask)
         instances[mask] = split[mask] + instances.max()
     return instances
 

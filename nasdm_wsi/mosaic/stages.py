@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from ..geometry import Block, Box, cells_in, inside, intersect, shape
 from ..job import Job, Window
@@ -76,9 +76,9 @@ class Canvas:
         grid = self.plan.grid
         h, w = (n // grid for n in shape(core))
         unknown = pixels.reshape(h, grid, w, grid).any(axis=(1, 3))
-        near = ndimage.maximum_filter(unknown, 1 + 2 * (self.plan.margin // grid))
-        groups, _ = ndimage.label(near, np.ones((3, 3)))
-        found = ndimage.find_objects(groups * unknown)
+        near = scipy.ndimage.maximum_filter(unknown, 1 + 2 * (self.plan.margin // grid))
+        groups, _ = scipy.ndimage.label(near, np.ones((3, 3)))
+        found = scipy.ndimage.find_objects(groups * unknown)
         return [
             tuple(side * grid + core[k % 2] for k, side in enumerate(sides))
             for rows, columns in found

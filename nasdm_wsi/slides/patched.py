@@ -18,9 +18,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+import scipy
 import shapely
 from PIL import Image
-from scipy import ndimage
 from tifffile import TIFF, TiffFile, TiffPage
 
 from ..annotations.raster import Cover
@@ -255,4 +255,4 @@ def _bounds(mask: np.ndarray, frame: Box) -> Box:
 
 def _spread(mask: np.ndarray) -> np.ndarray:
     """Return a mask with its neighbours, which decoders of chroma mix with it."""
-    return np.asarray(ndimage.binary_dilation(mask, np.ones((3, 3))))
+    return np.asarray(scipy.ndimage.binary_dilation(mask, np.ones((3, 3))))

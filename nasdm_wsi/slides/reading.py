@@ -13,13 +13,12 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import numpy as np
 from openslide import ImageSlide, OpenSlide, OpenSlideError, OpenSlideUnsupportedFormatError
 from PIL import Image
-from tiffslide import TiffSlide
 
 from ..errors import SlideError
 from ..geometry import Box, grow, intersect, shape
@@ -28,6 +27,9 @@ from . import aperio
 from .formats import find_format
 from .stain import STYLES, style_vector
 from .tissue import tissue_mask
+
+if TYPE_CHECKING:
+    from tiffslide import TiffSlide
 
 MOST_FOR_A_LOOK = 50_000_000  # pixels that are read for a thumbnail in a notebook
 COARSEST_MPP = 10.0  # a coarser value is meant for printers, such as 72 dots per inch
@@ -157,7 +159,7 @@ class Slide:
         height, width = shape(seen)
         if height and width:
             # OpenSlide reads at fractions of a pixel, tiffslide drops the fraction.
-            whole = math.ceil if isinstance(self._reader, TiffSlide) else round
+            whole = math.ceil if "tiffslide.vendor" in self._reader.properties else round
             with _readable(self.path):
                 down = self._reader.level_downsamples[level]
                 corner = whole(seen[1] * down), whole(seen[0] * down)
@@ -257,6 +259,8 @@ def _open_reader(path: Path) -> Any:
 
 def _open_tiffslide(path: Path) -> TiffSlide | None:
     """Return a reader, or None if tiffslide does not know the file."""
+    from tiffslide import TiffSlide  # with zarr, which takes as long to load as a small slide
+
     try:
         slide = TiffSlide(path)
     except Exception:

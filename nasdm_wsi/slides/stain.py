@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from skimage.color import hed_from_rgb, rgb_from_hed
+from skimage import color
 
 from ..errors import SlideError
 from .tissue import clean_tissue, optical_density, tissue_mask
@@ -37,12 +37,13 @@ STYLES = {
 
 def haematoxylin(rgb: np.ndarray) -> np.ndarray:
     """Return the amount of haematoxylin, float32 (...), of uint8 RGB (..., 3)."""
-    return optical_density(rgb) @ hed_from_rgb[:, 0].astype(np.float32)
+    return optical_density(rgb) @ color.hed_from_rgb[:, 0].astype(np.float32)
 
 
 def restain(rgb: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Multiply the stain amounts of uint8 RGB (..., 3) by ``matrix`` (3, 3) from the right."""
-    density = optical_density(rgb) @ (hed_from_rgb @ matrix @ rgb_from_hed).astype(np.float32)
+    change = (color.hed_from_rgb @ matrix @ color.rgb_from_hed).astype(np.float32)
+    density = optical_density(rgb) @ change
     return np.clip(np.rint(255 * np.exp(-density)), 0, 255).astype(np.uint8)
 
 
@@ -65,7 +66,7 @@ class StainStatistics:
         tissue = rgb[clean_tissue(rgb) if rgb.ndim > 2 else tissue_mask(rgb)]
         if len(tissue) < 256:
             raise SlideError("no tissue in the picture: its stain cannot be measured")
-        amounts = optical_density(tissue).astype(np.float64) @ hed_from_rgb
+        amounts = optical_density(tissue).astype(np.float64) @ color.hed_from_rgb
         return cls(amounts.mean(axis=0), np.cov(amounts, rowvar=False))
 
     def restained(self, matrix: np.ndarray) -> StainStatistics:
@@ -136,7 +137,8 @@ def vahadane(tissue: np.ndarray, *, sparsity: float = 0.1, rounds: int = 200) ->
     """
     chosen = np.random.default_rng(0).permutation(len(tissue))[:50_000]
     density = optical_density(tissue[chosen]).astype(np.float64)
-    vectors = rgb_from_hed[:2] / np.linalg.norm(rgb_from_hed[:2], axis=1, keepdims=True)
+    stains = color.rgb_from_hed[:2]
+    vectors = stains / np.linalg.norm(stains, axis=1, keepdims=True)
     for _ in range(rounds):
         amounts = _amounts(density, vectors, sparsity)
         gram, cross = amounts.T @ amounts, amounts.T @ density

@@ -10,9 +10,8 @@ haematoxylin and eosin are both far denser than elsewhere.
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
-from skimage.color import hed_from_rgb
-from skimage.filters import apply_hysteresis_threshold
+import scipy
+from skimage import color, filters
 
 BLACK = 60  # darker in all channels than stained tissue: ink, soot, or a hole in the picture
 TISSUE_DENSITY = 0.12  # mean optical density over RGB above which a pixel is not glass
@@ -42,7 +41,7 @@ def clean_tissue(rgb: np.ndarray) -> np.ndarray:
     density = optical_density(rgb)
     covered, foreign = _covered(density), _foreign(rgb, density)
     square = (1,) * (foreign.ndim - 2) + (MARGIN, MARGIN)
-    near = ndimage.uniform_filter(foreign.astype(np.float32), square) > 0.1
+    near = scipy.ndimage.uniform_filter(foreign.astype(np.float32), square) > 0.1
     tissue = covered & ~near
     return tissue & ~_folds(density, tissue) if tissue.any() else tissue
 
@@ -59,13 +58,14 @@ def _foreign(rgb: np.ndarray, density: np.ndarray) -> np.ndarray:
 
 def _folds(density: np.ndarray, tissue: np.ndarray) -> np.ndarray:
     """Return where haematoxylin and eosin are both as dense as in several layers of tissue."""
-    eosin = density @ hed_from_rgb[:, 1].astype(np.float32)
+    eosin = density @ color.hed_from_rgb[:, 1].astype(np.float32)
     layers = np.minimum(*(_of_median(amount, tissue) for amount in (density.mean(-1), eosin)))
     wide = (0.0,) * (tissue.ndim - 2) + (FOLD, FOLD)
-    part = ndimage.gaussian_filter(tissue.astype(np.float32), wide)
-    thick = ndimage.gaussian_filter(np.where(tissue, layers, 0), wide) / np.maximum(part, 0.5)
+    part = scipy.ndimage.gaussian_filter(tissue.astype(np.float32), wide)
+    thick = scipy.ndimage.gaussian_filter(np.where(tissue, layers, 0), wide) / np.maximum(part, 0.5)
     pictures = thick.reshape(-1, *thick.shape[-2:])
-    return np.stack([apply_hysteresis_threshold(p, *LAYERS) for p in pictures]).reshape(thick.shape)
+    folds = [filters.apply_hysteresis_threshold(p, *LAYERS) for p in pictures]
+    return np.stack(folds).reshape(thick.shape)
 
 
 def _of_median(amount: np.ndarray, tissue: np.ndarray) -> np.ndarray:
