@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from . import options
+from .messages import in_options
 
 FORMATS = ("lizard", "coco", "masks", "tiatoolbox", "dicom", "types", "instances", "regions")
 
@@ -55,7 +56,9 @@ FORMATS = ("lizard", "coco", "masks", "tiatoolbox", "dicom", "types", "instances
 @options.seed
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @options.quiet
+@click.pass_context
 def export(
+    context: click.Context,
     slides: tuple[Path, ...],
     out: Path,
     labels: Path | None,
@@ -76,22 +79,31 @@ def export(
     instances   the same, with the number of each nucleus instead of its type
     regions     the same, with the tissue regions
 
-    Tiles of many slides become one set. SLIDES may be slides, folders of slides with NAME.geojson
-    beside each, or a CSV with the columns slide, labels and patient. --split keeps the slides of a
-    patient together.
+    Tiles of many slides become one set; a slide that fails does not stop the others. SLIDES may be
+    slides, folders of slides with NAME.geojson beside each, or a CSV with the columns slide, labels
+    and patient. --split keeps the slides of a patient together.
     """
     from ..tools.export import export as export_slide
-    from ..tools.sets import export_set, find_sources
+    from ..tools.sets import Source, export_set, find_sources
 
     sources = find_sources(slides, labels=labels)
     what = sources[0].slide if len(sources) == 1 else f"{len(sources)} slides"
     parts: dict[str, list] = {}
+    failures: list[str] = []
+
+    def failed(source: Source, reason: str) -> None:
+        failures.append(f"{source.slide.name}: {reason.removeprefix(f'{source.slide}: ')}")
+
     with options.bars("tile") as progress:
         settings["progress"] = progress
         if len(sources) == 1 and not shares:
             (source,) = sources
             export_slide(source.slide, out, labels=source.labels, overwrite=overwrite, **settings)
         else:
-            parts = export_set(sources, out, shares=shares, seed=seed, **settings)
+            parts = export_set(sources, out, shares=shares, seed=seed, failed=failed, **settings)
     counts = [f", {len(found)} in {name}" for name, found in parts.items() if name]
+    counts += [f", {len(failures)} failed"] * bool(failures)
     options.say(f"{out}: {settings['form']} of {what}{''.join(counts)}")
+    for failure in failures:
+        click.echo(f"Error: {in_options(failure, context.command)}", err=True)
+    context.exit(1 if failures else 0)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from skimage.io import imread, imsave
+from tifffile import TiffFile
 
 from nasdm_wsi.annotations.geojson import write_geojson
 from nasdm_wsi.annotations.nuclei import Nuclei
@@ -180,6 +181,42 @@ def test_a_table_says_where_the_labels_are(folder, tmp_path):
     assert counts == [9, len(drawn())]
 
 
+@pytest.mark.parametrize("split", [(), ("--split", 1, 1, 0)])
+def test_a_slide_that_fails_does_not_stop_the_others(folder, tmp_path, split):
+    """One cannot be opened, one has no nuclei, and one ends within its pixels."""
+    whole = (folder / "s0.ome.tif").read_bytes()
+    for name, content in (("broken", whole[:2000]), ("bare", whole)):
+        (tmp_path / f"{name}.ome.tif").write_bytes(content)
+    write_geojson(tmp_path / "broken.geojson", drawn())
+    slides = (tmp_path / "broken.ome.tif", folder, tmp_path / "bare.ome.tif")
+    said = run("export", *slides, "-o", tmp_path / "set", "--format", "coco", *split, code=1)
+    lines = said.splitlines()
+    assert "set: coco of 8 slides" in lines[0] and lines[0].endswith("2 failed")
+    assert sorted(line[:16] for line in lines[1:]) == ["Error: bare.ome.", "Error: broken.om"]
+    assert "--labels" in said
+    sets = [tmp_path / "set" / name for name in ("train", "val")] if split else [tmp_path / "set"]
+    rows = [row["patient"] for place in sets for row in table(place)]
+    assert sorted(rows) == [f"s{k}" for k in range(6)]
+
+
+def test_tiles_before_a_damaged_part_are_kept_and_told(folder, tmp_path):
+    damaged = tmp_path / "damaged.ome.tif"
+    pixels = tissue(512, 1536)
+    ome_tiff.write(damaged, pixels, mpp=0.5, description="", lossless=True)
+    with TiffFile(damaged) as file:
+        place, length = file.pages[0].dataoffsets[1], file.pages[0].databytecounts[1]
+    with open(damaged, "r+b") as file:
+        file.seek(place)
+        file.write(bytes(length))
+    discs = shapely.buffer(shapely.points([(100, 100), (700, 100), (1200, 100)]), 6)
+    write_geojson(tmp_path / "damaged.geojson", Nuclei.from_polygons(discs, [1, 2, 3], mpp=0.5))
+    slides = (damaged, folder / "s0.ome.tif")
+    said = run("export", *slides, "-o", tmp_path / "set", "--format", "masks", code=1)
+    assert said.count("Error: ") == 1 and "(tiles kept: 1)" in said
+    names = [row["name"] for row in table(tmp_path / "set")]
+    assert names == ["damaged_x0_y0", "s0_x0_y0"]
+
+
 def test_mistakes_are_one_line_and_leave_nothing(folder, tmp_path):
     a = folder / "s0.ome.tif"
     (tmp_path / "empty").mkdir()
@@ -206,11 +243,10 @@ def test_mistakes_are_one_line_and_leave_nothing(folder, tmp_path):
     labels = ("--labels", folder / "s0.geojson")
     assert "--labels are of one slide" in run("export", folder, *out, "masks", *labels, code=1)
     assert "like 0.7 0.15 0.15" in run("export", a, *out, "masks", "--split", 0, 0, 0, code=1)
-    (tmp_path / "broken.ome.tif").write_bytes(a.read_bytes()[:2000])
-    write_geojson(tmp_path / "broken.geojson", drawn())
-    assert "broken.ome.tif" in run(
-        "export", folder, tmp_path / "broken.ome.tif", *out, "coco", code=1
-    )
+    for name in ("broken", "damaged"):
+        (tmp_path / f"{name}.ome.tif").write_bytes(a.read_bytes()[:2000])
+    said = run("export", *tmp_path.glob("*.ome.tif"), *out, "coco", code=1)
+    assert said.count("Error: ") == 1 and "no slide can be exported: " in said
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*"))
     (tmp_path / "out").mkdir()
     assert "out exists" in run("export", folder, *out, "masks", code=1)

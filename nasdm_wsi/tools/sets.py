@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..annotations.formats import is_annotation
-from ..errors import AnnotationError, DatasetError, OutputError
+from ..errors import AnnotationError, DatasetError, NasdmError, OutputError
 from ..output import check_writable, keep_inputs, whole_or_nothing
 from ..rendering import Progress
 from ..slides.formats import find_format, labels_path, stem
@@ -174,9 +174,13 @@ def export_set(
     mpp_out: float | None = None,
     tile: int = 512,
     progress: Progress | None = None,
+    failed: Callable[[Source, str], None] | None = None,
     **reading: Any,
 ) -> dict[str, list[Source]]:
     """Write the tiles of many slides into one new folder, and return the slides of each split.
+
+    A slide that cannot be exported does not stop the others: it is not returned. The tiles that it
+    gave before it failed are kept.
 
     The other arguments are those of `export.export`.
 
@@ -185,10 +189,10 @@ def export_set(
         shares: of train, val and test, each of which becomes a folder in ``out``; without them
             ``out`` is one set, which is returned under the name "".
         seed: of the `split`.
+        failed: called with each slide that cannot be exported, and with the reason in one line.
 
     Raises:
-        SlideError, AnnotationError: a slide or its labels cannot be read.
-        DatasetError: as `split`.
+        DatasetError: as `split`, or no slide can be exported.
         OutputError: the format is not one of tiles; ``out`` exists, is an input or cannot be
             written.
     """
@@ -202,19 +206,42 @@ def export_set(
     check_writable(out)
     parts = split(sources, shares, seed=seed) if shares else {"": list(sources)}
     settings = {"mpp": mpp, "mpp_out": mpp_out, **reading}
+    failures: dict[Source, str] = {}
+
+    def fail(source: Source, reason: str) -> None:
+        failures[source] = reason
+        if failed:
+            failed(source, reason)
+
     with whole_or_nothing(out) as whole:
         if shares:
             whole.mkdir()
         for name, members in parts.items():
-            write_tiles(whole / name, form, _tiles(members, tile, progress, settings))
-    return parts
+            tiles = chain.from_iterable(
+                _tiles(member, tile, progress, fail, settings) for member in members
+            )
+            write_tiles(whole / name, form, tiles)
+        if len(failures) == len(sources):
+            raise DatasetError(f"no slide can be exported: {next(iter(failures.values()))}")
+    return {name: [m for m in members if m not in failures] for name, members in parts.items()}
 
 
 def _tiles(
-    sources: Iterable[Source], side: int, progress: Progress | None, settings: dict[str, Any]
+    source: Source,
+    side: int,
+    progress: Progress | None,
+    fail: Callable[[Source, str], None],
+    settings: dict[str, Any],
 ) -> Iterator[Tile]:
-    for source in sources:
-        told = partial(progress, f"exporting {source.name}") if progress else None
+    """Yield the tiles of a slide, as far as it can be read."""
+    told = partial(progress, f"exporting {source.name}") if progress else None
+    done = 0
+    try:
         with open_slide(source.slide) as slide:
             nuclei = read_nuclei(slide, source.labels, **settings)
-            yield from tiles_of(slide, nuclei, side=side, patient=source.patient, progress=told)
+            for tile in tiles_of(slide, nuclei, side=side, patient=source.patient, progress=told):
+                yield tile
+                done += 1
+    except (NasdmError, OSError) as error:
+        kept = f" (tiles kept: {done})" if done else ""
+        fail(source, " ".join(str(error).split()) + kept)
