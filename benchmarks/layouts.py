@@ -1,6 +1,7 @@
 """Judge layouts of nuclei by how types stand to each other, against annotated pictures.
 
     python benchmarks/layouts.py data/colon [FOLDER ...] [--pictures PATTERN ...] [--paired]
+        [--clusters]
 
 A FOLDER holds one annotation file for each picture, NAME.geojson of the picture NAME if the layout
 was made for its regions, else files of any names; a window as large as the picture, with the same
@@ -16,6 +17,9 @@ shuffled types.
                   (inflammatory: neutrophils, lymphocytes, plasma cells and eosinophils)
     nearest       distances to the nearest nucleus, in micrometres: Wasserstein distance
     mix           shares of the six types: total variation
+
+With ``--clusters`` it prints instead how strongly nuclei of each type keep together: the pair
+correlation of the type with itself.
 """
 
 from __future__ import annotations
@@ -49,6 +53,8 @@ EPITHELIAL, CONNECTIVE = TYPES.index("epithelial"), TYPES.index("connective")
 INFLAMMATORY = tuple(map(TYPES.index, ("neutrophil", "lymphocyte", "plasma", "eosinophil")))
 HARD_CORE = 4.5  # micrometres between the centres of random points, at least
 SPLITS = 60
+# Micrometres, and the rings that they span.
+SPANS = {"3-15": slice(0, 4), "15-30": slice(4, 9), "30-45": slice(9, 14), "45-60": slice(14, 19)}
 
 
 @dataclass(frozen=True)
@@ -268,16 +274,38 @@ def row(name: str, values: np.ndarray) -> tuple[str, ...]:
     return name, *cells
 
 
+def cluster_rows(sides: dict[str, list[Layout]]) -> list[tuple]:
+    """Return the mean pair correlation of each type with itself, for each side and span."""
+    rows = []
+    for kind, name in enumerate(TYPES[1:], 1):
+        for side, layouts in sides.items():
+            found, expected = np.sum([_own_pairs(layout, kind) for layout in layouts], axis=0)
+            curve = found / np.maximum(expected, 1e-9)
+            means = [curve[k].mean() for k in SPANS.values()]
+            rows.append((side, name, *(f"{mean:.2f}" for mean in means)))
+    return rows
+
+
+def _own_pairs(layout: Layout, kind: int) -> np.ndarray:
+    own = layout.centres[layout.types == kind]
+    return _pairs(own, own, _ways(layout.published), layout.area)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("dataset", type=Path, help="a prepared dataset")
     parser.add_argument("folders", type=Path, nargs="*", help="folders of layouts to judge")
     parser.add_argument("--pictures", nargs="+", default=["*"], help="patterns of names")
     parser.add_argument("--paired", action="store_true", help="each picture with its own file")
+    parser.add_argument("--clusters", action="store_true", help="pairs of one type instead")
     options = parser.parse_args()
     print(machine("scipy"))
     real = [a for a in read_real(options.dataset, options.pictures) if len(a.types) > 1]
     print(f"{len(real)} pictures, {sum(len(a.types) for a in real):,} nuclei")
+    if options.clusters:
+        made = {folder.name: read_made(folder, real) for folder in options.folders}
+        table(("layouts", "type", *SPANS), cluster_rows({"real": real, **made}))
+        return
     rng = np.random.default_rng(1)
     sides = {
         "random points": [hard_core(layout, rng) for layout in real],

@@ -20,7 +20,7 @@ from ...annotations.types import TYPES
 from ...geometry import Block, Box, cells_in, grow, inside, intersect, shape
 from ...layouts.densities import Densities, Place
 from ...layouts.keyed import generator
-from ...layouts.populate import TILE, Kinds, Populated, Scene
+from ...layouts.populate import ORDER, TILE, Kinds, Populated, Scene
 from ...layouts.source import NOTHING, Proposals
 from ..painter import Painter
 from ..planes import REGIONS
@@ -32,6 +32,8 @@ WEIGHTS = "layout-nuclei"
 BLOCK = 2 * TILE
 RIM = 16  # micrometres around a block in which nuclei are looked for, a multiple of the grid
 _DRAW = 3000  # of the random numbers of this file
+# The types that a nucleus may be given instead of another, the rare ones first.
+_RETYPED = [TYPES.index(name) for name in ORDER if name != "epithelial"]
 # What the network is told where it does not know a region. The nuclei there are `Populated`'s.
 _INSTEAD = {"muscle": "stroma", "debris": "mucus", "fat": "lumen", "glass": "lumen"}
 _TOLD = np.array([0, *(1 + REGIONS.index(_INSTEAD.get(name, name)) for name in NAMES)], np.uint8)
@@ -150,30 +152,66 @@ def _amounts(scene: Scene, place: int) -> np.ndarray:
 def _adjusted(
     painted: Proposals, scene: Scene, rng: np.random.Generator
 ) -> tuple[Proposals, dict[Place, float]]:
-    """Return the nuclei to keep of those painted in a square, and how many are missing where.
-
-    Of a type that is painted too often, nuclei become those of another that is painted too seldom,
-    or are left out. Epithelial nuclei stay epithelial.
-    """
+    """Return the nuclei to keep of those painted in a square, and how many are missing where."""
     y, x = (painted.centres - scene.box[:2]).astype(int).T
     places, labels = scene.places[y, x], scene.labels[y, x]
-    types, keep = painted.types.copy(), np.zeros(len(painted.types), bool)
-    missing, spare = dict(scene.wanted), dict[tuple[int, str], list[int]]()
-    for (place, region, name), wanted in scene.wanted.items():
-        if region in REGIONS:
-            here = (places == place) & (labels == NAMES.index(region) + 1)
-            mine = rng.permutation(np.flatnonzero(here & (painted.types == TYPES.index(name))))
-            enough = int(min(wanted, len(mine)))
-            keep[mine[:enough]] = True
-            missing[place, region, name] = 0.0 if np.isinf(wanted) else wanted - enough
-            if name != "epithelial":
-                spare.setdefault((place, region), []).extend(mine[enough:].tolist())
-    for key, lacking in missing.items():
-        place, region, name = key
-        others = spare.get((place, region), [])
-        if name != "epithelial" and others:
-            count = min(int(lacking), len(others))
-            given = [others.pop(rng.integers(len(others))) for _ in range(count)]
-            types[given], keep[given] = TYPES.index(name), True
-            missing[key] -= len(given)
-    return painted._replace(types=types).take(keep), missing
+    types, missing = np.zeros_like(painted.types), dict(scene.wanted)
+    tissues = list(scene.tissues.values())
+    for place, region in dict.fromkeys(key[:2] for key in scene.wanted if key[1] in REGIONS):
+        wanted = {
+            TYPES.index(key[2]): count
+            for key, count in scene.wanted.items()
+            if key[:2] == (place, region)
+        }
+        here = np.flatnonzero((places == place) & (labels == NAMES.index(region) + 1))
+
+        def variation(kind: int, region=region, tissue=tissues[place], here=here) -> np.ndarray:
+            return scene.ground.variation(region, TYPES[kind], tissue)[y[here], x[here]]
+
+        types[here] = _retyped(painted.types[here], wanted, variation, rng)
+        for kind, count in wanted.items():
+            # Where no number is asked for, as many as the network paints are enough.
+            found = float((types[here] == kind).sum())
+            missing[place, region, TYPES[kind]] = 0.0 if np.isinf(count) else count - found
+    return painted._replace(types=types).take(types > 0), missing
+
+
+def _retyped(
+    painted: np.ndarray,
+    wanted: dict[int, float],
+    variation: Callable[[int], np.ndarray],
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Return the types (n,) of painted nuclei in as far as they are wanted; 0 leaves one out.
+
+    Of a type that is painted too often, nuclei become those of another that is painted too seldom,
+    or are left out. Epithelial nuclei stay epithelial. Nuclei of a type are chosen where its
+    density is high.
+
+    Args:
+        painted: types (n,) of all nuclei in one region.
+        wanted: how many of each type.
+        variation: gives the factors (n,) of the density of a type at these nuclei.
+    """
+    types = painted.copy()
+    spare = {k: int(max(0, (painted == k).sum() - wanted.get(k, 0))) for k in range(1, len(TYPES))}
+
+    def likely_first(kind: int, among: np.ndarray) -> np.ndarray:
+        # Adding Gumbel noise to the logarithms draws without replacement.
+        order = np.log(variation(kind)[among]) + rng.gumbel(size=len(among))
+        return among[np.argsort(-order, kind="stable")]
+
+    for kind in _RETYPED:
+        lacking = int(min(wanted.get(kind, 0), len(types)) - (painted == kind).sum())
+        giving = [other for other in _RETYPED if spare[other]]
+        if lacking <= 0 or not giving:
+            continue
+        for k in likely_first(kind, np.flatnonzero(np.isin(painted, giving) & (types == painted))):
+            if lacking and spare[painted[k]]:
+                spare[painted[k]] -= 1
+                lacking -= 1
+                types[k] = kind
+    for kind, count in spare.items():
+        if count:
+            types[likely_first(kind, np.flatnonzero(types == kind))[-count:]] = 0
+    return types

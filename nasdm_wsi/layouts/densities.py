@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -110,6 +110,8 @@ class Densities:
         here: Sequence[tuple[Tissue, np.ndarray]],
         labels: np.ndarray,
         rng: np.random.Generator,
+        *,
+        variation: Callable[[str, str, Tissue], np.ndarray] | None = None,
     ) -> dict[Place, float]:
         """Return how many nuclei are wanted, by kind of tissue, region and type.
 
@@ -120,19 +122,24 @@ class Densities:
             here: the kinds of tissue and where they lie, bool (h, w), at 1 micrometre a pixel.
             labels: uint8 (h, w), numbers of regions.
             rng: decides whether parts of a nucleus are rounded up or down.
+            variation: gives factors (h, w) by which the density of a type in a region of a tissue
+                varies by place, unless it is asked for.
         """
-        areas = {
-            (place, name): float((labels[mask] == number).sum()) / 1e6
+        where = {
+            (place, name): mask & (labels == number)
             for place, (_, mask) in enumerate(here)
             for number, name in enumerate(REGIONS, 1)
             if number != GLASS
         }
-        areas = {key: area for key, area in areas.items() if area}
-        counts = {
-            (place, region, kind): density * area
-            for (place, region), area in areas.items()
-            for kind, density in here[place][0].mix(region).items()
-        }
+        areas = {key: float(mask.sum()) / 1e6 for key, mask in where.items() if mask.any()}
+        counts: dict[Place, float] = {}
+        for (place, name), area in areas.items():
+            tissue = here[place][0]
+            for kind, density in tissue.mix(name).items():
+                mean = density * area
+                if variation is not None:
+                    mean *= float(variation(name, kind, tissue)[where[place, name]].mean())
+                counts[place, name, kind] = float(rng.poisson(mean))
         free = {key for key in counts if key[1:] == ("epithelium", "epithelial")}
         for (region, kind), density in self.wanted.items():
             _set(counts, areas, region, kind, density)

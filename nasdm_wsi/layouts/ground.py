@@ -17,6 +17,10 @@ FIBRES = 128  # length over which fibres change their direction
 ALONG = 14  # length over which fibres follow a border
 COARSE = 4  # micrometres between the places where the direction of fibres is found
 CLUSTER = 32  # diameter of a cluster of cells
+# How strongly cells of a type keep together; of other types, the kind of tissue says it. With the
+# field below, pair correlations of a type with itself are those of Lizard (benchmarks/layouts.py).
+CLUSTERS = {"neutrophil": 1.2, "plasma": 0.9, "eosinophil": 0.8}
+INFLAMED = 128  # length over which stroma is more or less inflamed
 SMOOTHING = 2.5  # of distances, so that their slopes do not follow single pixels
 WRAP = 4.0  # from a gland's wall to the centres of the fibroblasts that wrap it
 _DRAW = 2100  # the first of the draws of random numbers in this file
@@ -40,6 +44,7 @@ class Ground:
         self._labels = labels
         self._box = box
         self._seed = seed
+        self._fields: dict[tuple[int, int], np.ndarray] = {}
 
     def habits(self, region: str, kind: str, tissue: Tissue) -> tuple[np.ndarray, np.ndarray]:
         """Return how likely a nucleus of a type lies at each place, and its long axis there.
@@ -48,12 +53,26 @@ class Ground:
         """
         if region == "epithelium" and kind == "epithelial":
             return self._rows(tissue), self._across + self._turns(0.16)
-        weights = np.exp(tissue.clusters * self._field(CLUSTER, 1 + TYPES.index(kind)))
+        weights = self.variation(region, kind, tissue)
         if kind != "connective":
             return weights * (self._apical > 5), self._turns(np.pi / 2)
         if region == "stroma":  # fibroblasts wrap the glands
             weights = weights + 4 * np.exp(-(((self._outside - WRAP) / 1.5) ** 2))
         return weights, self._fibres + self._turns(0.1 if region == "muscle" else 0.3)
+
+    def variation(self, region: str, kind: str, tissue: Tissue) -> np.ndarray:
+        """Return by which factors, (h, w), the density of a type varies by place.
+
+        Cells of a type form clusters, and stroma is inflamed at one place and fibrous at another.
+        Over large areas the mean is 1: the density is that of a log-Gaussian Cox process (Moller
+        and others 1998), whose pair correlation is the exponential of the covariance of its fields.
+        """
+        strength = CLUSTERS.get(kind, tissue.clusters)
+        logs = strength * self._field(CLUSTER, 1 + TYPES.index(kind)) - strength**2 / 2
+        if region == "stroma" and tissue.varied:
+            strength = -0.6 * tissue.varied if kind == "connective" else tissue.varied
+            logs = logs + strength * self._field(INFLAMED, 0) - strength**2 / 2
+        return np.exp(logs)
 
     def _rows(self, tissue: Tissue) -> np.ndarray:
         """Return how likely an epithelial nucleus lies at each place: in rows along the border."""
@@ -112,7 +131,10 @@ class Ground:
         return (np.arctan2(y, x) / 2).repeat(COARSE, 0).repeat(COARSE, 1)
 
     def _field(self, scale: int, number: int) -> np.ndarray:
-        return smooth(self._box, step=1, scale=scale, seed=self._seed, draw=_DRAW + number)
+        if (scale, number) not in self._fields:
+            field = smooth(self._box, step=1, scale=scale, seed=self._seed, draw=_DRAW + number)
+            self._fields[scale, number] = field
+        return self._fields[scale, number]
 
     def _turns(self, spread: float) -> np.ndarray:
         """Return random turns about 0, one for each micrometre."""

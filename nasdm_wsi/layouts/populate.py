@@ -28,7 +28,7 @@ HALO = 64  # of regions around a square that matter in it
 _DRAW = 2000  # the first of the draws of random numbers in this file
 
 # Epithelial nuclei come first, in their rows; then rare types, because the others leave no room.
-_ORDER = ("epithelial", "eosinophil", "neutrophil", "plasma", "lymphocyte", "connective")
+ORDER = ("epithelial", "eosinophil", "neutrophil", "plasma", "lymphocyte", "connective")
 
 Kinds = Callable[[Box], tuple[np.ndarray, Sequence[Tissue]]]
 """The kind of tissue at every micrometre of a box: indices (h, w), and what they mean."""
@@ -105,7 +105,7 @@ class Populated:
         kinds, tissues = self._kinds(box)
         here = {int(k): tissues[k] for k in np.unique(kinds)}
         masks = [(tissue, kinds == k) for k, tissue in here.items()]
-        wanted = self.densities.counts(masks, labels[_CORE], rng)
+        wanted = self.densities.counts(masks, labels[_CORE], rng, variation=ground.variation)
         places = np.searchsorted(list(here), kinds)
         return Scene(box, labels[_CORE], places, here, wanted, darts, ground)
 
@@ -146,7 +146,7 @@ class Scene:
     def throw(self, counts: Mapping[Place, float]) -> None:
         """Add as many nuclei, by kind of tissue, region and type, as find room."""
         tissues = list(self.tissues.values())
-        for name in _ORDER:
+        for name in ORDER:
             for (place, region, kind), count in counts.items():
                 if kind == name and count:
                     mask = (self.places == place) & (self.labels == REGIONS.index(region) + 1)

@@ -50,7 +50,8 @@ class Tissue:
         spread: standard deviation of the depths.
         solid: whether epithelium that is deeper than the rows is full of nuclei, too.
         apart: room between epithelial nuclei, in micrometres.
-        clusters: how strongly cells of a type keep together.
+        clusters: how strongly cells of a type keep together, except rare ones.
+        varied: how much the numbers of immune and spindle cells in stroma vary by place.
         glands: how its glands are built; None if it has none.
     """
 
@@ -60,6 +61,7 @@ class Tissue:
     solid: bool = False
     apart: float = 0.8
     clusters: float = 0.6
+    varied: float = 0.5
     glands: Glands | None = None
 
     def mix(self, region: str) -> Mix:
@@ -160,6 +162,7 @@ LOOSE = Tissue(mixes=_mixes(stroma=_LOOSE, epithelium={}))
 AGGREGATE = Tissue(
     mixes=_mixes(
         stroma={"lymphocyte": 11000.0, "plasma": 250.0, "connective": 500.0}, epithelium={}
-    )
+    ),
+    varied=0.0,
 )
 TISSUES = {"normal": NORMAL, "adenoma": ADENOMA, "carcinoma": CARCINOMA}
