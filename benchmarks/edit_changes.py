@@ -107,7 +107,7 @@ def main() -> None:
         after_edit = edited(nuclei, each, rng)
         difference = changes(nuclei, after_edit)
         area = difference.area(MARGIN)
-        after = Reader(bench.painted(path, after_edit, area, 0), network)
+        after = Reader(bench.painted(path, after_edit, area, 0, difference), network)
         new = np.flatnonzero(np.isin(difference.states, [ADDED, CHANGED]))
         removed = points(difference.removed)
         # An outline that was scaled to another type is removed and added at one place.

@@ -35,10 +35,9 @@ from scipy.ndimage import laplace
 from nasdm_wsi.annotations.labels import from_labels
 from nasdm_wsi.annotations.nuclei import Nuclei
 from nasdm_wsi.editing import presets
-from nasdm_wsi.editing.changes import changes
-from nasdm_wsi.editing.edit import plan_edit
+from nasdm_wsi.editing.changes import Changes, changes
+from nasdm_wsi.editing.edit import edited, plan_edit
 from nasdm_wsi.model import Painter
-from nasdm_wsi.rendering import render_region
 from nasdm_wsi.slides.stain import haematoxylin
 from nasdm_wsi.slides.tissue import optical_density
 
@@ -124,8 +123,16 @@ class Bench:
             nuclei = from_labels(file["instances"], file["types"], mpp=0.5)
         return path, np.array(Image.open(path).convert("RGB")), nuclei
 
-    def painted(self, path: Path, nuclei: Nuclei, area: shapely.Geometry, seed: int) -> np.ndarray:
-        return render_region(plan_edit(path, nuclei, area, self.painter, mpp=0.5, seed=seed))
+    def painted(
+        self,
+        path: Path,
+        nuclei: Nuclei,
+        area: shapely.Geometry,
+        seed: int,
+        changes: Changes | None = None,
+    ) -> np.ndarray:
+        job = plan_edit(path, nuclei, area, self.painter, mpp=0.5, seed=seed)
+        return edited(job, changes)
 
 
 def identities(bench: Bench, count: int, side: int) -> list[Result]:
@@ -163,7 +170,8 @@ def removals(bench: Bench, count: int) -> np.ndarray:
         few = presets.remove(nuclei, None, max(count // len(bench.names), 1), rng=rng)
         difference = changes(nuclei, few)
         area = difference.area(4.0)
-        same, gone = (bench.painted(path, table, area, 0) for table in (nuclei, few))
+        same = bench.painted(path, nuclei, area, 0)
+        gone = bench.painted(path, few, area, 0, difference)
         for outline in difference.removed.polygons():
             x0, y0, x1, y1 = (int(n) for n in outline.bounds)
             yy, xx = np.mgrid[y0 : y1 + 1, x0 : x1 + 1]

@@ -13,7 +13,7 @@ import logging
 import math
 import shutil
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,9 +32,8 @@ from ..delivery import (
     write_labels,
 )
 from ..errors import OutputError, PlanError, SlideError
-from ..geometry import Box, shape
+from ..geometry import Box, grow, inside, intersect, shape
 from ..job import Job, Painter
-from ..mosaic.engine import Mosaic
 from ..mosaic.painting import painted
 from ..mosaic.watch import Progress
 from ..output import check_writable, keep_inputs, whole_or_nothing
@@ -46,6 +45,7 @@ from ..slides.reading import open_slide
 from ..slides.stain import style_vector
 from .areas import holds_pixel, widened
 from .changes import Changes, unchanged
+from .matching import MEASURED, Pixels, matched
 from .source import EditedSlide
 
 SAME_MPP = 1.1  # a slide whose pixels are at most so much larger or smaller is edited in them
@@ -210,31 +210,23 @@ def edit(
         SlideError: a tile of the slide cannot be changed without loss.
     """
     out, known = Path(out), _known(job)
-    if known.cells is None:
-        pyramid = format_of(out).encoded((*shape(job.region), 3), quality=100, lossless=True)
-    else:
-        pyramid = None
-    if not overwrite and finish_cleaning(job, out, pyramid):
+    if not overwrite and finish_cleaning(job, out, None):
         return 0
     check_output(out, overwrite=overwrite, inputs=job.sources)
     replaced = nuclei_digest(out)
     check_disk(out.parent, job.disk(workers) if known.cells is None else _copied_bytes(job))
     in_pixels = _named(job, changes)
     with painted(
-        job,
-        run_folder(out),
-        pyramid=pyramid,
-        workers=workers,
-        overwrite=overwrite,
-        progress=progress,
+        job, run_folder(out), workers=workers, overwrite=overwrite, progress=progress
     ) as mosaic:
         lines = in_pixels.features(known.synthetic)
         digest = write_labels(mosaic.store, out, lines, replaced=replaced)
-        description = provenance(described(job, pyramid, labels=digest))
+        pixels, match = matched(job, mosaic.pixels, gone=_gone(in_pixels))
+        facts = described(job, None, labels=digest) | {"matched": asdict(match)}
         if known.cells is None:
-            _write_anew(mosaic, out, description, progress)
+            _write_anew(pixels, job, out, provenance(facts), progress)
         else:
-            _write_copy(mosaic, out, description)
+            _write_copy(pixels, known, out, provenance(facts))
         mosaic.store.clear()
         return mosaic.painted
 
@@ -253,6 +245,11 @@ def _named(job: Job, changes: Changes | None) -> Changes:
     return scaled.painted_in(known.area)
 
 
+def _gone(changes: Changes) -> np.ndarray:
+    """Return the outlines of nuclei that are not there after the edit, or not as they were."""
+    return np.concatenate([changes.removed.polygons(), changes.earlier.polygons()])
+
+
 def _copied_bytes(job: Job) -> int:
     """Return about how many bytes the copy of a slide and the state of the painted blocks need."""
     known = _known(job)
@@ -263,23 +260,23 @@ def _copied_bytes(job: Job) -> int:
     return known.path.stat().st_size * 2 + int(state)
 
 
-def _write_anew(mosaic: Mosaic, out: Path, description: str, progress: Progress | None) -> None:
-    """Write all of the slide in the format of ``out``."""
-    common: dict[str, Any] = {"mpp": _known(mosaic.job).mpp, "description": description}
+def _write_anew(
+    pixels: Pixels, job: Job, out: Path, description: str, progress: Progress | None
+) -> None:
+    """Write all of the slide in the format of ``out``, without loss if the format lets choose."""
+    form = format_of(out)
+    settings: dict[str, Any] = {"quality": 100, "lossless": True} if form.tiled else {}
     if progress:
-        common["progress"] = lambda done, total: progress("writing", done, total)
-    if mosaic.pyramid:
-        format_of(out).write_tiles(out, mosaic.pyramid, mosaic.encoded, **common)
-    else:
-        format_of(out).write(out, Rows(mosaic.pixels, shape(mosaic.job.region)), **common)
+        settings["progress"] = lambda done, total: progress("writing", done, total)
+    rows = Rows(pixels, shape(job.region))
+    form.write(out, rows, mpp=_known(job).mpp, description=description, **settings)
 
 
-def _write_copy(mosaic: Mosaic, out: Path, description: str) -> None:
+def _write_copy(pixels: Pixels, known: EditedSlide, out: Path, description: str) -> None:
     """Write a copy of the slide in which the area is changed."""
-    known = _known(mosaic.job)
     with whole_or_nothing(out) as part:
         shutil.copyfile(known.path, part)
-        patched.change(part, mosaic.pixels, known.area)
+        patched.change(part, pixels, known.area)
         patched.describe(part, description)
 
 
@@ -380,4 +377,18 @@ def edit_region(
     job = plan_edit(slide, nuclei, shapely.box(x0, y0, x1, y1), painter, seed=seed, mpp=mpp)
     x0, y0, x1, y1 = _known(job).area.bounds
     region = math.floor(y0), math.floor(x0), math.ceil(y1), math.ceil(x1)
-    return render_region(replace(job, region=region))
+    measured = intersect(grow(region, MEASURED), (0, 0, *job.plan.size))
+    return edited(replace(job, region=measured))[inside(region, measured)]
+
+
+def edited(job: Job, changes: Changes | None = None) -> np.ndarray:
+    """Return the pixels of a planned edit, uint8 (h, w, 3), as `edit` writes them.
+
+    Args:
+        job: from `plan_edit`. Its region, which is held in memory, holds the area and `MEASURED`
+            pixels round it, as far as they are of the slide.
+        changes: as for `edit`.
+    """
+    whole = render_region(job)
+    gone = _gone(_named(job, changes))
+    return matched(job, lambda box: whole[inside(box, job.region)], gone=gone)[0](job.region)

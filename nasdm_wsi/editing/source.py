@@ -72,11 +72,14 @@ class EditedSlide:
         Inside the border of the area, the slide fades into what is painted, because networks paint
         a fine line at the border of what they know.
         """
+        source, share = self.pixels(box), self.share(box)
+        return np.rint(source + share * (painted.astype(np.float32) - source)).astype(np.uint8)
+
+    def share(self, box: Box) -> np.ndarray:
+        """Return how far pixels are painted, float32 (h, w, 1): from 0 outside the area to 1."""
         frame = grow(box, FADE + 1)
         depth = ndimage.distance_transform_edt(~self.mask(frame))[inside(box, frame)]
-        share = np.clip(depth / (FADE + 1), 0, 1).astype(np.float32)[..., None]
-        source = self.pixels(box)
-        return np.rint(source + share * (painted.astype(np.float32) - source)).astype(np.uint8)
+        return np.clip(depth / (FADE + 1), 0, 1).astype(np.float32)[..., None]
 
     @property
     def synthetic(self) -> shapely.Geometry:
