@@ -18,7 +18,8 @@ from nasdm_wsi.viewer.app import Viewer, serve
 
 FLAGS = "--headless --no-sandbox --disable-gpu --hide-scrollbars"
 SETTLED = """return panes.length && panes.every(({ labels, overlay, viewer }) =>
-    viewer?.world.getItemAt(0)?.getFullyLoaded() && viewer.navigator.world.getItemAt(0) &&
+    viewer?.world.getItemAt(0) && viewer.navigator.world.getItemAt(0) &&
+    viewer.world._items.every((item) => !item.getOpacity() || item.getFullyLoaded()) &&
     (!labels || (overlay.tiles.size && !overlay.asked.size)))"""
 
 

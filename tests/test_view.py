@@ -12,6 +12,7 @@ import sys
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from queue import Queue
 from threading import Thread
@@ -22,11 +23,15 @@ import pytest
 import shapely
 from click.testing import CliRunner
 from PIL import Image
+from scipy import ndimage
 from tifffile import TiffWriter
 from werkzeug.test import Client
 
 from nasdm_wsi.annotations.geojson import write_geojson
 from nasdm_wsi.annotations.nuclei import Nuclei
+from nasdm_wsi.annotations.raster import Conditioning
+from nasdm_wsi.annotations.regions import PALETTE as REGION_PALETTE
+from nasdm_wsi.annotations.regions import Regions
 from nasdm_wsi.annotations.types import PALETTE, TYPES
 from nasdm_wsi.cli.main import main
 from nasdm_wsi.provenance import WARNING
@@ -255,6 +260,36 @@ def test_legend_counts_and_colours(client, nuclei):
     ]
 
 
+def test_regions_are_rasterised_as_for_rendering(folder, nuclei, tmp_path):
+    """Each has its colour, as opaque as glass inside and opaque on its border."""
+    areas = [shapely.box(20, 30, 700, 600), shapely.Point(300, 300).buffer(90)]
+    regions = Regions.from_polygons(areas, ["epithelium", "lumen"], mpp=0.5)
+    write_geojson(tmp_path / "a.geojson", replace(nuclei, regions=regions))
+    with Viewer([folder / "slide.ome.tif"], labels=tmp_path / "a.geojson") as viewer:
+        client = invited(viewer)
+        assert client.get("/0/regions").json == {"lumen": 1, "epithelium": 1}
+        answers = [client.get(f"/0/regions/{TOP - k}/0/0") for k in (0, 1)]
+        assert client.get(f"/0/regions/{TOP}/9/0").status_code == 404
+    for answer, mpp in zip(answers, (0.5, 1.0), strict=True):
+        assert answer.mimetype == "image/png"
+        shown = np.asarray(Image.open(io.BytesIO(answer.data)).convert("RGBA"))
+        drawn = Conditioning(replace(nuclei, regions=regions).scaled(mpp), SIZE)
+        expected = drawn.regions((0, 0, *shown.shape[:2]))
+        np.testing.assert_array_equal(shown[..., 3] > 0, expected > 0)
+        coloured = expected > 0
+        np.testing.assert_array_equal(shown[coloured, :3], REGION_PALETTE[expected][coloured])
+        inside = ndimage.minimum_filter(expected, 3) == ndimage.maximum_filter(expected, 3)
+        assert set(shown[inside & coloured, 3]) == {50}
+        assert 0 < (shown[..., 3] == 255).mean() < 0.02
+
+
+def test_a_slide_without_regions_shows_none(client):
+    assert client.get("/0/regions").json == {}
+    shown = np.asarray(Image.open(io.BytesIO(client.get(f"/0/regions/{TOP}/0/0").data)))
+    assert shown.shape == (513, 513) and not shown.any()
+    assert client.get("/1/regions").status_code == 404
+
+
 def test_annotations_that_cannot_be_read_are_told_and_the_slide_is_shown(folder, tmp_path):
     labels = tmp_path / "other.geojson"
     labels.write_text((folder / "slide.geojson").read_text().replace("Plasma", "Necrosis"))
@@ -354,7 +389,14 @@ def test_a_request_without_host_is_refused(server, viewer):
 
 
 EVERYTHING = ["/", "/view.js", "/view.css", "/about", "/0/nuclei", f"/0/tile/{TOP}/0/0"]
-EVERYTHING += [f"/0/outlines/{TOP}/0/0", f"/0/counts/{TOP}/0/0", "/nowhere", "/5/nuclei"]
+EVERYTHING += [
+    "/0/regions",
+    f"/0/regions/{TOP}/0/0",
+    f"/0/outlines/{TOP}/0/0",
+    f"/0/counts/{TOP}/0/0",
+    "/nowhere",
+    "/5/nuclei",
+]
 
 
 @pytest.mark.parametrize("path", EVERYTHING)

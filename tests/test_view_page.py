@@ -16,6 +16,8 @@ from PIL import Image
 
 from nasdm_wsi.annotations.geojson import write_geojson
 from nasdm_wsi.annotations.nuclei import Nuclei
+from nasdm_wsi.annotations.regions import PALETTE as REGION_PALETTE
+from nasdm_wsi.annotations.regions import REGIONS, Regions
 from nasdm_wsi.annotations.types import PALETTE, TYPES
 from nasdm_wsi.provenance import WARNING
 from nasdm_wsi.slides import ome_tiff
@@ -36,7 +38,9 @@ SIZE = (900, 1400)
 KINDS = ("epithelial", "plasma")
 # x0, y0, x1, y1 of two square nuclei, painted black in the slide
 NUCLEI = np.array([(600, 400, 640, 440), (700, 410, 760, 450)])
-LOADED = "return panes.every((pane) => pane.viewer.world.getItemAt(0)?.getFullyLoaded())"
+MUSCLE = (900, 600, 1100, 800)
+LOADED = """return panes.every(({ viewer: { world } }) => world.getItemCount() &&
+    world._items.every((item) => !item.getOpacity() || item.getFullyLoaded()))"""
 DRAWN = """return panes.every(
     ({ labels, overlay }) => !labels || (overlay.tiles.size && !overlay.asked.size)
 )"""
@@ -56,7 +60,9 @@ def slides(tmp_path_factory):
     ome_tiff.write(slides[1], pixels[::2, ::2], mpp=1.0, description="", quality=95)
     squares = shapely.box(*NUCLEI.T.astype(float))
     types = [TYPES.index(kind) for kind in KINDS]
-    write_geojson(folder / "synthetic.geojson", Nuclei.from_polygons(squares, types, mpp=0.5))
+    muscle = Regions.from_polygons([shapely.box(*MUSCLE)], ["muscle"], mpp=0.5)
+    nuclei = Nuclei.from_polygons(squares, types, mpp=0.5, regions=muscle)
+    write_geojson(folder / "synthetic.geojson", nuclei)
     return slides
 
 
@@ -193,6 +199,29 @@ def test_types_and_outlines_are_switched_by_click_and_by_key(page):
     assert [box.is_selected() for box in boxes] == [t not in ("plasma",) for t in TYPES[1:]]
 
 
+@pytest.mark.parametrize("scale", [0.5, 2])
+def test_regions_lie_at_their_place_and_are_switched(page, scale):
+    driver = page(f"#at=500,350,{scale}")
+    assert driver.find_element("id", "region-legend").text == "muscle"
+    shown = pane(driver, 0)
+    press(driver, "r")
+    plain = pane(driver, 0)
+    changed = np.abs(shown - plain).max(axis=2) > 10
+    changed[:180] = False  # the small map shows them too
+    middle = np.array(shown.shape[1::-1] * 2) / 2
+    expected = middle + (np.array(MUSCLE) * 0.5 - (500, 350) * 2) / scale
+    assert np.abs(extent(changed) - expected).max() <= 1.5
+    x0, y0, x1, y1 = np.rint(expected).astype(int)
+    colour = REGION_PALETTE[REGIONS.index("muscle") + 1].astype(int)
+    y, x = (y0 + y1) // 2, (x0 + x1) // 2
+    mixed = plain[y, x] + (colour - plain[y, x]) * 50 / 255
+    assert np.abs(shown[y, x] - mixed).max() <= 2
+    assert "regions=off" in driver.execute_script("return fragment()")
+    driver.find_element("id", "regions").click()
+    settle(driver)
+    np.testing.assert_array_equal(pane(driver, 0), shown)
+
+
 def test_legend_and_provenance(page):
     driver = page()
     legend = driver.find_element("id", "legend").text.split()
@@ -295,7 +324,7 @@ def test_a_frame_marks_what_an_edit_has_painted_anew(page):
             const box = mark.getBoundingClientRect();
             const pane_box = pane.place.getBoundingClientRect();
             const point = new OpenSeadragon.Point(box.x - pane_box.x, box.y - pane_box.y);
-            const at = pane.viewer.viewport.viewerElementToImageCoordinates(point);
+            const at = pane.viewer.world.getItemAt(0).viewerElementToImageCoordinates(point);
             return [at.x, at.y, box.width / box.height];
         }))"""
     )

@@ -10,40 +10,28 @@ each level is half the size of the next, and the last, ``top``, shows the slide'
 from __future__ import annotations
 
 import hmac
-import io
 import json
-import math
 import secrets
 import socket
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
-from threading import Lock, Semaphore
 from typing import Any
 
-from PIL import Image
-from werkzeug.exceptions import Forbidden, Gone, HTTPException, NotFound
+import numpy as np
+from werkzeug.exceptions import Forbidden, HTTPException, NotFound
 from werkzeug.routing import Map, Rule
 from werkzeug.sansio.utils import host_is_trusted
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from werkzeug.wrappers import Request, Response
 
+from ..annotations.regions import PALETTE as REGION_PALETTE
+from ..annotations.regions import REGIONS
 from ..annotations.types import PALETTE, TYPES
 from ..errors import NasdmError, PortError
-from ..geometry import Box, grow, intersect, shape
-from ..provenance import edited_boxes, is_synthetic, legible_facts
-from ..rendering import read_annotations
-from ..slides.formats import labels_path
-from ..slides.reading import open_slide
-from .overlay import Overlay
+from ..provenance import edited_boxes
+from .shown import Shown, labels_beside
 
-TILE = 512  # side of a tile in pixels of its level
-OVERLAP = 1  # pixels of its neighbours that a tile shows, so that no seam is visible
-CELL = 2  # side of a cell in which nuclei are counted, in pixels of its level
-OUTLINED = 2  # levels below the top with outlines; on those further down, nuclei are counted
-REDUCED = 3  # levels made from the slide's smallest at most, which bounds the memory of a tile
-READERS = 8  # threads that may read a slide at the same time
 SECONDS_IDLE = 10  # after which a connection that asks for nothing is closed
 LOOPBACK = "127.0.0.1"
 HOSTS = (LOOPBACK, "localhost")
@@ -88,10 +76,10 @@ class Viewer:
         self._message = message
         self.token = secrets.token_urlsafe(24)
         chosen = [labels, *[None] * (len(slides) - 1)]
-        self._slides: list[_Shown] = []
+        self._slides: list[Shown] = []
         try:
             for path, own in zip(slides, chosen, strict=True):
-                self._slides.append(_Shown(Path(path), own or _labels_beside(Path(path)), reading))
+                self._slides.append(Shown(Path(path), own or labels_beside(Path(path)), reading))
         except BaseException:
             self.__exit__()
             raise
@@ -105,6 +93,8 @@ class Viewer:
             f"/<int:slide>/tile/{place}": self._tile,
             f"/<int:slide>/outlines/{place}": self._outlines,
             f"/<int:slide>/counts/{place}": self._counts,
+            "/<int:slide>/regions": self._region_counts,
+            f"/<int:slide>/regions/{place}": self._regions,
         }
         self._routes = Map(
             [Rule(path, endpoint=answer, methods=["GET"]) for path, answer in rules.items()],
@@ -154,10 +144,6 @@ class Viewer:
         return Response(content, mimetype=PAGE[name], headers={"Cache-Control": "no-cache"})
 
     def _about(self) -> Response:
-        types = [
-            {"name": name, "color": "#{:02x}{:02x}{:02x}".format(*colour)}
-            for name, colour in zip(TYPES[1:], PALETTE[1:], strict=True)
-        ]
         slides = [shown.about() for shown in self._slides]
         for about, shown in zip(slides, self._slides, strict=True):
             # What an edit changed is marked on the slide and on those it can be compared with.
@@ -165,7 +151,8 @@ class Viewer:
             about["marks"] = [
                 box for other in alike for box in edited_boxes(other.slide.description)
             ]
-        return _json({"types": types, "slides": slides})
+        types, regions = _colours(TYPES[1:], PALETTE), _colours(REGIONS, REGION_PALETTE)
+        return _json({"types": types, "regions": regions, "slides": slides})
 
     def _nuclei(self, slide: int) -> Response:
         return _json(self._shown(slide).overlay.nuclei.counts())
@@ -179,117 +166,17 @@ class Viewer:
     def _counts(self, slide: int, **place: int) -> Response:
         return _kept(self._shown(slide).counts(**place), "application/octet-stream")
 
-    def _shown(self, slide: int) -> _Shown:
+    def _region_counts(self, slide: int) -> Response:
+        return _json(self._shown(slide).overlay.region_counts())
+
+    def _regions(self, slide: int, **place: int) -> Response:
+        return _kept(self._shown(slide).regions(**place), "image/png")
+
+    def _shown(self, slide: int) -> Shown:
         if slide >= len(self._slides):
             raise NotFound
         self._slides[slide].check_there()
         return self._slides[slide]
-
-
-class _Shown:
-    """One slide of the page: its tiles, its nuclei and what is known about it."""
-
-    def __init__(self, path: Path, labels: Path | None, reading: dict[str, Any]):
-        self.labels, self._reading = labels, reading
-        self.slide = open_slide(path)
-        self.mpp = self.slide.mpp
-        self.slide.mpp = self._unit = self.mpp or 1.0  # if it is unknown, pixels are the unit
-        longest, smallest = max(self.slide.size), max(self.slide.levels[-1])
-        self.top = math.ceil(math.log2(longest))
-        below = max(math.log2(longest / TILE), 0), math.log2(longest / smallest) + REDUCED
-        self.bottom = self.top - math.ceil(min(below))
-        self._readers = READERS if self.slide.thread_safe else 1
-        self._turn = Semaphore(self._readers)
-        self._loading = Lock()
-        self._overlay: Overlay | None = None
-
-    def close(self) -> None:
-        """Close the slide as soon as no thread reads it; no thread can read it afterwards."""
-        for _ in range(self._readers):
-            self._turn.acquire()
-        self.slide.__exit__()
-
-    def check_there(self) -> None:
-        """Refuse a request for a slide that was deleted, instead of sending blank tiles."""
-        if not self.slide.path.exists():
-            raise Gone(f"{self.slide.path.name} was deleted or moved: put it back, or view others")
-
-    def about(self) -> dict[str, Any]:
-        """Return the facts that the page loads first."""
-        self.check_there()
-        height, width = self.slide.size
-        description = self.slide.description
-        facts = legible_facts(description) or [("description", description)] * bool(description)
-        return {
-            "name": self.slide.path.name,
-            "width": width,
-            "height": height,
-            "mpp": self.mpp,
-            "tile": TILE,
-            "overlap": OVERLAP,
-            "cell": CELL,
-            "levels": [self.bottom, self.top],
-            "outlined": self.top - OUTLINED,
-            "labels": self.labels and self.labels.name,
-            "synthetic": is_synthetic(description),
-            "facts": [*self._size(), *facts],
-            "changed": [_changed(path) for path in (self.slide.path, self.labels) if path],
-        }
-
-    def tile(self, level: int, x: int, y: int) -> bytes:
-        """Return a tile as JPEG, with ``OVERLAP`` except at the edges of the slide."""
-        box, down = self._box(level, x, y)
-        y0, x0, y1, x1 = (n // down for n in box)
-        height, width = (math.ceil(n / down) for n in self.slide.size)
-        seen = intersect(grow((y0, x0, y1, x1), OVERLAP), (0, 0, height, width))
-        with self._turn:
-            pixels = self.slide.read(seen, mpp=self._unit * down)
-        encoded = io.BytesIO()
-        Image.fromarray(pixels).save(encoded, "JPEG", quality=90, subsampling=0)
-        return encoded.getvalue()
-
-    def outlines(self, level: int, x: int, y: int) -> bytes:
-        """Return the outlines that touch a tile; see `Overlay.outlines`."""
-        box, down = self._box(level, x, y)
-        if level < self.top - OUTLINED:
-            raise NotFound
-        return self.overlay.outlines(box, down=down)
-
-    def counts(self, level: int, x: int, y: int) -> bytes:
-        """Return the number of nuclei in each cell of a tile; see `Overlay.counts`."""
-        box, down = self._box(level, x, y)
-        return self.overlay.counts(box, cell=CELL * down).tobytes()
-
-    @property
-    def overlay(self) -> Overlay:
-        """The nuclei in slide pixels, read at the first request, because a million take a while."""
-        if self.labels is None:
-            raise NotFound
-        with self._loading:
-            if self._overlay is None:
-                nuclei = read_annotations(self.labels, mpp=self._unit, **self._reading)
-                self._overlay = Overlay(nuclei.shifted(*self.slide.bounds))
-        return self._overlay
-
-    def _box(self, level: int, x: int, y: int) -> tuple[Box, int]:
-        """Return the slide pixels of a tile, and the factor by which it reduces them."""
-        if not self.bottom <= level <= self.top:
-            raise NotFound
-        down = 2 ** (self.top - level)
-        side = TILE * down
-        box = (y * side, x * side, (y + 1) * side, (x + 1) * side)
-        if not all(shape(intersect(box, (0, 0, *self.slide.size)))):
-            raise NotFound
-        return box, down
-
-    def _size(self) -> list[tuple[str, str]]:
-        height, width = self.slide.size
-        rows = [("pixels", f"{width:,} × {height:,}")]
-        if self.mpp:
-            millimetres = (f"{n * self.mpp / 1000:.2f}" for n in (width, height))
-            rows.append(("size", "{} × {} mm".format(*millimetres)))
-            rows.append(("pixel size", f"{self.mpp:g} µm"))
-        return [*rows, ("format", self.slide.format)]
 
 
 def serve(viewer: Viewer, *, port: int = 0) -> BaseWSGIServer:
@@ -324,16 +211,12 @@ class _Handler(WSGIRequestHandler):
         """Log no bad requests or idle connections, of which other users can make any number."""
 
 
-def _changed(path: Path) -> int:
-    """Return the time of the last change of a file; 0 if it was deleted."""
-    with suppress(OSError):
-        return path.stat().st_mtime_ns
-    return 0
-
-
-def _labels_beside(slide: Path) -> Path | None:
-    labels = labels_path(slide)
-    return labels if labels.is_file() else None
+def _colours(names: Sequence[str], palette: np.ndarray) -> list[dict[str, str]]:
+    """Return names with their colours, which follow in the palette from 1 on."""
+    return [
+        {"name": name, "color": "#{:02x}{:02x}{:02x}".format(*colour)}
+        for name, colour in zip(names, palette[1:], strict=True)
+    ]
 
 
 def _json(value: Any) -> Response:

@@ -7,7 +7,8 @@ const MAP = 120; // screen pixels of the longer side of the small map
 
 const panes = [];
 const types = []; // {name, color, shown}
-const state = { outlines: true, inStep: true, leader: null };
+const regions = []; // {name, color}
+const state = { outlines: true, regions: true, inStep: true, leader: null };
 const $ = (id) => document.getElementById(id);
 
 function element(name, properties = {}, ...children) {
@@ -41,22 +42,27 @@ class Pane {
     return `${this.number}/${what}/${level}/${x}/${y}?${this.changed.join("-")}`;
   }
 
+  // The pyramid of what the server sends as pictures.
+  tileSource(what) {
+    const [minLevel, maxLevel] = this.levels;
+    return {
+      width: this.width,
+      height: this.height,
+      tileSize: this.tile,
+      tileOverlap: this.overlap,
+      minLevel,
+      maxLevel,
+      getTileUrl: (level, x, y) => this.url(what, level, x, y),
+    };
+  }
+
   // To be called when the page is laid out: OpenSeadragon measures its place. All panes can show
   // the widest slide.
   open(widest) {
-    const [minLevel, maxLevel] = this.levels;
     const longest = Math.max(this.width, this.height);
     this.viewer = OpenSeadragon({
       element: this.place,
-      tileSources: {
-        width: this.width,
-        height: this.height,
-        tileSize: this.tile,
-        tileOverlap: this.overlap,
-        minLevel,
-        maxLevel,
-        getTileUrl: (level, x, y) => this.url("tile", level, x, y),
-      },
+      tileSources: this.tileSource("tile"),
       drawer: "canvas",
       smoothTileEdgesMinZoom: Infinity,
       imageLoaderLimit: 6,
@@ -95,12 +101,25 @@ class Pane {
     return new Promise((resolve) => this.viewer.addOnceHandler("open", resolve));
   }
 
+  // Regions are a second image over the slide, whose tiles are transparent.
+  addRegions() {
+    this.viewer.addTiledImage({
+      tileSource: {
+        ...this.tileSource("regions"),
+        hasTransparency: () => true,
+      },
+      opacity: state.regions ? 1 : 0,
+      placeholderFillStyle: null,
+      success: ({ item }) => (this.regions = item),
+    });
+  }
+
   // A frame round what an edit has painted anew.
   mark([y0, x0, y1, x1]) {
     const box = new OpenSeadragon.Rect(x0, y0, x1 - x0, y1 - y0);
     this.viewer.addOverlay({
       element: element("div", { className: "mark" }),
-      location: this.viewer.viewport.imageToViewportRectangle(box),
+      location: this.viewer.world.getItemAt(0).imageToViewportRectangle(box),
     });
   }
 
@@ -201,6 +220,7 @@ function fragment() {
   const parts = [`at=${new Set(views).size === 1 ? views[0] : views.join(";")}`];
   if (!state.inStep) parts.push("apart");
   if (!state.outlines) parts.push("outlines=off");
+  if (!state.regions) parts.push("regions=off");
   if (!types.every((type) => type.shown)) {
     parts.push(`types=${types.filter((type) => type.shown).map((type) => type.name)}`);
   }
@@ -216,6 +236,7 @@ function remember() {
 function follow() {
   const asked = new URLSearchParams(location.hash.slice(1));
   state.outlines = asked.get("outlines") !== "off";
+  state.regions = asked.get("regions") !== "off";
   state.inStep = !asked.has("apart");
   const names = asked.get("types")?.split(",");
   for (const type of types) type.shown = !names || names.includes(type.name);
@@ -236,14 +257,23 @@ function follow() {
 
 function showSwitches() {
   document.body.classList.toggle("outlines-off", !state.outlines);
+  document.body.classList.toggle("regions-off", !state.regions);
   $("outlines").ariaChecked = state.outlines;
+  $("regions").ariaChecked = state.regions;
   $("step").ariaChecked = state.inStep;
   for (const type of types) type.box.checked = type.shown;
+  for (const pane of panes) pane.regions?.setOpacity(state.regions ? 1 : 0);
   redraw();
 }
 
 function switchOutlines() {
   state.outlines = !state.outlines;
+  showSwitches();
+  remember();
+}
+
+function switchRegions() {
+  state.regions = !state.regions;
   showSwitches();
   remember();
 }
@@ -319,6 +349,24 @@ async function addCounts(pane, total) {
   told.remove();
   pane.overlay.ready = true;
   redraw();
+  await addRegions(pane);
+}
+
+// Shows the regions of a pane, if it has any, and what their colours mean.
+async function addRegions(pane) {
+  const answer = await fetch(`${pane.number}/regions`);
+  const counts = answer.ok ? await answer.json() : {};
+  if (!Object.keys(counts).length) return;
+  for (const region of regions) {
+    if (!(region.name in counts) || region.row) continue;
+    const sample = element("i");
+    sample.style.setProperty("--colour", region.color);
+    const label = element("label", {}, sample, region.name);
+    region.row = element("tr", {}, element("td", {}, label));
+  }
+  $("region-legend").tBodies[0].replaceChildren(...regions.flatMap(({ row }) => row ?? []));
+  $("regions-section").hidden = false;
+  pane.addRegions();
 }
 
 function addFacts(pane) {
@@ -344,7 +392,7 @@ function addFacts(pane) {
 
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  const actions = { o: switchOutlines, h: () => home(), p: switchPanel, c: copyLink, l: switchStep };
+  const actions = { o: switchOutlines, r: switchRegions, h: () => home(), p: switchPanel, c: copyLink, l: switchStep };
   if (!event.target.closest?.(".viewer")) {
     Object.assign(actions, { "+": () => zoom(1.5), "=": () => zoom(1.5), "-": () => zoom(1 / 1.5) });
   }
@@ -356,6 +404,7 @@ function onKey(event) {
 function listen() {
   const clicks = {
     outlines: switchOutlines,
+    regions: switchRegions,
     step: switchStep,
     link: copyLink,
     home: () => home(),
@@ -377,6 +426,7 @@ async function start() {
     const rgb = [1, 3, 5].map((at) => parseInt(type.color.slice(at, at + 2), 16));
     types.push({ ...type, rgb, shown: true });
   }
+  regions.push(...about.regions);
   const unit = about.slides.every((slide) => slide.mpp);
   about.slides.forEach((slide, k) => panes.push(new Pane(slide, k, unit)));
   const columns = panes.length < 4 ? panes.length : Math.ceil(Math.sqrt(panes.length));
