@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 import shapely
 from scipy import ndimage
+from scipy.special import ndtri
 from shapely import Polygon
 from skimage.measure import find_contours
 
@@ -37,6 +38,7 @@ MUSCULARIS = 44.0  # height of the muscle below the mucosa
 ROUGH = 0.9  # of borders of the ground
 _DRAW = 2250  # of random numbers in this file
 CLEAR = 10.0  # between the crypts and what bounds the mucosa
+BARE = 128  # length of the places of a tumour without glands
 GLAND = 352  # no gland reaches farther from its square
 
 _TISSUES = {
@@ -174,12 +176,20 @@ class Colon:
                 made = glands_by_rules(
                     style,
                     box,
-                    allowed=partial(self._room, kind),
+                    allowed=partial(self._room_by_rules, kind, style.bare),
                     seed=self._seed,
                     draw=number,
                 )
                 raised += [named for gland in made for named in gland]
         return raised
+
+    def _room_by_rules(self, kind: int, bare: float, box: Box) -> np.ndarray:
+        """Return where glands of a kind may lie in a box, of which a share is stroma alone."""
+        room = self._room(kind, box)
+        if bare:
+            field = smooth(box, step=STEP, scale=BARE, seed=self._seed, draw=_DRAW + 2)
+            room &= field > ndtri(bare)
+        return room
 
     def _gland_tissue(self, box: Box) -> np.ndarray:
         """Return which kind of glands belongs where in a box, as `Glands` numbers them."""

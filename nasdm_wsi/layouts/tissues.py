@@ -25,6 +25,7 @@ class Glands:
         goblets: share of the places along the wall that have a goblet cell.
         holes: share of the glands that have several round lumens (cribriform ones).
         solid: share of the glands without a lumen.
+        bare: share of the ground that has stroma and no glands.
     """
 
     spacing: tuple[float, float]
@@ -38,6 +39,7 @@ class Glands:
     goblets: float = 0.0
     holes: float = 0.0
     solid: float = 0.0
+    bare: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,7 @@ CARCINOMA = Tissue(
         goblets=0.02,
         holes=0.35,
         solid=0.2,
+        bare=0.3,
     ),
 )
 LOOSE = Tissue(mixes=_mixes(stroma=_LOOSE, epithelium={}))
