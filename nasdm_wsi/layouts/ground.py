@@ -45,6 +45,7 @@ class Ground:
         self._box = box
         self._seed = seed
         self._fields: dict[tuple[int, int], np.ndarray] = {}
+        self._variations: dict[tuple[str, float, float], np.ndarray] = {}
 
     def habits(self, region: str, kind: str, tissue: Tissue) -> tuple[np.ndarray, np.ndarray]:
         """Return how likely a nucleus of a type lies at each place, and its long axis there.
@@ -68,11 +69,14 @@ class Ground:
         and others 1998), whose pair correlation is the exponential of the covariance of its fields.
         """
         strength = CLUSTERS.get(kind, tissue.clusters)
-        logs = strength * self._field(CLUSTER, 1 + TYPES.index(kind)) - strength**2 / 2
-        if region == "stroma" and tissue.varied:
-            strength = -0.6 * tissue.varied if kind == "connective" else tissue.varied
-            logs = logs + strength * self._field(INFLAMED, 0) - strength**2 / 2
-        return np.exp(logs)
+        inflamed = -0.6 * tissue.varied if kind == "connective" else tissue.varied
+        strengths = (kind, strength, inflamed if region == "stroma" else 0.0)
+        if strengths not in self._variations:
+            logs = strength * self._field(CLUSTER, 1 + TYPES.index(kind)) - strength**2 / 2
+            if strengths[2]:
+                logs = logs + inflamed * self._field(INFLAMED, 0) - inflamed**2 / 2
+            self._variations[strengths] = np.exp(logs)
+        return self._variations[strengths]
 
     def _rows(self, tissue: Tissue) -> np.ndarray:
         """Return how likely an epithelial nucleus lies at each place: in rows along the border."""
@@ -138,7 +142,7 @@ class Ground:
 
     def _turns(self, spread: float) -> np.ndarray:
         """Return random turns about 0, one for each micrometre."""
-        return spread * smooth(self._box, step=1, scale=2, seed=self._seed, draw=_DRAW + 30)
+        return spread * self._field(2, 30)
 
 
 def _distance(mask: np.ndarray) -> np.ndarray:
