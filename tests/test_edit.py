@@ -127,7 +127,7 @@ def test_the_slide_fades_into_what_is_painted(folder):
     """Over four pixels inside the border of the area; outside it keeps its pixels."""
     slide = np.array(Image.open(folder / "s.png"))[80:180, 80:180]
     area = shapely.box(100, 100, 160, 160)
-    known = EditedSlide(folder / "s.png", 0.5, False, (0, 0), area, None, "", SIZE)
+    known = EditedSlide(folder / "s.png", 0.5, None, (0, 0), area, None, "", SIZE)
     got = known.finished((80, 80, 180, 180), np.zeros_like(slide))
     outside = np.ones(slide.shape[:2], bool)
     outside[20:80, 20:80] = False
@@ -261,6 +261,10 @@ def test_a_40x_slide_is_edited_at_the_pixel_size_of_the_weights(edit, folder, tm
     assert "edited at 0.5 mpp" in caplog.text and "the slide has 0.25" in caplog.text
     with open_slide(tmp_path / "e.ome.tif") as slide:
         assert slide.mpp == pytest.approx(0.5) and slide.size == SIZE
+        known = facts_of(slide.description)["known"]
+    assert known["brought to mpp"] == 0.5 and known["from mpp"] == 0.25
+    told = run("info", tmp_path / "e.ome.tif")
+    assert re.search("brought to mpp +0.5", told)
     after, before = pixels(tmp_path / "e.ome.tif"), pixels(tmp_path / "40x.ome.tif", mpp=0.5)
     before = before[: SIZE[0], : SIZE[1]]
     assert 0.5 < (after == before).all(axis=2).mean() < 1

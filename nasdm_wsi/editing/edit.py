@@ -126,8 +126,8 @@ def plan_edit(
         area = widened(area, cells, (height, width))
     # The painter takes the slide's pixels as they are, so its nuclei count as of its pixel size.
     nuclei = _as_of(replace(nuclei.scaled(canvas_mpp), tissue=None), painter.mpp)
-    size = height, width
-    known = EditedSlide(path, canvas_mpp, resampled, (y, x), area, cells, _sha256(path), size)
+    size, brought_from = (height, width), own if resampled else None
+    known = EditedSlide(path, canvas_mpp, brought_from, (y, x), area, cells, _sha256(path), size)
     style = style_round(known) if local_style else None
     styled = painter if style is None else painter.restyled(style)
     return replace(plan_render(nuclei, styled, size=size, seed=seed), known=known)

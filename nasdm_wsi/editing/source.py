@@ -32,7 +32,8 @@ class EditedSlide:
     Attributes:
         path: of the slide.
         mpp: micrometres per pixel of the canvas.
-        resampled: whether the slide is brought to this pixel size; else its own pixels are used.
+        own_mpp: pixel size of the slide, if it is brought to that of the canvas; None if its own
+            pixels are used.
         corner: (y, x) of the canvas on the slide, in pixels of the canvas.
         area: polygons in canvas pixels; the pixels inside are painted.
         cells: (height, width) of the cells that a copy of the slide is changed in, of which the
@@ -43,7 +44,7 @@ class EditedSlide:
 
     path: Path
     mpp: float
-    resampled: bool
+    own_mpp: float | None
     corner: tuple[int, int]
     area: shapely.Geometry
     cells: tuple[int, int] | None
@@ -64,7 +65,7 @@ class EditedSlide:
         y, x = self.corner
         place = box[0] + y, box[1] + x, box[2] + y, box[3] + x
         with lock:
-            return slide.read(place, mpp=self.mpp if self.resampled else slide.mpp or self.mpp)
+            return slide.read(place, mpp=self.mpp if self.own_mpp else slide.mpp or self.mpp)
 
     def finished(self, box: Box, painted: np.ndarray) -> np.ndarray:
         """Return the slide's pixels, uint8 (h, w, 3), and in the area those painted.
@@ -93,7 +94,7 @@ class EditedSlide:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The name and digest of the file, and the area.
+        """The name and digest of the file, the area, and the change of the pixel size, if any.
 
         ``boxes`` are the (y0, x0, y1, x1) of its parts, if there are at most a thousand.
         """
@@ -104,6 +105,8 @@ class EditedSlide:
             "area": hashlib.sha256(shapely.to_wkb(self.area)).hexdigest()[:16],
             "parts": len(bounds),
         }
+        if self.own_mpp:
+            facts |= {"brought to mpp": self.mpp, "from mpp": self.own_mpp}
         if len(bounds) <= MOST_BOXES:
             facts["boxes"] = bounds.round(2).tolist()
         return facts
