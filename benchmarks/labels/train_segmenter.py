@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,21 +164,24 @@ def change_stain(rgb: Tensor, generator: torch.Generator) -> Tensor:
     """RGB (n, 3, s, s) in 0..1 of RGB in 0..255, with other stain, brightness, blur and noise."""
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
+        return torch.randn(*shape, generator=generator, device=rgb.device)
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, device=rgb.device)
 
     n = len(rgb)
-    vectors = F.normalize(HED, dim=1)
+    vectors = F.normalize(HED.to(rgb.device), dim=1)
     matrix = torch.diag_embed((0.28 * normal(n, 3)).exp()) + 0.07 * normal(n, 3, 3)
     matrix = torch.linalg.inv(vectors) @ matrix @ vectors  # (n, 3, 3), on optical density
     density = -(rgb.clamp(1, 255) / 255).log()
     density = torch.einsum("nchw,ncd->ndhw", density, matrix)
-    density = density + 0.06 * torch.rand(n, 3, 1, 1, generator=generator)
+    density = density + 0.06 * uniform(n, 3, 1, 1)
     density = density * (0.1 * normal(n, 1, 1, 1)).exp()
     out = (-density).exp().clamp(0, 1)
     blur = F.avg_pool2d(F.pad(out, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    mix = (torch.rand(n, 1, 1, 1, generator=generator) * 1.8 - 0.9).clamp(-0.4, 0.9)
+    mix = (uniform(n, 1, 1, 1) * 1.8 - 0.9).clamp(-0.4, 0.9)
     out = out + mix * (blur - out)  # negative: sharper
-    out = out + 0.02 * torch.rand(n, 1, 1, 1, generator=generator) * normal(*out.shape)
+    out = out + 0.02 * uniform(n, 1, 1, 1) * normal(*out.shape)
     return out.clamp(0, 1)
 
 
@@ -200,8 +203,10 @@ def loss_of(logits: Tensor, labels: Tensor, points: Tensor) -> Tensor:
     cost = F.binary_cross_entropy_with_logits(logits[:, 2], centre / 255, reduction="none")
     total = total + 3 * (cost * seen).sum() / seen.sum()
     code = torch.where(code == UNKNOWN, 0, code).long()
-    weight = TYPE_WEIGHTS[code] * (1 + 3 * pointed)  # a point is a small part of its nucleus
-    allowed = MEMBERS[code].permute(0, 3, 1, 2)
+    weight = TYPE_WEIGHTS.to(code.device)[code] * (
+        1 + 3 * pointed
+    )  # a point is a small part of its nucleus
+    allowed = MEMBERS.to(code.device)[code].permute(0, 3, 1, 2)
     likely = (logits[:, 3:].log_softmax(1) + allowed.clamp(min=1e-9).log()).logsumexp(1)
     return total + 0.8 * (-likely * weight).sum() / weight.sum().clamp(min=1)
 
@@ -211,7 +216,6 @@ def train(
     out: Path,
     *,
     minutes: float,
-    seed: int = 0,
     init: Path | None = None,
     rate: float = RATE,
 ) -> Segmenter:
@@ -219,9 +223,34 @@ def train(
 
     ``init``: weights to go on from. ``rate``: the highest learning rate, which falls to 0.
     """
+    start = time.monotonic()
+
+    def done(step: int) -> float:
+        return (time.monotonic() - start) / (60 * minutes)
+
+    model = fit(groups, done, init=init, rate=rate, save=lambda state: _save(state, out))
+    _save(model.state_dict(), out)
+    return model
+
+
+def fit(
+    groups: list[tuple[float, list[Sample]]],
+    done: Callable[[int], float],
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    init: Path | None = None,
+    rate: float = RATE,
+    save: Callable[[dict[str, Tensor]], None] = lambda state: None,
+) -> Segmenter:
+    """Train on samples; ``done`` gives the share of the training that is behind at a step, 0 to 1.
+
+    ``groups``: as for `crops`. ``init``, ``rate``: as for `train`. ``save`` receives the averaged
+    weights every 500 steps. The same arguments give the same weights on the same kind of machine.
+    """
     torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    model = Segmenter().to(memory_format=torch.channels_last)
+    generator = torch.Generator(device).manual_seed(seed)
+    model = Segmenter().to(device, memory_format=torch.channels_last)
     with torch.no_grad():  # most pixels are neither nucleus nor centre
         model.head.bias[:12] = -2.0
     if init:
@@ -230,15 +259,16 @@ def train(
     averaged = {k: v.clone() for k, v in model.state_dict().items()}
     source = crops(groups, np.random.default_rng(seed))
     start, step, mean = time.monotonic(), 0, None
-    while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
-        now = rate * min(1, (step + 1) / 30) * (0.5 + 0.5 * np.cos(np.pi * done))
+    while (share := done(step)) < 1:
+        now = rate * min(1, (step + 1) / 30) * (0.5 + 0.5 * np.cos(np.pi * share))
         for group in optimiser.param_groups:
             group["lr"] = now
         images, labels, points = zip(*(next(source) for _ in range(BATCH)), strict=True)
-        batch = change_stain(torch.stack(images), generator)
-        with torch.autocast("cpu", torch.bfloat16):
+        batch = change_stain(torch.stack(images).to(device), generator)
+        with torch.autocast(device, torch.bfloat16):
             logits = model(batch.contiguous(memory_format=torch.channels_last))
-        loss = loss_of(logits.float(), torch.stack(labels), torch.tensor(points))
+        told = torch.stack(labels).to(device), torch.tensor(points, device=device)
+        loss = loss_of(logits.float(), *told)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
@@ -248,12 +278,12 @@ def train(
         for name, value in model.state_dict().items():
             if value.is_floating_point():
                 averaged[name].lerp_(value, 1 - keep)
-        mean = loss.item() if mean is None else 0.95 * mean + 0.05 * loss.item()
+        # Not yet a number: on a GPU that would wait for it.
+        mean = loss.detach() if mean is None else mean.lerp(loss.detach(), 0.05)
         if step in (1, 10) or step % 100 == 0:
             print(f"{time.monotonic() - start:6.0f} s  step {step}  loss {mean:.3f}", flush=True)
         if step % 500 == 0:
-            _save(averaged, out)
-    _save(averaged, out)
+            save(averaged)
     model.load_state_dict(averaged)
     return model.eval()
 

@@ -126,16 +126,17 @@ def predict(
         rgb, [(halo, sides[0] - h + halo), (halo, sides[1] - w + halo), (0, 0)], mode="symmetric"
     )
     out = np.zeros((MAPS, *sides), np.float32)
+    device = next(model.parameters()).device
     for y in range(0, sides[0], tile):
         for x in range(0, sides[1], tile):
             window = padded[y : y + tile + 2 * halo, x : x + tile + 2 * halo]
-            batch = torch.from_numpy(window).permute(2, 0, 1)[None].float() / 255
-            total = torch.zeros(())
+            batch = torch.from_numpy(window).to(device).permute(2, 0, 1)[None].float() / 255
+            total = torch.zeros((), device=device)
             for view in range(views):
                 turned = _turn(batch, view).contiguous(memory_format=torch.channels_last)
                 logits = _turn(model(turned), view)[0]
                 total = total + torch.cat([logits[:3].sigmoid(), logits[3:].softmax(0)])
-            inner = (total / views)[:, halo:-halo, halo:-halo].numpy()
+            inner = (total / views)[:, halo:-halo, halo:-halo].cpu().numpy()
             out[:, y : y + inner.shape[1], x : x + inner.shape[2]] = inner
     out = out[:, :h, :w]
     return Maps(out[0], out[1], out[2], out[3:])
