@@ -1,13 +1,14 @@
 """Does it help a segmenter to train on painted pictures?
 
-    python benchmarks/utility.py DATA WORK [--steps 800] [--seeds 3] [--device cuda] [--jobs 12]
+    python benchmarks/utility.py DATA WORK [--steps 400] [--seeds 3] [--device cuda] [--jobs 15]
 
 DATA is as in `labels/pictures.py`. WORK receives the sets of pictures (`utility_pictures.py`), a
 JSON file for each training (`utility_training.py`), and the plot curve.png. A command that was
 stopped continues when it is given again; if WORK contains all sets, DATA is not read. The tables
-that are printed cover the results that are there, for one number of steps.
+that are printed cover the results that are there, for one number of steps; after ± stands half the
+range over the seeds.
 
-A fold holds out all pictures of one collection: crag, dpath, glas, pannuke or consep. The others
+A fold holds out all pictures of one collection: dpath, consep, crag, glas or pannuke. The others
 are the labelled pictures, of which a training sees 1, 4, 16 or all. All trainings have the same
 network, number of steps, batch, crops and augmentation. They differ in the share of the crops that
 comes from each set (`KINDS` of `utility_training.py`).
@@ -35,18 +36,20 @@ from utility_training import ALL, KINDS, Run, Shelf, matching_of, perform  # noq
 
 from nasdm_wsi.annotations.types import TYPES  # noqa: E402
 
-FOLDS = ("dpath", "crag", "consep")
 LABELS = (1, 4, 16, ALL)
 # What a fold is asked, in this order: kind, number of labelled pictures.
-QUESTIONS = (
-    *[("real", n) for n in (ALL, 4)],
-    ("painted", ALL),
-    *[(kind, n) for kind in ("mixed", "pasted") for n in (ALL, 4)],
-    *[("real", n) for n in (16, 1)],
-    *[(kind, ALL) for kind in ("rare", "stains", "masks", "edits")],
+BASIC = [(kind, ALL) for kind in ("real", "painted", "mixed", "pasted")]
+CURVE = [*[(kind, 4) for kind in ("real", "mixed", "pasted")], ("real", 16), ("real", 1)]
+WAYS = [(kind, ALL) for kind in ("rare", "stains", "masks", "edits")]
+MORE = [
     *[(kind, n) for kind in ("mixed", "pasted") for n in (16, 1)],
-    *[(kind, ALL) for kind in ("stains alone", "masks alone", "quarter")],
-)
+    *[(kind, ALL) for kind in ("stains alone", "masks alone")],
+]
+QUESTIONS = {
+    "dpath": BASIC + CURVE + WAYS + MORE,
+    "consep": BASIC + CURVE + [("stains", ALL), ("masks", ALL)],
+    "crag": BASIC,
+}
 ENOUGH = 100  # test nuclei of a type, for its F1 to count in the mean
 WHOLE = ("detection F1", "nuclei Dice", "panoptic quality")
 
@@ -62,11 +65,13 @@ class Result:
 
 def runs(folds: Sequence[str], kinds: Sequence[str], seeds: int) -> Iterator[Run]:
     """Yield all trainings, those that tell most first."""
-    for seed in range(seeds):
-        for kind, labels in QUESTIONS:
-            if kind in kinds:
-                for fold in folds:
-                    yield Run(fold, kind, labels, seed)
+    asked = {fold: QUESTIONS.get(fold, BASIC + CURVE) for fold in folds}
+    for part in (BASIC + CURVE, WAYS, MORE):
+        for seed in range(seeds):
+            for fold in folds:
+                for kind, labels in part:
+                    if kind in kinds and (kind, labels) in asked[fold]:
+                        yield Run(fold, kind, labels, seed)
 
 
 def perform_all(wanted: Iterable[Run], shelf: Shelf, results: Path, **options: Any) -> None:
@@ -114,27 +119,28 @@ def read_results(results: Path) -> list[Result]:
 
 
 def told(values: Sequence[float]) -> str:
-    """The mean, and the range over the seeds."""
+    """The mean, and half the range over the seeds."""
     if not len(values):
         return ""
     mean = f"{np.mean(values):.3f}"
-    return mean if len(values) == 1 else f"{mean} ({min(values):.3f} to {max(values):.3f})"
+    return mean if len(values) == 1 else f"{mean} ± {(max(values) - min(values)) / 2:.3f}"
 
 
 def print_tables(results: list[Result]) -> None:
-    """Print for each fold the figures by kind and number of labels."""
+    """Print for each fold the figures by kind and number of labels, and those by type."""
     for fold in dict.fromkeys(r.run.fold for r in results):
         here = [r for r in results if r.run.fold == fold]
         shown = [k for k in range(1, len(TYPES)) if here[0].nuclei[k]]
         counted = ", ".join(f"{here[0].nuclei[k]:,} {TYPES[k]}" for k in shown)
-        print(f"\n{fold}: {counted}\n")
-        columns = (*WHOLE, "mean type F1", *(f"{TYPES[k]} F1" for k in shown))
-        rows = []
-        for kind, labels in sorted({(r.run.kind, r.run.labels) for r in here}, key=_order):
-            mine = [r for r in here if (r.run.kind, r.run.labels) == (kind, labels)]
-            cells = [told([r.figures[name] for r in mine]) for name in columns]
-            rows.append((kind, labels or "all", *cells))
-        table(("trained on", "pictures", *columns), rows)
+        print(f"\n{fold}: {counted}")
+        for columns in ((*WHOLE, "mean type F1"), tuple(f"{TYPES[k]} F1" for k in shown)):
+            print()
+            rows = []
+            for kind, labels in sorted({(r.run.kind, r.run.labels) for r in here}, key=_order):
+                mine = [r for r in here if (r.run.kind, r.run.labels) == (kind, labels)]
+                cells = [told([r.figures[name] for r in mine]) for name in columns]
+                rows.append((kind, labels or "all", *cells))
+            table(("trained on", "pictures", *columns), rows)
 
 
 def print_gains(results: list[Result], figure: str = "mean type F1") -> None:
@@ -164,8 +170,8 @@ def plot(results: list[Result], out: Path, figure: str = "mean type F1") -> None
     """Draw the figure against the number of labelled pictures, with the range over the seeds."""
     from matplotlib.figure import Figure
 
-    folds = [fold for fold in FOLDS if any(r.run.fold == fold for r in results)]
-    picture = Figure(figsize=(3.2 * len(folds), 3), layout="constrained")
+    folds = [f for f in dict.fromkeys(r.run.fold for r in results) if f != "ink"]
+    picture = Figure(figsize=(3 * len(folds) + 1.5, 3), layout="constrained")
     for axes, fold in zip(np.atleast_1d(picture.subplots(1, len(folds))), folds, strict=True):
         here = [r for r in results if r.run.fold == fold]
         for kind in ("real", "pasted", "mixed"):
@@ -183,7 +189,7 @@ def plot(results: list[Result], out: Path, figure: str = "mean type F1") -> None
             axes.axhline(np.mean(alone), color="grey", linestyle="--", label="painted alone")
         axes.set_xticks(range(len(LABELS)), [str(n or "all") for n in LABELS])
         axes.set(title=fold, xlabel="labelled pictures", ylabel=figure)
-    axes.legend(fontsize="small")
+    picture.legend(*axes.get_legend_handles_labels(), loc="outside right upper")
     picture.savefig(out, dpi=80)
 
 
@@ -191,11 +197,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--steps", type=int, default=800, help="of each training")
+    parser.add_argument("--steps", type=int, default=400, help="of each training")
+    parser.add_argument("--batch", type=int, default=24, help="crops of a step")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
-    parser.add_argument("--folds", nargs="+", default=FOLDS)
+    parser.add_argument("--folds", nargs="+", default=list(QUESTIONS))
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--weights", default="small", help="that paint")
     parser.add_argument("--side", type=int, default=768, help="of painted pictures, in pixels")
@@ -212,6 +219,7 @@ def main() -> None:
         Shelf(sets),
         results,
         steps=options.steps,
+        batch=options.batch,
         device=options.device,
         side=options.test_side,
         jobs=options.jobs,

@@ -32,7 +32,6 @@ KINDS: dict[str, dict[str, float]] = {
     "pasted": {"real": 0.5, "pasted": 0.5},
     "painted": {"layouts": 1},
     "mixed": {"real": 0.5, "layouts": 0.5},
-    "quarter": {"real": 0.75, "layouts": 0.25},
     "rare": {"real": 0.5, "rare": 0.5},
     "masks": {"real": 0.5, "masks": 0.5},
     "stains": {"real": 0.5, "stains": 0.5},
@@ -125,10 +124,14 @@ def sample_of(picture: Labelled) -> Sample:
     )
 
 
-def perform(run: Run, shelf: Shelf, results: Path, *, steps: int, device: str, side: int) -> None:
+def perform(
+    run: Run, shelf: Shelf, results: Path, *, steps: int, batch: int, device: str, side: int
+) -> None:
     """Train, read the held-out collection and write RESULTS/NAME.json."""
     start = time.monotonic()
-    model = fit(shelf.groups(run), lambda step: step / steps, seed=run.seed, device=device)
+    model = fit(
+        shelf.groups(run), lambda step: step / steps, seed=run.seed, device=device, batch=batch
+    )
     trained = time.monotonic() - start
     told: dict[str, Matching] = {}
     for picture in shelf.tests(run.fold, side):
@@ -136,6 +139,7 @@ def perform(run: Run, shelf: Shelf, results: Path, *, steps: int, device: str, s
     content = {
         **vars(run),
         "steps": steps,
+        "batch": batch,
         "device": device,
         "pictures": len(shelf.chosen(run)),
         "seconds": [round(trained), round(time.monotonic() - start - trained)],
