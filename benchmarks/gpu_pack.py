@@ -21,7 +21,6 @@ from nasdm_wsi.annotations.types import TYPES
 from nasdm_wsi.model.planes import REGIONS
 from nasdm_wsi.tools.dataset import UNPUBLISHED, Region, read_manifest, read_regions
 
-LARGEST = 40  # MB of a pack
 # Rare types are drawn from published labels alone.
 PSEUDO_TYPES = [TYPES.index(name) for name in ("epithelial", "lymphocyte", "connective")]
 STROMA = REGIONS.index("stroma") + 1
@@ -37,7 +36,7 @@ def labels_code(
     return code | unusable.astype(np.uint8) << 7
 
 
-def pack(region: Region, row: dict, out: Path) -> dict:
+def pack(region: Region, row: dict, out: Path, quality: int) -> dict:
     """Write a picture and its labels, and return its row of the index."""
     h, w = region.types.shape
     scale = row["mpp"] / row["source_mpp"]
@@ -46,9 +45,9 @@ def pack(region: Region, row: dict, out: Path) -> dict:
     suffix = ".webp" if pseudo else ".jpg"
     target = out / f"{region.name}{suffix}"
     if pseudo:
-        own.save(target, quality=74, method=4)
+        own.save(target, quality=quality - 16, method=4)
     else:
-        own.save(target, quality=90, subsampling=0, optimize=True)
+        own.save(target, quality=quality, subsampling=0, optimize=True)
     regions = np.zeros((h, w), np.uint8) if region.regions is None else region.regions
     code = labels_code(region.types, region.instances, regions, ~region.usable)
     Image.fromarray(code).save(out / f"{region.name}.png", optimize=True)
@@ -68,6 +67,8 @@ def main() -> None:
         parser.add_argument(name, type=Path)
     parser.add_argument("--share", nargs="+", required=True, metavar="COLLECTION=SHARE")
     parser.add_argument("--without", nargs="*", default=[], metavar="NAME")
+    parser.add_argument("--most", type=float, default=60, metavar="MB", help="size of the pack")
+    parser.add_argument("--quality", type=int, default=90, help="of JPEG; of WebP 16 less")
     options = parser.parse_args()
     options.out.mkdir(parents=True)
     shares = {name: float(share) for name, share in (text.split("=") for text in options.share)}
@@ -79,7 +80,7 @@ def main() -> None:
         row = told[region.name]
         chosen = row["collection"] in shares and region.name not in options.without
         if chosen and region.nuclei != "none" and region.usable.any():
-            rows.append(pack(region, row, options.out))
+            rows.append(pack(region, row, options.out, options.quality))
             pseudo[row["collection"]] |= region.nuclei != "published"
     sets = {
         name: {
@@ -94,8 +95,10 @@ def main() -> None:
     size = sum(path.stat().st_size for path in options.out.iterdir()) / 1e6
     area = sum(row["size"][0] * row["size"][1] for row in rows) / 1e6
     print(f"{len(rows)} pictures, {area:.1f} megapixels, {size:.1f} MB")
-    if size > LARGEST:
-        raise SystemExit(f"more than {LARGEST} MB: leave pictures out with --without")
+    if size > options.most:
+        raise SystemExit(
+            f"more than {options.most:g} MB: lower --quality, or leave pictures out with --without"
+        )
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
     python benchmarks/gpu_train.py PACK OUT --preset small-regions --seconds 500 [--init WEIGHTS]
 
 The stages are those of the shipped network: denoising, guidance distillation, and a critic. Each
-writes OUT/PRESET-STAGE.safetensors once a minute and at its end. Weights of the first stage resume
-that stage; later ones start the last stage. The state of the optimisers is not kept.
+writes OUT/PRESET-STAGE.safetensors once a minute and at its end. Without --begin, weights of the
+first stage resume that stage, and later ones start the last stage. The state of the optimisers is
+not kept.
 """
 
 from __future__ import annotations
@@ -157,6 +158,7 @@ def main() -> None:
     parser.add_argument("--preset", default="small-regions")
     parser.add_argument("--seconds", type=float, default=500)
     parser.add_argument("--init", type=Path)
+    parser.add_argument("--begin", choices=("denoise", "guided", "critic"), help="first stage")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: on CUDA")
     parser.add_argument("--crop", type=int, default=128)
@@ -182,10 +184,13 @@ def train(options: argparse.Namespace) -> None:
     if options.init:
         given, header = load_weights(options.init)
         network.load_state_dict(given.state_dict())
-        todo = todo[-1:] if header.guidance else todo
+        todo = todo[-1:] if header.guidance and not options.begin else todo
     else:
         styles = crops.styles(2048).cpu().numpy()
         family_of(network).prepare(network, lambda: styles, todo[0].settings)
+    if options.begin:
+        names = [stage.name for stage in todo]
+        todo = todo[names.index(options.begin) :]
     network.to(device)
     if compile:
         network.compile(dynamic=False)

@@ -1,14 +1,17 @@
 """On a GPU: the same contract as on a CPU, and nearly the same pixels."""
 
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 import toy
 
+from nasdm_wsi.job import GPU_THREADS, default_workers
 from nasdm_wsi.model import Painter
-from nasdm_wsi.rendering import plan_render, read_annotations, render_region
+from nasdm_wsi.rendering import plan_render, read_annotations, render, render_region
 
 pytestmark = [
     pytest.mark.gpu,
@@ -33,6 +36,43 @@ def test_workers_and_region_do_not_change_a_byte(nuclei):
     np.testing.assert_array_equal(render_region(job_of(nuclei, "cuda"), workers=3), whole)
     part = render_region(job_of(nuclei, "cuda", region=(40, 70, 230, 390)))
     np.testing.assert_array_equal(part, whole[40:230, 70:390])
+
+
+def test_threads_share_a_gpu_by_turns_and_write_the_slide_of_one_thread(nuclei, tmp_path):
+    """A new painter: one thread moves it to the GPU and computes, the others prepare and encode."""
+    job = job_of(nuclei, "cuda")
+    painter, turns = job.painter, Turns()
+    painter._on_device = lambda: turns.counted(type(painter)._on_device(painter))
+    assert job.threads == min(GPU_THREADS, default_workers())
+    render(job, tmp_path / "a.ome.tif", lossless=True)
+    whole = render_region(job_of(nuclei, "cuda"), workers=1)
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.ome.tif"), whole)
+    assert turns.most == 1 and turns.threads > 1 and turns.moved == 1
+
+
+class Turns:
+    """Counts threads that evaluate a network at the same time, and all that ever do."""
+
+    def __init__(self):
+        self.inside, self.most, self.moved, self.seen = 0, 0, 0, set()
+
+    @property
+    def threads(self):
+        return len(self.seen)
+
+    def counted(self, denoise):
+        self.moved += 1
+
+        def evaluate(*arguments):
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            self.seen.add(threading.get_ident())
+            try:
+                return denoise(*arguments)
+            finally:
+                self.inside -= 1
+
+        return evaluate
 
 
 def test_float32_pixels_are_those_of_the_cpu_but_for_rounding(nuclei):

@@ -1,6 +1,7 @@
 """The command for a GPU, rehearsed on a CPU with a tiny network."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 
 from nasdm_wsi.annotations.types import EDGE, TYPES
 from nasdm_wsi.model import Painter
-from nasdm_wsi.model.checkpoint import load_weights
+from nasdm_wsi.model.checkpoint import WEIGHTS, load_weights
 from nasdm_wsi.model.pixels import to_image
 from nasdm_wsi.model.planes import ALL_PLANES
 from nasdm_wsi.model.training.train import train
@@ -96,6 +97,21 @@ def test_a_preset_with_regions_trains_on_pictures_without_them(dataset, tmp_path
     weights = train(dataset, tmp_path / "run", preset="tiny-regions", images=8)
     assert load_weights(weights)[1].planes == ALL_PLANES
     assert Painter(weights, device="cpu").planes == ALL_PLANES
+
+
+def test_training_starts_from_the_weights_that_a_preset_made(monkeypatch, tmp_path):
+    """Those of the package have other names than their presets."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import on_gpu
+
+    shipped = WEIGHTS / "small.safetensors"
+    assert on_gpu.latest(WEIGHTS, "small-regions") == shipped
+    assert on_gpu.latest(WEIGHTS, "medium") == WEIGHTS / "medium.safetensors"
+    for name in ("small", "small-regions-guided"):
+        shutil.copy(shipped, tmp_path / f"{name}.safetensors")
+    assert on_gpu.latest(tmp_path, "small-regions").stem == "small-regions-guided"
+    with pytest.raises(SystemExit, match="no weights there were trained with the preset medium"):
+        on_gpu.latest(tmp_path, "medium")
 
 
 @pytest.mark.slow
