@@ -92,8 +92,8 @@ def named(nuclei: Nuclei, weights: Path, side: int) -> None:
         of_ground = np.std([eosin[s][ground[s]].mean() for s in squares])
         asked = find_style(name)
         rows.append((name, "asked", *asked, ""))
-        rows.append(("", "painted", *got, of_ground))
-        rows.append(("", "spread", *spread, ""))
+        rows.append(("", "painted", *got.round(3), round(of_ground, 3)))
+        rows.append(("", "spread", *spread.round(3), ""))
     amounts = [f"{what} {stain}" for what in ("mean", "sd") for stain in ("H", "E", "residual")]
     table(("style", "", *amounts, "ground E"), rows)
 
