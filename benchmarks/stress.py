@@ -94,7 +94,9 @@ class Reading:
     """The nuclei that a segmenter finds in a picture: centres (n, 2) as x, y, and types (n,)."""
 
     def __init__(self, path: Path, mpp: float, class_map: dict[str, str]):
-        nuclei = read_annotations(path, mpp=mpp, may_be_empty=True, class_map=class_map)
+        # The sizes of nuclei are not checked if the pixel size is only assumed.
+        options = {"assumed_mpp": mpp, "may_be_empty": True, "class_map": class_map}
+        nuclei = read_annotations(path, **options).scaled(mpp)
         self.mpp, self.types = mpp, nuclei.types
         self.centres = shapely.get_coordinates(shapely.centroid(nuclei.polygons())).reshape(-1, 2)
 
