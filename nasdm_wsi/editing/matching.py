@@ -30,14 +30,14 @@ from .source import EditedSlide
 
 SIGMAS = (0.8, 1.6, 3.2)  # pixels; each band lies between two of them, the first below the first
 REACH = 10  # pixels: three times the largest, rounded up
-STAIN_LIMITS = 0.9, 1.11  # of the factors of optical density
+STAIN_LIMITS = 0.8, 1.25  # of the factors of optical density
 OF_STAIN = 0.7  # of a difference in density, on a logarithmic scale; the rest is that of content
 BAND_LIMITS = 0.6, 1.6  # of the factors of bands
 RING = 16  # pixels round the area in which the sharpness of the slide is measured
 MEASURED = RING + REACH  # pixels round the area that are read
 BESIDE_NUCLEI = 2  # pixels round a nucleus that do not count as tissue between nuclei
 MOST_PARTS, MOST_SIDE = 16, 512  # parts of an area that are measured, and their side in pixels
-FEW = 1000  # pixels at which a measure counts half
+FEW_OF_STAIN, FEW_OF_BANDS = 100, 1000  # pixels at which a measure counts half
 FAINT = 0.02  # optical density that is added to both, so that white is no stain
 ROUNDS = 2  # of finding the factors of bands, which overlap
 LUMA = np.array([0.299, 0.587, 0.114])
@@ -128,13 +128,14 @@ def _measured(known: EditedSlide, job: Job, pixels: Pixels, gone: np.ndarray | N
     """Return the match that brings what is painted to the slide."""
     places = list(_places(known, job, pixels, gone))
     count = sum(place.painted.sum() for place in places)
-    trust = count / (count + FEW)
     if not count:
         return Match()
     before = _density([(place.before, place.painted) for place in places])
     after = _density([(place.after, place.painted) for place in places])
     ratio = (before + FAINT) / (after + FAINT)
-    match = Match(_rounded(np.clip(ratio ** (OF_STAIN * trust), *STAIN_LIMITS)))
+    trust = OF_STAIN * count / (count + FEW_OF_STAIN)
+    match = Match(_rounded(np.clip(ratio**trust, *STAIN_LIMITS)))
+    trust = count / (count + FEW_OF_BANDS)
     wanted = _power([(p.before, p.real) for p in places])
     for _ in range(ROUNDS):
         got = _power([(match.of(p.after, p.share), p.painted) for p in places])
