@@ -4,13 +4,14 @@
 
 The dataset is one that trains `layout-regions`: pictures with labelled regions and a histology, of
 some patients all held out. First, all maps are encoded as the network paints them, and decoded.
-Then, for each histology, the held-out pictures are compared with other sets of windows:
+Then, for each histology, other sets of windows are compared with the held-out pictures, and in a
+second table with all pictures, because the patients held out are few:
 
     real       as many random pictures against the others: median, 5th and 95th percentile
     training   the pictures that the network was trained on
     network    windows that `LearnedGlands` generates, as many as there are pictures held out, or 12
     rules      windows of the glands that follow rules, likewise
-    shuffled   held-out pictures cut into squares of `TILE` micrometres that change places
+    shuffled   the pictures cut into squares of `TILE` micrometres that change places
 
     shares      of stroma, epithelium, lumen and mucus: total variation
     neighbours  which region borders which: total variation
@@ -27,7 +28,7 @@ Glands are cut at the sides of the windows, on both sides of a comparison.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -43,11 +44,11 @@ from skimage.measure import regionprops
 from nasdm_wsi.annotations.raster import Drawing
 from nasdm_wsi.annotations.regions import PALETTE, REGIONS
 from nasdm_wsi.geometry import Box, shape
-from nasdm_wsi.layouts.colon import GLANDULAR, STEP, Colon
+from nasdm_wsi.layouts.colon import GLANDULAR, STEP, Colon, Glands
 from nasdm_wsi.model.layouts.region_map import EPITHELIUM, LUMEN, MUCUS, STROMA, decode, encode
 from nasdm_wsi.model.layouts.region_source import WEIGHTS, LearnedGlands
 from nasdm_wsi.model.training.region_maps import cleaned
-from nasdm_wsi.tools.dataset import read_manifest, read_regions
+from nasdm_wsi.tools.dataset import read_regions
 from nasdm_wsi.tools.sources import HISTOLOGIES
 
 NUMBERS = (LUMEN, EPITHELIUM, STROMA, MUCUS)
@@ -162,11 +163,11 @@ class Same:
 
 
 def generated(source: Colon, count: int) -> list[np.ndarray]:
-    """Return the numbers of regions in windows of a source, at 1 micrometre a pixel."""
+    """Return the numbers of regions in windows of a source, with pixels of `PIXEL`."""
     height, width = WINDOW
-    places = [(64 + 2 * height * (k // 4), 2 * width * (k % 4)) for k in range(count)]
+    places = [(height * (k // 4), width * (k % 4)) for k in range(count)]
     boxes = [(y, x, y + height, x + width) for y, x in places]
-    return [Drawing(source.regions(box)).labels(box)[1] for box in boxes]
+    return [Drawing(source.regions(box)).labels(box)[1][::PIXEL, ::PIXEL] for box in boxes]
 
 
 def shuffled(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -204,28 +205,24 @@ def _row(name: str, values: Sequence[float]) -> tuple[str, ...]:
     return (name, *(f"{value:.3g}" for value in values))
 
 
-def judge(
-    real: dict[str, np.ndarray], held_out: set[str], made: dict[str, list[np.ndarray]]
-) -> None:
-    """Print the table of one histology."""
+def judge(real: Sequence[Windows], held_out: Sequence[bool], made: dict[str, Windows]) -> None:
+    """Print the tables of one histology."""
     rng = np.random.default_rng(0)
-    windows = {name: measured(labels) for name, labels in real.items()}
-    reference = _total([windows[name] for name in sorted(held_out)])
     draws = []
     for _ in range(DRAWS):
-        names = rng.permutation(sorted(windows))
-        some, others = names[: len(held_out)], names[len(held_out) :]
-        draws.append(distances(*(_total([windows[n] for n in part]) for part in (some, others))))
+        order = [real[k] for k in rng.permutation(len(real))]
+        some, others = order[: sum(held_out)], order[sum(held_out) :]
+        draws.append(distances(_total(some), _total(others)))
     low, middle, high = np.percentile(draws, (5, 50, 95), axis=0)
     bands = [f"{m:.3g} ({a:.3g}-{b:.3g})" for a, m, b in zip(low, middle, high, strict=True)]
-    rows: list[tuple[str, ...]] = [("real", *bands)]
-    training = _total([w for name, w in windows.items() if name not in held_out])
-    rows.append(_row("training", distances(training, reference)))
-    for name, labels in made.items():
-        rows.append(_row(name, distances(_total([measured(m) for m in labels]), reference)))
-    mixed = _total([measured(shuffled(real[name], rng)) for name in sorted(held_out)])
-    rows.append(_row("shuffled", distances(mixed, reference)))
-    table(("", *HEAD), rows)
+    kept_back = _total([w for w, held in zip(real, held_out, strict=True) if held])
+    trained = _total([w for w, held in zip(real, held_out, strict=True) if not held])
+    for title, reference in (("held out", kept_back), ("all pictures", kept_back + trained)):
+        rows: list[tuple[str, ...]] = [("real", *bands)]
+        for name, windows in {"training": trained, **made}.items():
+            rows.append(_row(name, distances(windows, reference)))
+        table((title, *HEAD), rows)
+        print()
 
 
 def picture(rows: Sequence[Sequence[np.ndarray]], path: Path) -> None:
@@ -242,6 +239,16 @@ def picture(rows: Sequence[Sequence[np.ndarray]], path: Path) -> None:
     Image.fromarray(np.concatenate(lines)).save(path)
 
 
+def read(dataset: Path) -> dict[str, list[tuple[np.ndarray, float, bool]]]:
+    """Return labels, their pixel size, and whether they are held out, of each histology."""
+    found: dict[str, list] = {name: [] for name in HISTOLOGIES}
+    for region in read_regions(dataset):
+        if region.regions is not None and region.histology:
+            labels = cleaned(region.regions, region.mpp)[0]
+            found[region.histology].append((labels, region.mpp, not region.usable.any()))
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("dataset", type=Path, help="a prepared dataset")
@@ -249,34 +256,26 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="a PNG to write with real and made windows")
     options = parser.parse_args()
     print(machine("torch"))
-    patients = {row["name"]: row["patient"] for row in read_manifest(options.dataset)["regions"]}
-    found = [region for region in read_regions(options.dataset) if region.regions is not None]
-    whole = [(cleaned(region.regions, region.mpp)[0], region.mpp) for region in found]
-    table(("region", "overlap"), kept(whole))
-    painter: Callable = partial(LearnedGlands, weights=options.weights)
-    rows = []
-    for kind, histology in zip(GLANDULAR, HISTOLOGIES, strict=True):
-        real, held_out = {}, set()
-        for region, (labels, mpp) in zip(found, whole, strict=True):
-            if region.histology == histology:
-                step = round(PIXEL / mpp)
-                real[region.name] = labels[::step, ::step]
-                if not region.usable.any():
-                    held_out.add(region.name)
+    found = read(options.dataset)
+    table(("region", "overlap"), kept([row[:2] for rows in found.values() for row in rows]))
+    painter: Glands = partial(LearnedGlands, weights=options.weights)
+    shown = []
+    for kind, (histology, rows) in zip(GLANDULAR, found.items(), strict=True):
+        real = [labels[:: round(PIXEL / mpp), :: round(PIXEL / mpp)] for labels, mpp, _ in rows]
+        held_out = [held for *_, held in rows]
         made = {}
         for name, glands in (("network", painter), ("rules", None)):
             source = Colon(Same(kind), seed=SEED, glands=glands)
-            count = max(MADE, len(held_out))
-            made[name] = [m[::PIXEL, ::PIXEL] for m in generated(source, count)]
-        print(
-            f"\n{histology}: {len(held_out)} of {len(real)} pictures held out, of the patients "
-            f"{', '.join(sorted({patients[name] for name in held_out}))}\n"
-        )
-        judge(real, held_out, made)
-        some = [real[name] for name in sorted(held_out)]
-        rows += [[m[k % len(m)] for k in range(6)] for m in (some, *made.values())]
+            made[name] = generated(source, max(MADE, sum(held_out)))
+        print(f"\n{histology}: {sum(held_out)} of {len(rows)} pictures held out\n")
+        rng = np.random.default_rng(0)
+        sets = {name: _total([measured(m) for m in maps]) for name, maps in made.items()}
+        sets["shuffled"] = _total([measured(shuffled(m, rng)) for m in real])
+        judge([measured(labels) for labels in real], held_out, sets)
+        some = [labels for labels, held in zip(real, held_out, strict=True) if held]
+        shown += [[m[k % len(m)] for k in range(6)] for m in (some, *made.values())]
     if options.pictures:
-        picture(rows, options.pictures)
+        picture(shown, options.pictures)
 
 
 if __name__ == "__main__":

@@ -81,6 +81,13 @@ from . import options
     help="Place nuclei by a trained network, or by rules, which take a fraction of the time.",
 )
 @click.option(
+    "--glands",
+    type=click.Choice(["learned", "rules"]),
+    default="rules",
+    show_default=True,
+    help="Generate the glands of mucosa and tumours by a trained network, or by rules.",
+)
+@click.option(
     "--workers", type=click.IntRange(1), help="Number of processes; default: one per core."
 )
 @click.option("--overwrite", is_flag=True, help="Replace existing files.")
@@ -91,6 +98,7 @@ def layout(
     seed: int,
     count: int | None,
     nuclei: str,
+    glands: str,
     workers: int | None,
     overwrite: bool,
     **given,
@@ -100,6 +108,7 @@ def layout(
     The file opens in QuPath, and `nasdm-wsi render` turns it into a slide. The same seed gives the
     same file.
     """
+    from ..layouts.colon import Glands
     from ..layouts.making import check_new, layout
     from ..layouts.populate import Populated
 
@@ -108,6 +117,11 @@ def layout(
         from ..model.layouts.source import Learned
 
         populate = Learned
+    paint: Glands | None = None
+    if glands == "learned":
+        from ..model.layouts.region_source import LearnedGlands
+
+        paint = LearnedGlands
     many = range(seed, seed + (count or 1))
     files = [out if count is None else out.with_stem(f"{out.stem}_{k}") for k in many]
     inputs = [given[name] for name in ("plan", "regions", "like") if given[name]]
@@ -120,6 +134,7 @@ def layout(
                 size and size[::-1],
                 seed=number,
                 populate=populate,
+                glands=paint,
                 workers=workers or os.cpu_count() or 1,
                 overwrite=overwrite,
                 progress=progress,

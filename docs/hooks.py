@@ -20,6 +20,7 @@ PAGES = (
     "CHANGELOG.md",
     "model/weights/small.md",
     "model/weights/layout-nuclei.md",
+    "model/weights/layout-regions.md",
 )
 
 

@@ -228,7 +228,7 @@ PRESETS = {
             (24, 48, 72), (1, 1, 3), embedding=64, sigma_data=0.7, planes=len(TISSUE_PLANES)
         ),
         TrainingConfig(crop=80, batch=16, images=240_000, layouts="regions"),
-        "generates glands for layouts; trains in 40 minutes on one core",
+        "generates glands for layouts; trains in 20 minutes on one core",
         TISSUE_PLANES,
     ),
     "nasdm": Preset(PAPER, _PAPER_TRAINING, "the paper's network, first stage"),

@@ -94,7 +94,7 @@ def test_the_package_can_be_run_as_a_module():
 
 def test_shipped_weights_are_small_and_licensed():
     weights = {w.stem: w for w in (ROOT / "model" / "weights").glob("*.safetensors")}
-    assert sorted(weights) == ["layout-nuclei", "medium", "small"]
+    assert sorted(weights) == ["layout-nuclei", "layout-regions", "medium", "small"]
     assert weights["small"].stat().st_size <= 16e6
     assert sum(w.stat().st_size for w in weights.values()) <= 64e6
     assert "CC BY-NC-SA 4.0" in (ROOT / "model" / "weights" / "LICENSE").read_text()

@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 import shapely
 import tifffile
+from click.testing import CliRunner
 from skimage.io import imsave
 
+from nasdm_wsi.annotations.formats import read_contents
 from nasdm_wsi.annotations.raster import Drawing
 from nasdm_wsi.annotations.regions import REGIONS
 from nasdm_wsi.checkpoints import read_header
+from nasdm_wsi.cli.main import main
 from nasdm_wsi.errors import DatasetError
 from nasdm_wsi.geometry import inside, intersect, shape
 from nasdm_wsi.layouts.colon import ADENOMA, GLANDULAR, MUCOSA, STEP, STROMA, WALL, Colon
+from nasdm_wsi.layouts.making import layout
 from nasdm_wsi.layouts.strip import Strip
 from nasdm_wsi.model.layouts.region_map import MPP, decode, encode
 from nasdm_wsi.model.layouts.region_source import LearnedGlands
@@ -164,19 +168,17 @@ class Ground:
         return np.tile(line, (shape(box)[0] // STEP, 1))
 
 
-@pytest.fixture(scope="module")
-def painted(weights):
-    return partial(LearnedGlands, weights=weights)
+QUICK = partial(LearnedGlands, steps=2)
 
 
-def test_a_window_alone_has_the_glands_of_the_whole(painted):
-    source = Colon(Ground(), seed=2, glands=painted)
+def test_a_window_alone_has_the_glands_of_the_whole():
+    source = Colon(Ground(), seed=2, glands=QUICK)
     other = pickle.loads(pickle.dumps(source))
     square = (384, 384, 1152, 1152)
     heights = [s._painted.heights(square) for s in (source, other)]
     for name, values in heights[0].items():
         np.testing.assert_array_equal(values, heights[1][name])
-        assert values.std() > 1
+        assert values.std() > 0.1
     whole, part = (480, 480, 560, 560), (500, 470, 530, 540)
     drawn = Drawing(source.regions(whole)).labels(whole)[1]
     alone = Drawing(other.regions(part)).labels(part)[1]
@@ -185,7 +187,7 @@ def test_a_window_alone_has_the_glands_of_the_whole(painted):
     assert (drawn == NUMBER["epithelium"]).mean() > 0.02
 
 
-def test_the_painter_is_told_the_tissue(painted):
+def test_the_painter_is_told_the_tissue(weights):
     asked = []
 
     class Told(LearnedGlands):
@@ -193,7 +195,7 @@ def test_the_painter_is_told_the_tissue(painted):
             asked.append((box, super()._planes(box)))
             return asked[-1][1]
 
-    told = partial(Told, **painted.keywords)
+    told = partial(Told, weights=weights, steps=2)
     Colon(Ground(), seed=2, glands=told)._painted.heights((384, 384, 1152, 1152))
     ((box, planes),) = asked
     x = STEP * (np.arange(box[1], box[3]) + 0.5)
@@ -201,6 +203,43 @@ def test_the_painter_is_told_the_tissue(painted):
     assert known.all() and not carcinoma.any()
     assert normal[:, x < 580].all() and not normal[:, x > 600].any()
     assert adenoma[:, (x > 620) & (x < 1230)].all() and not adenoma[:, (x < 600) | (x > 1250)].any()
+
+
+def test_maps_of_two_blocks_agree_where_they_overlap():
+    def tissue(box):
+        return np.ones([side // STEP for side in shape(box)], np.uint8)
+
+    glands = LearnedGlands(tissue, seed=4, steps=4)
+    left, right = (glands.heights(box) for box in ((0, 512, 512, 1152), (0, 896, 512, 1536)))
+    for name, values in left.items():
+        beside = right[name][:, : 256 // STEP]
+        apart = np.abs(values[:, -256 // STEP :] - beside)
+        assert values.std() > 0.5 and apart.mean() < 0.1 and apart.max() < 1, name
+    assert (left["epithelium"] > left["lumen"]).mean() > 0.9
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_processes(tmp_path):
+    made = []
+    for workers in (1, 2):
+        path = tmp_path / f"{workers}.geojson"
+        layout(path, (260, 1100), mpp=1.0, tissue="carcinoma", glands=QUICK, workers=workers)
+        made.append(path.read_bytes())
+    assert made[0] == made[1]
+
+
+def test_the_command_takes_the_glands_from_the_network(tmp_path):
+    drawn = {}
+    for name in ("learned", "rules"):
+        path = tmp_path / f"{name}.geojson"
+        options = ("--size", 300, 300, "--mpp", 1, "--nuclei", "rules", "--workers", 1)
+        arguments = ["layout", "-o", path, *options, "--glands", name]
+        result = CliRunner().invoke(main, list(map(str, arguments)))
+        assert result.exit_code == 0, result.output
+        regions = read_contents(path, mpp=1.0).nuclei.regions
+        drawn[name] = Drawing(regions).labels((0, 0, 300, 300))[1]
+    for labels in drawn.values():
+        assert 0.1 < np.isin(labels, (NUMBER["epithelium"], NUMBER["mucus"])).mean() < 0.7
+    assert 0.1 < (drawn["learned"] != drawn["rules"]).mean() < 0.7
 
 
 class Discs:

@@ -93,6 +93,9 @@ SEEN: dict[tuple[str, str], str] = {  # by a test of another file
     ("layout", "--nuclei"): (
         "test_layout_nuclei.py::test_the_command_takes_the_nuclei_from_the_network"
     ),
+    ("layout", "--glands"): (
+        "test_layout_regions.py::test_the_command_takes_the_glands_from_the_network"
+    ),
     ("layout", "--workers"): (
         "test_layouts.py::test_the_bytes_do_not_depend_on_the_number_of_processes"
     ),

@@ -38,14 +38,22 @@ class LearnedGlands:
         tissue: which kind of glands belongs where.
         seed: another seed, other glands.
         weights: a file of weights, or the name of weights in the package.
+        steps: of the solver; by default what the header of the weights says.
 
     Raises:
         CheckpointError: the weights are damaged, or of another architecture.
     """
 
-    def __init__(self, tissue: Tissue, *, seed: int, weights: str | Path = WEIGHTS):
+    def __init__(
+        self,
+        tissue: Tissue,
+        *,
+        seed: int,
+        weights: str | Path = WEIGHTS,
+        steps: int | None = None,
+    ):
         self._tissue, self._seed = tissue, seed
-        self._painter = Painter(weights, guidance=0.0, device="cpu")
+        self._painter = Painter(weights, steps=steps, guidance=0.0, device="cpu")
         self._painted = lru_cache(maxsize=64)(self._paint)
 
     def heights(self, box: Box) -> dict[str, np.ndarray]:
@@ -53,7 +61,7 @@ class LearnedGlands:
 
         Float32 (h, w), one for every `STEP` micrometres, negative outside. The epithelium includes
         the lumens and the mucus in it. The box is a square of `layouts.colon` with up to `NEAR`
-        around it. What two squares get for the same place may differ by rounding.
+        around it. What two squares get for the same place differs by less than a micrometre.
         """
         row, column = ((box[k] + box[k + 2]) // 2 // BLOCK for k in (0, 1))
         around = _with_context(row, column)
