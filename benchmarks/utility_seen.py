@@ -1,10 +1,11 @@
-"""A picture of what segmenters of `utility.py` read in a real picture and in a painted one.
+"""A picture of what segmenters of `utility.py` read.
 
-    python benchmarks/utility_seen.py WORK OUT.jpg [--kinds real painted] [--steps 250] [--batch 12]
+    python benchmarks/utility_seen.py WORK OUT.jpg [--sets masks layouts] [--kinds real painted]
 
 For each kind a segmenter is trained as in `utility.py`, with seed 0 and all labelled pictures but
-those of dpath; its weights are kept in WORK/seen. The rows show a part of a picture of dpath and a
-part of a layout: pixels, labels, and the reading of each segmenter, in the colours of the types.
+those of dpath; its weights are kept in WORK/seen. Each row shows a part of a picture of a set:
+pixels, labels, and the reading of each segmenter, in the colours of the types. Of the sets real and
+masks it is a part of a picture of dpath.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ from nasdm_wsi.annotations.types import PALETTE  # noqa: E402
 from nasdm_wsi.model.evaluation.segmenter import Segmenter, decode, load, predict  # noqa: E402
 
 FOLD = "dpath"
-SHOWN = {"real": ("lizard-dpath_62", (384, 256)), "layouts": ("layout-3", (300, 200))}
+SHOWN = {
+    "real": ("lizard-dpath_62", (384, 256)),
+    "masks": ("lizard-dpath_62", (0, 0)),
+    "layouts": ("layout-3", (300, 200)),
+}
 SIDE = 320  # pixels of a part
 GAP = 6
 
@@ -57,6 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--sets", nargs="+", choices=SHOWN, default=["masks", "layouts"])
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=["real", "painted"])
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--batch", type=int, default=12)
@@ -66,7 +72,8 @@ def main() -> None:
     segmenters = [segmenter(options.work, kind, **given) for kind in options.kinds]
     rows = []
     sets = Shelf(options.work / "sets").sets
-    for way, (name, (y, x)) in SHOWN.items():
+    for way in options.sets:
+        name, (y, x) = SHOWN[way]
         (picture,) = (p for p in sets[way] if p.name == name)
         cut = np.s_[y : y + SIDE, x : x + SIDE]
         image, types, instances = (
