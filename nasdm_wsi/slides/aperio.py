@@ -10,7 +10,6 @@ description. The format is described at https://openslide.org/formats/aperio and
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tifffile import TiffFile, TiffWriter
@@ -19,19 +18,11 @@ from ..output import whole_or_nothing
 from .associated import label_picture, macro_picture
 from .pyramid import Progress, Pyramid, Shape, objective_power
 from .tiff import link_pages, page_tags, tiff_writer
-from .tiling import Counted, Tiles, write_pixels
+from .tiling import Counted, Tiles, pixel_writer
 
 HEADLINE = "Aperio Image Library (not Aperio's: synthetic, written by nasdm-wsi)"
 OURS = "nasdm-wsi"  # key of the description
 LABEL_PAGE, MACRO_PAGE = 1, 9  # values of NewSubfileType
-
-
-def write(path: str | Path, pixels: Any, **settings: Any) -> None:
-    """Write an RGB array as a pyramid, with a few rows of tiles in memory.
-
-    Arguments and errors are those of `write_tiles` and of `tiling.write_pixels`.
-    """
-    write_pixels(write_tiles, path, pixels, settings=settings)
 
 
 def write_tiles(
@@ -60,6 +51,9 @@ def write_tiles(
                 tiff.write(encoded(level), shape=shape, description=text.encode(), **tags)
             _write_associated(tiff, encoded.thumbnail(), pyramid.shape, pairs)
         _order_pages(whole, levels=len(pyramid.shapes))
+
+
+write = pixel_writer(write_tiles)
 
 
 def description_of(comment: str) -> str:

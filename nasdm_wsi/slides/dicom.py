@@ -26,21 +26,13 @@ from ..output import whole_or_nothing
 from .associated import MACRO, label_picture, macro_picture
 from .dicom_attributes import Identity, Instance, attributes, file_meta
 from .pyramid import Progress, Pyramid
-from .tiling import Counted, Tiles, write_pixels
+from .tiling import Counted, Tiles, pixel_writer
 
 FIRST = "level-0.dcm"
 ASSOCIATED_QUALITY = 90  # of the JPEGs of thumbnail, label and overview
 GLASS_WIDTH = 75.0  # millimetres, which the overview shows
 ITEM, DELIMITER = 0xE000, 0xE0DD  # elements of the group FFFE
 LARGEST = 2**32  # bytes of pixels of a level, from which on offsets may need 64 bits
-
-
-def write(path: str | Path, pixels: Any, **settings: Any) -> None:
-    """Write an RGB array as a pyramid, with a few rows of tiles in memory.
-
-    Arguments and errors are those of `write_tiles` and of `tiling.write_pixels`.
-    """
-    write_pixels(write_tiles, path, pixels, settings=settings)
 
 
 def write_tiles(
@@ -76,6 +68,9 @@ def write_tiles(
         for name, instance, pixels in _associated(pyramid, encoded.thumbnail(), mpp):
             data = attributes(instance, identity, **told)
             _write(whole / f"{name}.dcm", data, [_jpeg(pixels)])
+
+
+write = pixel_writer(write_tiles)
 
 
 def _level(pyramid: Pyramid, level: int, mpp: float) -> Instance:

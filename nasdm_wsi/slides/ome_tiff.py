@@ -17,15 +17,7 @@ from tifffile import TiffFile
 from ..output import whole_or_nothing
 from .pyramid import Progress, Pyramid, objective_power
 from .tiff import link_pages, page_tags, tiff_writer
-from .tiling import Counted, Tiles, write_pixels
-
-
-def write(path: str | Path, pixels: Any, **settings: Any) -> None:
-    """Write an array as a pyramid, with a few rows of tiles in memory.
-
-    Arguments and errors are those of `write_tiles` and of `tiling.write_pixels`.
-    """
-    write_pixels(write_tiles, path, pixels, settings=settings)
+from .tiling import Counted, Tiles, pixel_writer
 
 
 def write_tiles(
@@ -63,6 +55,9 @@ def write_tiles(
                     place = {"subifds": len(pyramid.shapes) - 1, "description": text}
                 tiff.write(encoded(level), shape=shape, **place, **tags)
         _link_levels(whole)
+
+
+write = pixel_writer(write_tiles)
 
 
 def _link_levels(path: Path) -> None:

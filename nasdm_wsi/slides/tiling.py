@@ -20,26 +20,29 @@ from .pyramid import Progress, Pyramid, Shape, halved
 Tiles = Callable[[int], Iterable[bytes]]
 
 
-def write_pixels(
-    write_tiles: Callable[..., None], path: str | Path, pixels: Any, *, settings: dict[str, Any]
-) -> None:
-    """Encode an array and write it with the ``write_tiles`` of a format.
+def pixel_writer(write_tiles: Callable[..., None]) -> Callable[..., None]:
+    """Return the function ``write`` of a format, which encodes an array for its ``write_tiles``."""
 
-    Args:
-        pixels: RGB or labels with a shape and dtype that `Pyramid` allows: a numpy or zarr array,
-            or anything else that can be sliced by rows.
-        settings: arguments of ``write_tiles``, and others of `Pyramid`.
+    def write(path: str | Path, pixels: Any, **settings: Any) -> None:
+        """Write an array as a pyramid, with a few rows of tiles in memory.
 
-    Raises:
-        ValueError: an argument that `Pyramid` or ``write_tiles`` does not allow.
-        OutputError: the slide cannot be written.
-    """
-    path, about = Path(path), ("mpp", "description", "progress")
-    encoding = {name: value for name, value in settings.items() if name not in about}
-    told = {name: value for name, value in settings.items() if name in about}
-    pyramid = Pyramid(tuple(pixels.shape), str(pixels.dtype), **encoding)
-    with output_errors(path), _encoded(pixels, pyramid, path) as tiles:
-        write_tiles(path, pyramid, tiles, **told)
+        Args:
+            pixels: RGB or labels with a shape and dtype that `Pyramid` allows: a numpy or zarr
+                array, or anything else that can be sliced by rows.
+            settings: arguments of ``write_tiles``, and others of `Pyramid`.
+
+        Raises:
+            ValueError: an argument that `Pyramid` or ``write_tiles`` does not allow.
+            OutputError: the slide cannot be written.
+        """
+        path, about = Path(path), ("mpp", "description", "progress")
+        encoding = {name: value for name, value in settings.items() if name not in about}
+        told = {name: value for name, value in settings.items() if name in about}
+        pyramid = Pyramid(tuple(pixels.shape), str(pixels.dtype), **encoding)
+        with output_errors(path), _encoded(pixels, pyramid, path) as tiles:
+            write_tiles(path, pyramid, tiles, **told)
+
+    return write
 
 
 @contextmanager
