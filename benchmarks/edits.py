@@ -44,7 +44,8 @@ from nasdm_wsi.editing.edit import edited, plan_edit
 from nasdm_wsi.model import Painter
 from nasdm_wsi.slides.stain import haematoxylin
 from nasdm_wsi.slides.tissue import optical_density
-from nasdm_wsi.tools.seams import BINS, LUMA
+from nasdm_wsi.tools.seam_measures import BINS
+from nasdm_wsi.tools.seams import LUMA
 
 RING = 48  # pixels round the edit
 LINES = (-48, -32, -16, 16, 32, 48)  # pixels from the border: whole JPEG blocks

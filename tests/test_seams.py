@@ -15,7 +15,8 @@ from nasdm_wsi.provenance import WARNING
 from nasdm_wsi.rendering import plan_render, read_annotations
 from nasdm_wsi.slides import ome_tiff
 from nasdm_wsi.slides.reading import open_slide
-from nasdm_wsi.tools.seams import Grid, measure_seams, rendered_grid
+from nasdm_wsi.tools.seam_lines import Grid, rendered_grid
+from nasdm_wsi.tools.seams import measure_seams
 
 SIZE = (1400, 1400)
 LUMA = np.array([0.299, 0.587, 0.114])

@@ -14,8 +14,10 @@ import numpy as np
 from ..geometry import Box, intersect, shape
 from ..job import Job
 from ..slides.pyramid import Pyramid
+from .canvas import Canvas
+from .pictures import Picture, Pixels, Resampled, levels_of
 from .schedule import Ledger, Task, WorkerPool, run
-from .stages import Canvas, Picture, Pixels, Resampled, Stage, levels_of, phases_of
+from .stages import Stage, phases_of
 from .store import RunStore
 
 
