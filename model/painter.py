@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from ..geometry import Plan, Steps
 from ..job import GPU_THREADS, PIXELS, PIXELS_KNOWN, Window
 from ..slides.reading import find_style
 from .arithmetic import arithmetic as arithmetic_of
+from .batches import Batch, context_of, stacked, with_known
 from .checkpoint import SHIPPED, WEIGHTS, checksum, find_weights, load_weights
 from .devices import gpu_turn, one_thread, place
 from .diffusion import Condition, Denoise
@@ -27,43 +28,12 @@ from .guidance import guided
 from .local_unet import STYLE_SIZE
 from .pixels import to_image, to_signal
 from .samplers import SOLVERS, solve
-from .sides import Sides, less, nearest, without
+from .sides import less, without
 from .styles import held
 
 GUIDANCE = 1.0
 GLASS = 0.92  # pixels of the empty slide, in [-1, 1]: 245 of 255
 PRECISIONS = ("float32", "bfloat16", "float16")
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Windows of one size as tensors, (n, ..., h, w) each.
-
-    x, previous: pixels and their last estimate. tissue: bool. context: how many pixels on each side
-    of the tensors are only context.
-    """
-
-    windows: Sequence[Window]
-    x: Tensor
-    previous: Tensor
-    tissue: Tensor
-    condition: Condition
-    context: Sides
-
-    def within(self, reach: int) -> Batch:
-        """Drop the context farther than ``reach`` pixels."""
-        kept = nearest(self.context, reach)
-        if kept == self.context:
-            return self
-        sides = less(self.context, kept)
-        return replace(
-            self,
-            x=without(self.x, sides),
-            previous=without(self.previous, sides),
-            tissue=without(self.tissue, sides),
-            condition=replace(self.condition, planes=without(self.condition.planes, sides)),
-            context=kept,
-        )
 
 
 class Painter:
@@ -257,15 +227,15 @@ class Painter:
             return self._state(batch.x.cpu().numpy(), batch.previous.cpu().numpy())
 
     def _batch(self, windows: list[Window]) -> Batch:
-        state = _stacked([window.state for window in windows])
-        tissue = _stacked([window.tissue for window in windows])
+        state = stacked([window.state for window in windows])
+        tissue = stacked([window.tissue for window in windows])
         return Batch(
             windows,
             x=self._tensor(state[:, :3]),
             previous=self._tensor(state[:, -3:]),
             tissue=torch.from_numpy(tissue[:, None]).to(self.device),
             condition=self._condition(windows),
-            context=_context(windows[0]),
+            context=context_of(windows[0]),
         )
 
     def _step(self, batch: Batch, k: int, inner: Batch) -> Batch:
@@ -275,7 +245,7 @@ class Painter:
             condition = replace(batch.condition, context=less(batch.context, inner.context))
             x0 = torch.where(inner.tissue, self._estimate(batch.x, k, condition), x0)
         if PIXELS_KNOWN in inner.condition.names:
-            x0 = _with_known(x0, inner.condition)
+            x0 = with_known(x0, inner.condition)
         x, previous = solve(
             lambda x, k: x0,
             inner.x,
@@ -288,15 +258,15 @@ class Painter:
         return replace(inner, x=x, previous=previous)
 
     def _noise(self, batch: Batch, k: int) -> Tensor:
-        noise = self._tensor(_stacked([window.noise(k) for window in batch.windows]))
-        return without(noise, less(_context(batch.windows[0]), batch.context))
+        noise = self._tensor(stacked([window.noise(k) for window in batch.windows]))
+        return without(noise, less(context_of(batch.windows[0]), batch.context))
 
     def _state(self, x: np.ndarray, previous: np.ndarray) -> np.ndarray:
         """Return the state that is kept between phases, (..., channels, h, w)."""
         return np.concatenate([x, previous], axis=-3) if self.channels > 3 else x
 
     def _condition(self, windows: list[Window]) -> Condition:
-        planes = _stacked([window.planes for window in windows])
+        planes = stacked([window.planes for window in windows])
         style = torch.from_numpy(self.style).to(self.device).expand(len(planes), -1)
         if not FAMILIES[self.family].sparse:
             return Condition(self._tensor(planes), style, self.planes)
@@ -344,23 +314,6 @@ class Painter:
     def _tensor(self, planes: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(planes)).to(self.device)
         return tensor.contiguous(memory_format=torch.channels_last)
-
-
-def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
-    """Return arrays of one shape as one; a single array is not copied."""
-    return np.stack(arrays) if len(arrays) > 1 else arrays[0][None]
-
-
-def _context(window: Window) -> Sides:
-    """Return how many pixels on each side of a window are only context."""
-    (y0, x0, y1, x1), (top, left, bottom, right) = window.wanted, window.box
-    return y0 - top, x0 - left, bottom - y1, right - x1
-
-
-def _with_known(estimate: Tensor, condition: Condition) -> Tensor:
-    """Return an estimate with the known pixels of the condition in it."""
-    known = condition.pick(PIXELS_KNOWN) > 0
-    return torch.where(known, condition.pick(*PIXELS[1:]), estimate)
 
 
 @lru_cache(maxsize=2)
