@@ -29,7 +29,7 @@ from nasdm_wsi.cli.main import main
 from nasdm_wsi.editing import presets
 from nasdm_wsi.editing.areas import read_area, widened
 from nasdm_wsi.editing.changes import ADDED, CHANGED, PAINTED, SAME, changes
-from nasdm_wsi.editing.edit import plan_edit
+from nasdm_wsi.editing.edit import edited, plan_edit
 from nasdm_wsi.editing.outlines import axis
 from nasdm_wsi.editing.source import EditedSlide
 from nasdm_wsi.errors import PlanError
@@ -316,6 +316,23 @@ def test_an_edit_of_a_region_in_python(folder, fitting_weights):
     away = np.abs(array.astype(int) - source).mean(axis=2)
     # The slide fades into what is painted.
     assert away[0].mean() < away[3].mean() < away[8:-8].mean()
+
+
+def test_an_edit_in_memory_is_the_edit_in_the_file(edit, folder, fitting_weights, tmp_path):
+    square = shapely.box(100, 110, 200, 190)
+    (tmp_path / "area.geojson").write_text(shapely.to_geojson(square))
+    edit("--area", tmp_path / "area.geojson", "--mpp", 0.5, slide="s.png")
+    nuclei = read_annotations(folder / "n.geojson", mpp=0.5)
+    painter = Painter(fitting_weights, steps=2, device="cpu")
+    job = plan_edit(folder / "s.png", nuclei, square, painter, mpp=0.5)
+    written = pixels(tmp_path / "e.ome.tif")
+    np.testing.assert_array_equal(edited(job), written)
+    assert (written != render_region(job)).any()  # which is not matched to the slide
+    with open_slide(tmp_path / "e.ome.tif") as slide:
+        match = facts_of(slide.description)["matched"]
+    assert any(factor != 1 for factor in (*match["stain"], *match["bands"]))
+    box = edit_region(folder / "s.png", (110, 100, 190, 200), nuclei, painter)
+    np.testing.assert_array_equal(box, written[110:190, 100:200])
 
 
 @pytest.mark.parametrize(

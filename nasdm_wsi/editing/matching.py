@@ -169,7 +169,9 @@ def _places(
     """Yield places of an edit, at most `MOST_PARTS`, chosen at random."""
     parts = shapely.get_parts(known.area)
     drawing = Drawing(job.nuclei)
-    removed = Cover(shapely.union_all(gone)) if gone is not None and len(gone) else None
+    removed = None
+    if gone is not None and len(gone):
+        removed = Cover(shapely.multipolygons(shapely.get_parts(gone)))
     for part in parts[np.random.default_rng(0).permutation(len(parts))[:MOST_PARTS]]:
         box = intersect(grow(_middle(part), MEASURED), (0, 0, *known.size))
         nuclei = drawing.labels(box)[1] > 0
