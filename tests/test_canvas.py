@@ -45,6 +45,8 @@ def test_a_slide_is_as_large_as_the_canvas_that_its_annotations_state(made, tmp_
     for name in ("layout", "slide"):
         collection = json.loads((made / f"{name}.geojson").read_text())
         assert collection["canvas"] == CANVAS and collection["regions"] == "generated"
+    assert json.loads(run("info", made / "layout.geojson", "--json"))["canvas"] == CANVAS
+    assert "320 x 240 pixels at 0.5 mpp" in run("info", made / "layout.geojson")
     # The same slide again from the nuclei that were written beside it.
     again = tmp_path / "again.ome.tif"
     run("render", made / "slide.geojson", "-o", again, "--steps", 1, "-q")

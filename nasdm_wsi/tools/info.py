@@ -47,7 +47,7 @@ def examine(path: str | Path, **reading: Any) -> Facts:
     if path.suffix == ".safetensors":
         return _checkpoint(path)
     if is_annotation(path):
-        # A GeoJSON has no pixel size; without it, sizes in micrometres are not weighed.
+        # Most GeoJSON has no pixel size; without it, sizes in micrometres are not weighed.
         return _annotations(read_contents(path, assumed_mpp=0.5, **reading))
     return _slide(path)
 
@@ -120,6 +120,7 @@ def _annotations(contents: Contents) -> Facts:
         "types": nuclei.counts(),
         "regions": _regions(nuclei.regions, contents.findings.mpp_is_known),
         "extent": extent,
+        "canvas": nuclei.canvas_size and {**_side(nuclei.canvas_size), "mpp": nuclei.mpp},
         "tissue": nuclei.tissue is not None,
         "also_found": contents.findings.summary() or None,
         "warnings": contents.findings.warnings,
@@ -146,6 +147,9 @@ def _annotation_rows(facts: Facts) -> Rows:
     if facts["extent"]:
         text = "x {x0:.1f} to {x1:.1f}, y {y0:.1f} to {y1:.1f} pixels"
         rows.append(("extent", text.format(**facts["extent"])))
+    if facts["canvas"]:
+        text = "{width} x {height} pixels at {mpp:g} mpp"
+        rows.append(("canvas", text.format(**facts["canvas"])))
     rows.append(("tissue outline", "yes" if facts["tissue"] else "no"))
     if facts["also_found"]:
         rows.append(("also found", facts["also_found"]))
