@@ -36,7 +36,8 @@ def tissue_of(picture: LayoutMap) -> Tissue:
         region: {kind: float(row[k]) for k, kind in enumerate(TYPES) if k and row[k]}
         for region, row in zip(REGIONS, picture.densities[1:], strict=True)
     }
-    return Tissue(mixes=mixes, rows=(6.0, 12.0, 18.0), spread=2.2, solid=True)
+    # The densities are those of the picture everywhere.
+    return Tissue(mixes=mixes, rows=(6.0, 12.0, 18.0), spread=2.2, solid=True, varied=0.0)
 
 
 def source_of(picture: LayoutMap, kind: type[Populated], regions: np.ndarray) -> Populated:
