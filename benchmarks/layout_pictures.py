@@ -24,7 +24,7 @@ from nasdm_wsi.slides.reading import open_slide
 from nasdm_wsi.tools import dataset
 from nasdm_wsi.tools.sources import UNPUBLISHED
 
-WHOLE, SIDE, GAP = 1000, 420, 6  # pixels
+WHOLE, SIDE, GAP = 800, 400, 6  # pixels
 FAINT = 0.4  # of the colours of regions
 
 
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("slide", type=Path)
     parser.add_argument("dataset", type=Path, help="a prepared dataset with labelled regions")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--pictures", nargs="+", default=["crag_7", "dpath_66", "crag_57"])
+    parser.add_argument("--pictures", nargs="+", default=["train_1", "train_10", "train_19"])
     parser.add_argument("--corners", type=int, nargs="+", default=[600, 700, 1900, 1500, 3000, 600])
     options = parser.parse_args()
     nuclei = read_contents(options.layout).nuclei
@@ -86,7 +86,7 @@ def main() -> None:
         pixels = slide.read((0, 0, *size), mpp=nuclei.mpp)
     options.out.mkdir(parents=True, exist_ok=True)
     whole = tiled([[shrunk(drawn(conditioning, (0, 0, *size))), shrunk(pixels)]])
-    Image.fromarray(whole).save(options.out / "whole.jpg", quality=80)
+    Image.fromarray(whole).save(options.out / "whole.jpg", quality=72)
     corners = zip(options.corners[::2], options.corners[1::2], strict=True)
     boxes = [(y, x, y + SIDE, x + SIDE) for x, y in corners]
     rows = [
@@ -94,7 +94,7 @@ def main() -> None:
         [pixels[y0:y1, x0:x1] for y0, x0, y1, x1 in boxes],
         *zip(*real_windows(options.dataset, options.pictures), strict=True),
     ]
-    Image.fromarray(tiled(rows)).save(options.out / "detail.jpg", quality=85)
+    Image.fromarray(tiled(rows)).save(options.out / "detail.jpg", quality=80)
 
 
 if __name__ == "__main__":
