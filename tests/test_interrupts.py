@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 from click.testing import CliRunner
+from PIL import Image
 
 from nasdm_wsi.cli.main import main
 from nasdm_wsi.errors import StoppedError
@@ -114,6 +115,29 @@ def test_training_saves_on_ctrl_c_and_goes_on_to_the_same_weights(dataset, tmp_p
         train(dataset, tmp_path / "a", **common, progress=interrupt)
     weights = [train(dataset, tmp_path / name, **common).read_bytes() for name in "ab"]
     assert weights[0] == weights[1]
+
+
+@POSIX
+@pytest.mark.slow
+def test_an_edit_that_is_stopped_is_resumed_to_the_same_pixels(wide, tmp_path):
+    """Its source is a picture, of which all is painted anew."""
+    Image.fromarray(np.full((700, 700, 3), 180, np.uint8)).save(tmp_path / "s.png")
+    area = {"type": "Polygon", "coordinates": [[[0, 0], [700, 0], [700, 700], [0, 700], [0, 0]]]}
+    feature = {"type": "Feature", "geometry": area, "properties": {}}
+    (tmp_path / "area.geojson").write_text(json.dumps(feature))
+    out, run = tmp_path / "e.ome.tif", tmp_path / "e.ome.tif.run"
+    command = ("edit", tmp_path / "s.png", wide, "--mpp", 0.5, "--area", tmp_path / "area.geojson")
+    command += ("--steps", 2, "--device", "cpu", "--style", "pale", "-o")
+    process = start(*command, out)
+    wait_for(lambda: process.poll() is not None or list(run.glob("*/*/*")))
+    os.killpg(process.pid, signal.SIGINT)
+    said, complaint = process.communicate(timeout=120)
+    assert process.returncode in INTERRUPTED and said == "" and not out.exists()
+    assert_stopped(complaint)
+    assert ended(*command, out) == 0 and not run.exists()
+    assert ended(*command, tmp_path / "whole.ome.tif") == 0
+    pictures = [tifffile.imread(tmp_path / name) for name in ("e.ome.tif", "whole.ome.tif")]
+    np.testing.assert_array_equal(*pictures)
 
 
 @POSIX
