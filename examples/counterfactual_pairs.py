@@ -22,6 +22,9 @@ from PIL import Image
 import nasdm_wsi
 from nasdm_wsi.annotations.types import TYPES
 from nasdm_wsi.editing.changes import changes
+from nasdm_wsi.editing.edit import edited
+from nasdm_wsi.editing.presets import retype
+from nasdm_wsi.geometry import grow, inside, intersect
 from nasdm_wsi.model import Painter
 
 SIDE = 128  # pixels of a picture
@@ -67,10 +70,9 @@ def pair(
     mpp: float | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The surroundings of nucleus k, uint8 (h, w, 3), before and after it has another type."""
-    types = nuclei.types.copy()
-    types[k] = TYPES.index(kind)
-    after = replace(nuclei, types=types)
-    area = changes(nuclei, after).area(4.0)
+    after = retype(nuclei, np.array([k]), kind, rng=np.random.default_rng(k))
+    difference = changes(nuclei, after)
+    area = difference.area(4.0)
     job = nasdm_wsi.plan_edit(slide, after, area, painter, mpp=mpp)
     x, y = nuclei.take(np.array([k])).polygons()[0].centroid.coords[0]
     scale = nuclei.mpp / job.known.mpp
@@ -78,7 +80,9 @@ def pair(
     y0 = int(np.clip(round(y * scale) - SIDE // 2, 0, max(height - SIDE, 0)))
     x0 = int(np.clip(round(x * scale) - SIDE // 2, 0, max(width - SIDE, 0)))
     box = (y0, x0, min(y0 + SIDE, height), min(x0 + SIDE, width))
-    return job.known.pixels(box), nasdm_wsi.render_region(replace(job, region=box))
+    wide = intersect(grow(box, SIDE // 2), (0, 0, height, width))  # where the slide is measured
+    picture = edited(replace(job, region=wide), difference)
+    return job.known.pixels(box), picture[inside(box, wide)]
 
 
 if __name__ == "__main__":

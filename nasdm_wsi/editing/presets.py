@@ -102,16 +102,24 @@ def thin(nuclei: Nuclei, share: float, *, rng: np.random.Generator) -> Nuclei:
 def swap(
     nuclei: Nuclei, old: str, new: str, *, rng: np.random.Generator, amount: int | float = 1.0
 ) -> Nuclei:
-    """Give nuclei of a type another type, and an outline as the new type has it.
+    """Give nuclei of a type another type, as `retype` does.
+
+    Args:
+        amount: how many, as an int; or which share, as a float of at most 1. By default all.
+    """
+    return retype(nuclei, _chosen(nuclei, old, amount, rng), new, rng=rng)
+
+
+def retype(nuclei: Nuclei, chosen: np.ndarray, new: str, *, rng: np.random.Generator) -> Nuclei:
+    """Give nuclei another type, and outlines as the new type has them.
 
     A nucleus keeps its centre and the direction of its long axis, and gets one of the
     `usual_outlines` of the new type. If none of those that are tried has room among the other
     nuclei, it keeps its own outline, reduced to the median area of the new type if it is larger.
 
     Args:
-        amount: how many, as an int; or which share, as a float of at most 1. By default all.
+        chosen: the indices of the nuclei.
     """
-    chosen = _chosen(nuclei, old, amount, rng)
     types, number = nuclei.types.copy(), type_number(new)
     types[chosen] = number
     models, polygons = usual_outlines(nuclei, number, rng), nuclei.polygons()
