@@ -22,6 +22,7 @@ from .region_map import REACHES
 
 WEIGHTS = "layout-regions"
 BLOCK = 1024  # micrometres, two squares of `layouts.colon`
+SHIFT = 512  # of the blocks: the squares just above and left of a canvas are in its first ones
 NAMES = ("epithelium", "lumen", "mucus")
 
 Tissue = Callable[[Box], np.ndarray]
@@ -63,7 +64,7 @@ class LearnedGlands:
         the lumens and the mucus in it. The box is a square of `layouts.colon` with up to `NEAR`
         around it. What two squares get for the same place differs by less than a micrometre.
         """
-        row, column = ((box[k] + box[k + 2]) // 2 // BLOCK for k in (0, 1))
+        row, column = (((box[k] + box[k + 2]) // 2 + SHIFT) // BLOCK for k in (0, 1))
         around = _with_context(row, column)
         part = self._painted(row, column)[:, *inside(_cells(box), _cells(around))]
         reaches = np.array(REACHES, np.float32)[:, None, None]
@@ -87,8 +88,8 @@ class LearnedGlands:
 
 def _with_context(row: int, column: int) -> Box:
     """Return a block in micrometres with `NEAR` around it."""
-    block = (row * BLOCK, column * BLOCK, (row + 1) * BLOCK, (column + 1) * BLOCK)
-    return grow(block, NEAR)
+    y, x = row * BLOCK - SHIFT, column * BLOCK - SHIFT
+    return grow((y, x, y + BLOCK, x + BLOCK), NEAR)
 
 
 def _cells(box: Box) -> Box:
