@@ -47,8 +47,8 @@ MORE = [
 ]
 QUESTIONS = {
     "dpath": BASIC + CURVE + WAYS + MORE,
-    "consep": BASIC + CURVE + [("stains", ALL), ("masks", ALL)],
-    "crag": BASIC,
+    "consep": BASIC + CURVE + [("stains", ALL), ("masks", ALL), ("masks alone", ALL)],
+    "crag": [*BASIC, ("masks alone", ALL)],
 }
 ENOUGH = 100  # test nuclei of a type, for its F1 to count in the mean
 WHOLE = ("detection F1", "nuclei Dice", "panoptic quality")
