@@ -46,7 +46,7 @@ from ..slides.stain import style_vector
 from .areas import holds_pixel, widened
 from .changes import Changes, unchanged
 from .matching import MEASURED, Pixels, matched
-from .source import EditedSlide
+from .source import EditedSlide, edited_slide
 
 SAME_MPP = 1.1  # a slide whose pixels are at most so much larger or smaller is edited in them
 STYLE_TILES, STYLE_SIDE = 8, 768  # tiles round the area on which stain is measured, and their side
@@ -209,7 +209,7 @@ def edit(
         OutputError: as in `rendering.render`.
         SlideError: a tile of the slide cannot be changed without loss.
     """
-    out, known = Path(out), _known(job)
+    out, known = Path(out), edited_slide(job)
     if not overwrite and finish_cleaning(job, out, None):
         return 0
     check_output(out, overwrite=overwrite, inputs=job.sources)
@@ -231,15 +231,9 @@ def edit(
         return mosaic.painted
 
 
-def _known(job: Job) -> EditedSlide:
-    if not isinstance(job.known, EditedSlide):
-        raise PlanError("this job is no edit: make it with plan_edit")
-    return job.known
-
-
 def _named(job: Job, changes: Changes | None) -> Changes:
     """Return the changes in pixels of the slide, with nuclei in the area as painted anew."""
-    known = _known(job)
+    known = edited_slide(job)
     own = _as_of(job.nuclei, known.mpp)
     scaled = changes.scaled(known.mpp) if changes else unchanged(own)
     return scaled.painted_in(known.area)
@@ -252,7 +246,7 @@ def _gone(changes: Changes) -> np.ndarray:
 
 def _copied_bytes(job: Job) -> int:
     """Return about how many bytes the copy of a slide and the state of the painted blocks need."""
-    known = _known(job)
+    known = edited_slide(job)
     # A margin on each side, and the states of two phases in float32.
     painted = known.area.buffer(job.plan.margin).envelope.area
     blocks = len(shapely.get_parts(known.area)) * 4 * job.plan.block_side**2
@@ -269,7 +263,7 @@ def _write_anew(
     if progress:
         settings["progress"] = lambda done, total: progress("writing", done, total)
     rows = Rows(pixels, shape(job.region))
-    form.write(out, rows, mpp=_known(job).mpp, description=description, **settings)
+    form.write(out, rows, mpp=edited_slide(job).mpp, description=description, **settings)
 
 
 def _write_copy(pixels: Pixels, known: EditedSlide, out: Path, description: str) -> None:
@@ -328,7 +322,7 @@ def write_mask(job: Job, path: str | Path, *, overwrite: bool = False) -> None:
         OutputError: the file exists or cannot be written, or its suffix is that of no format for
             labels.
     """
-    known, path = _known(job), Path(path)
+    known, path = edited_slide(job), Path(path)
     keep_inputs([path], job.sources, called="mask")
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists: choose another `mask` or give `overwrite`")
@@ -375,7 +369,7 @@ def edit_region(
     with open_slide(slide) as source:
         mpp = None if source.mpp else nuclei.mpp
     job = plan_edit(slide, nuclei, shapely.box(x0, y0, x1, y1), painter, seed=seed, mpp=mpp)
-    x0, y0, x1, y1 = _known(job).area.bounds
+    x0, y0, x1, y1 = edited_slide(job).area.bounds
     region = math.floor(y0), math.floor(x0), math.ceil(y1), math.ceil(x1)
     measured = intersect(grow(region, MEASURED), (0, 0, *job.plan.size))
     return edited(replace(job, region=measured))[inside(region, measured)]

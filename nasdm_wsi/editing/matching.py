@@ -26,7 +26,7 @@ from ..annotations.raster import Cover, Drawing
 from ..geometry import Box, grow, inside, intersect, shape
 from ..job import Job
 from ..slides.tissue import optical_density
-from .source import EditedSlide
+from .source import EditedSlide, edited_slide
 
 SIGMAS = (0.8, 1.6, 3.2)  # pixels; each band lies between two of them, the first below the first
 REACH = 10  # pixels: three times the largest, rounded up
@@ -91,8 +91,7 @@ def matched(job: Job, pixels: Pixels, *, gone: np.ndarray | None = None) -> tupl
     Returns:
         A function as ``pixels``, and the match. Known pixels stay exactly as they are.
     """
-    known = job.known
-    assert isinstance(known, EditedSlide)
+    known = edited_slide(job)
     match = _measured(known, job, pixels, gone)
 
     def result(box: Box) -> np.ndarray:

@@ -15,7 +15,9 @@ import shapely
 from scipy import ndimage
 
 from ..annotations.raster import Cover
+from ..errors import PlanError
 from ..geometry import Box, grow, inside
+from ..job import Job
 from ..slides.reading import Slide, open_slide
 from ..slides.tissue import tissue_mask
 
@@ -146,3 +148,10 @@ def on_tissue(path: Path, mpp: float) -> Callable[[shapely.Polygon], bool]:
         return bool(tissue_mask(slide.read(box, mpp=mpp)).mean() > TISSUE)
 
     return fits
+
+
+def edited_slide(job: Job) -> EditedSlide:
+    """Return the slide that a job edits; `PlanError` if it edits none."""
+    if not isinstance(job.known, EditedSlide):
+        raise PlanError("this job is no edit: make it with plan_edit")
+    return job.known
