@@ -1,11 +1,11 @@
-"""Pictures of a layout and its slide, beside annotated real pictures at the same scale.
+"""Pictures of a layout and its slide, beside the annotations of real pictures at the same scale.
 
     nasdm-wsi layout -o layout.geojson --size 4000 4000 --seed 11 --tissue carcinoma
     nasdm-wsi render layout.geojson -o slide.ome.tif
     python benchmarks/layout_pictures.py layout.geojson slide.ome.tif data/held-out OUT
 
 OUT receives whole.jpg, the layout in QuPath's colours and the slide, and detail.jpg: windows of
-both at full size, and below them windows of real pictures with their annotations.
+both at full size, and below them annotations of real pictures.
 """
 
 from __future__ import annotations
@@ -57,16 +57,15 @@ def shrunk(picture: np.ndarray) -> np.ndarray:
     return np.array(Image.fromarray(picture).resize((WHOLE, WHOLE), Image.Resampling.BOX))
 
 
-def real_windows(folder: Path, names: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the annotations in colours and the pixels of the middle of real pictures."""
+def real_windows(folder: Path, names: list[str]) -> list[np.ndarray]:
+    """Return the annotations of the middle of real pictures in colours."""
     found = []
     for picture in dataset.read_regions(folder):
         if picture.name in names and picture.regions is not None:
             y, x = ((side - SIDE) // 2 for side in picture.types.shape)
             cut = np.s_[y : y + SIDE, x : x + SIDE]
             types = np.where(picture.types[cut] == UNPUBLISHED, 0, picture.types[cut])
-            colours = coloured(types, picture.regions[cut], picture.instances[cut])
-            found.append((colours, picture.image[cut]))
+            found.append(coloured(types, picture.regions[cut], picture.instances[cut]))
     return found
 
 
@@ -92,7 +91,7 @@ def main() -> None:
     rows = [
         [drawn(conditioning, box) for box in boxes],
         [pixels[y0:y1, x0:x1] for y0, x0, y1, x1 in boxes],
-        *zip(*real_windows(options.dataset, options.pictures), strict=True),
+        real_windows(options.dataset, options.pictures),
     ]
     Image.fromarray(tiled(rows)).save(options.out / "detail.jpg", quality=80)
 
