@@ -209,9 +209,10 @@ def _parts(source: Source, blocks: Blocks, facts: tuple, workers: int) -> Iterat
 def _pool(source: Source, workers: int) -> Executor:
     if workers == 1:
         return ThreadPoolExecutor(1, "layout", _take_source, (source,))
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (source,))
     with deaf_to_ctrl_c():
-        pool.submit(int)  # the first task starts the processes
+        pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (source,))
+        for _ in range(workers):  # each task starts a process, as long as none is idle
+            pool.submit(int)
     return pool
 
 
