@@ -158,9 +158,9 @@ class Slide:
         seen = intersect(frame, (0, 0, *self.levels[level]))
         height, width = shape(seen)
         if height and width:
-            # OpenSlide reads at fractions of a pixel, tiffslide drops the fraction.
-            whole = math.ceil if "tiffslide.vendor" in self._reader.properties else round
             with _readable(self.path):
+                # OpenSlide reads at fractions of a pixel, tiffslide drops the fraction.
+                whole = math.ceil if "tiffslide.vendor" in self._reader.properties else round
                 down = self._reader.level_downsamples[level]
                 corner = whole(seen[1] * down), whole(seen[0] * down)
                 part = self._reader.read_region(corner, level, (width, height)).convert("RGBA")
