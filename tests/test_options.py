@@ -557,7 +557,8 @@ def test_layout_makes_what_the_options_say(tmp_path):
         480,
         480,
     )
-    few, many = (c.counts()["lymphocyte"] for c in (base, made("--share", "lymphocyte=3x")))
+    pair = made(size=(480, 480)), made("--share", "lymphocyte=3x", size=(480, 480))
+    few, many = (nuclei.counts()["lymphocyte"] for nuclei in pair)
     assert 2 * few < many < 4 * few
     assert made("--density", "eosinophil=3000").counts()["eosinophil"] > 25
     like = made("--like", tmp_path / "a.geojson", name="c").counts()

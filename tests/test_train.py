@@ -342,7 +342,7 @@ def test_the_command_trains_on_the_very_device_that_is_named(dataset, tmp_path, 
     assert given["device"] == "cpu:0"
 
 
-def test_a_stopped_command_ends_with_one_line_and_code_1(dataset, tmp_path):
+def test_a_stopped_command_ends_with_one_line_and_code_130(dataset, tmp_path):
     script = textwrap.dedent(
         """
         import os, signal, sys
@@ -358,8 +358,8 @@ def test_a_stopped_command_ends_with_one_line_and_code_1(dataset, tmp_path):
     )
     command = [sys.executable, "-c", script, str(dataset), str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("Error: stopped at 4 crops")
+    assert done.returncode == 130 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("Stopped: 4 of 4000 crops are done;")
     assert (tmp_path / "run" / "last.safetensors").exists()
 
 
