@@ -12,7 +12,7 @@ from . import options
 
 @click.command()
 @click.option(
-    "-o", "--out", type=options.NEW, required=True, help="The annotations to write: a .geojson."
+    "-o", "--out", type=options.NEW, required=True, help="The file to write: NAME.geojson."
 )
 @click.option(
     "--size",
@@ -57,7 +57,7 @@ from . import options
     "--like",
     type=options.EXISTING,
     metavar="FILE",
-    help="Annotated nuclei from which to take densities, for each region if it has regions.",
+    help="Take densities from these annotated nuclei, for each region if the file has regions.",
 )
 @click.option(
     "--density",
@@ -78,7 +78,7 @@ from . import options
     type=click.Choice(["learned", "rules"]),
     default="learned",
     show_default=True,
-    help="Place nuclei by a trained network, or by rules, which take a fraction of the time.",
+    help="Place nuclei by a trained network, or by rules, which is several times as fast.",
 )
 @click.option(
     "--glands",

@@ -93,7 +93,7 @@ max_pixels = click.option(
     type=click.IntRange(min=1),
     default=1 << 28,
     show_default=True,
-    help="Most pixels of a label image; the other limits on files are derived from it.",
+    help="Largest number of pixels of a label image; other limits on files are derived from it.",
 )
 
 
@@ -110,7 +110,7 @@ def reading(command: Callable) -> Callable:
                 multiple=True,
                 default=("Tissue", "Region*"),
                 show_default=True,
-                help="Class of annotations that outline tissue; outside it is glass; repeatable.",
+                help="Class of annotations that outline tissue; all else is glass; repeatable.",
             ),
             click.option(
                 "--class-property",

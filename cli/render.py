@@ -42,8 +42,8 @@ from .many import is_many, render_all
 @click.option(
     "--mpp-out",
     type=float,
-    help="Pixel size of the slide in micrometres; default: that of the weights. Another one means "
-    "that the slide is painted at theirs and then enlarged or reduced.",
+    help="Pixel size of the slide in micrometres; default: that of the weights. With any "
+    "other, the slide is painted at that of the weights and then enlarged or reduced.",
 )
 @click.option(
     "--size",

@@ -1,6 +1,6 @@
 """Correct the haematoxylin of a trained network.
 
-A network paints a little less haematoxylin than the style says, and the deeper the stain, the more
+A network paints a little less haematoxylin than the style requests. The deeper the stain, the more
 is missing. The error is nearly a linear function of the amount, so its inverse is linear, and so is
 the layer that reads a style. The correction becomes part of the weights of that layer: no other
 code needs to know it.
@@ -32,7 +32,7 @@ class Correction:
         Args:
             asked: amounts (n,) that pictures were painted with.
             error: their amounts less those that they should have, (n,).
-            others: further causes of the error, (n,) each, whose part of it is not corrected.
+            others: further causes of the error, (n,) each, whose share is not corrected.
         """
         causes = np.column_stack([asked, np.ones(len(asked)), *others])
         slope, offset, *_ = np.linalg.lstsq(causes, error, rcond=None)[0]
@@ -46,7 +46,8 @@ class Correction:
     def apply(self, network: LocalUNet) -> None:
         """Change the layer of a network that reads the style.
 
-        The mean and the spread of the styles in training, which limit what may be asked for, stay.
+        The mean and the spread of the styles in training, which limit the styles that may be
+        requested, do not change.
         """
         mean = float(network.style_mean[HAEMATOXYLIN])
         spread = float(network.style_std[HAEMATOXYLIN])

@@ -18,7 +18,7 @@ def deaf_to_ctrl_c() -> Iterator[None]:
     They and the threads that are started now inherit the signal mask. In this process the signal is
     pending until they have started.
     """
-    # If this process ends at once, what helps its workers warns that it cleans up after them.
+    # If this process ends at once, its resource tracker warns that it cleans up after the workers.
     sys.warnoptions.append("ignore:resource_tracker:UserWarning")
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield

@@ -37,9 +37,9 @@ class LearnedGlands:
 
     Args:
         tissue: which kind of glands belongs where.
-        seed: another seed, other glands.
+        seed: another seed gives other glands.
         weights: a file of weights, or the name of weights in the package.
-        steps: of the solver; by default what the header of the weights says.
+        steps: solver steps; by default as many as the header of the weights says.
 
     Raises:
         CheckpointError: the weights are damaged, or of another architecture.

@@ -182,7 +182,7 @@ def _retyped(
     variation: Callable[[int], np.ndarray],
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Return the types (n,) of painted nuclei in as far as they are wanted; 0 leaves one out.
+    """Return the types (n,) of painted nuclei that are wanted; 0 leaves a nucleus out.
 
     Of a type that is painted too often, nuclei become those of another that is painted too seldom,
     or are left out. Epithelial nuclei stay epithelial. Nuclei of a type are chosen where its

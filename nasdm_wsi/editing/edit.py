@@ -257,7 +257,7 @@ def _copied_bytes(job: Job) -> int:
 def _write_anew(
     pixels: Pixels, job: Job, out: Path, description: str, progress: Progress | None
 ) -> None:
-    """Write all of the slide in the format of ``out``, without loss if the format lets choose."""
+    """Write the whole slide in the format of ``out``, without loss if the format allows it."""
     form = format_of(out)
     settings: dict[str, Any] = {"quality": 100, "lossless": True} if form.tiled else {}
     if progress:
@@ -379,8 +379,8 @@ def edited(job: Job, changes: Changes | None = None) -> np.ndarray:
     """Return the pixels of a planned edit, uint8 (h, w, 3), as `edit` writes them.
 
     Args:
-        job: from `plan_edit`. Its region, which is held in memory, holds the area and `MEASURED`
-            pixels round it, as far as they are of the slide.
+        job: from `plan_edit`. Its region, which is held in memory, contains the area and
+            `MEASURED` pixels round it, as far as they lie on the slide.
         changes: as for `edit`.
     """
     whole = render_region(job)

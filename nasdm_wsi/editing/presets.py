@@ -73,7 +73,8 @@ def insert(
                 break
         else:
             raise PlanError(
-                f"there is room for {len(crowd.added)} of {count} more {kind} nuclei: ask for fewer"
+                f"there is room for only {len(crowd.added)} of {count} more {kind} nuclei: "
+                "ask for fewer"
             )
         crowd.added.append(outline)
     return _joined(nuclei, crowd.added, number)

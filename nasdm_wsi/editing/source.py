@@ -153,5 +153,5 @@ def on_tissue(path: Path, mpp: float) -> Callable[[shapely.Polygon], bool]:
 def edited_slide(job: Job) -> EditedSlide:
     """Return the slide that a job edits; `PlanError` if it edits none."""
     if not isinstance(job.known, EditedSlide):
-        raise PlanError("this job is no edit: make it with plan_edit")
+        raise PlanError("this job is not an edit: make it with plan_edit")
     return job.known
