@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -110,6 +111,12 @@ def workers_of(scheduler: str | None, workers: int | None, device: str) -> Itera
     from ..mosaic.cluster import connect, local
 
     logging.getLogger("distributed").setLevel(logging.ERROR)  # set to INFO when it is imported
+    logging.getLogger("tornado.application").addFilter(_of_no_cancelled_task)
     started = connect(scheduler) if scheduler else local(workers or count, gpus=count > 0)
     with started as client:
         yield client
+
+
+def _of_no_cancelled_task(record: logging.LogRecord) -> bool:
+    """Return False for what dask logs as errors when Ctrl-C cancels tasks."""
+    return not (record.exc_info and isinstance(record.exc_info[1], CancelledError))

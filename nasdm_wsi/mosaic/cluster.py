@@ -120,12 +120,13 @@ def local(workers: int, *, gpus: bool = False) -> Iterator[Client]:
 
 def _cpu_cluster(workers: int) -> LocalCluster:
     # No memory limit: what a task needs is known beforehand, and a paused worker does nothing.
+    # The error of a task reaches this process, so its worker need not log it, too.
     return LocalCluster(
         n_workers=workers,
         threads_per_worker=1,
         memory_limit=None,
         dashboard_address="127.0.0.1:0",  # a free port
-        silence_logs=logging.ERROR,
+        silence_logs=logging.CRITICAL,
     )
 
 
@@ -137,7 +138,7 @@ def _gpu_cluster(workers: int) -> LocalCluster:
             "workers on several GPUs need dask-cuda: install it, or give `device` cpu"
         ) from error
     return LocalCUDACluster(
-        n_workers=workers, threads_per_worker=GPU_THREADS, silence_logs=logging.ERROR
+        n_workers=workers, threads_per_worker=GPU_THREADS, silence_logs=logging.CRITICAL
     )
 
 
