@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import shapely
 from click.testing import CliRunner
+from shapely.geometry import mapping
 
 from nasdm_wsi.annotations.formats import read_contents
 from nasdm_wsi.annotations.geojson import write_geojson
@@ -90,6 +91,33 @@ def test_muscle_is_told_of_where_it_was_drawn_and_not_where_it_was_generated(
     for path, told in ((made / "layout.geojson", False), (drawn, True)):
         run("render", path, "-o", tmp_path / "a.ome.tif", "--dry-run")
         assert ("cannot tell muscle from stroma" in caplog.text) == told
+
+
+def test_the_nuclei_of_an_edit_state_the_canvas_of_the_slide(made, tmp_path):
+    area, out = tmp_path / "area.geojson", tmp_path / "edited.ome.tif"
+    square = {"type": "Feature", "properties": {}, "geometry": mapping(shapely.box(8, 8, 24, 24))}
+    area.write_text(json.dumps({"type": "FeatureCollection", "features": [square]}))
+    given = made / "slide.ome.tif", made / "slide.geojson", "--area", area, "-o", out
+    run("edit", *given, "--steps", 1, "-q")
+    collection = json.loads((tmp_path / "edited.geojson").read_text())
+    assert collection["canvas"] == CANVAS and collection["regions"] == "generated"
+
+
+@pytest.mark.parametrize("side", [-9, 0, "9", 1e16, 1.7e308])
+def test_an_impossible_canvas_is_told(tmp_path, side):
+    path = tmp_path / "a.geojson"
+    write_geojson(path, Nuclei.from_polygons([shapely.box(2, 2, 9, 9)], [2], mpp=0.5))
+    path.write_text(
+        json.dumps({"canvas": {**CANVAS, "width": side}, **json.loads(path.read_text())})
+    )
+    contents = read_contents(path, mpp=2)
+    assert contents.nuclei.scaled(0.5).canvas_size is None
+    assert "no possible width and height" in " ".join(contents.findings.warnings)
+
+
+def test_a_canvas_has_a_pixel_at_least():
+    nuclei = Nuclei.from_polygons([shapely.box(2, 2, 9, 9)], [2], mpp=0.5)
+    assert replace(nuclei, canvas=(0.0005, 0.7)).canvas_size == (1, 2)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ and ``regions`` with the value "generated" if nobody drew them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from .outlines import Outlines
 
 SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".zip")
 LIST = "features"
+MOST = 1e15  # pixels of a side; a larger number is no size
 
 
 def read_geojson(
@@ -111,13 +111,18 @@ def _read(source: Source, reading: Reading) -> Contents:
             for feature in features_in(member, name):
                 add_feature(outlines, feature, f"{name}: feature {number}")
     contents = packed(outlines, FORMAT.name, reading)
-    return replace(contents, nuclei=_on_its_canvas(contents.nuclei, source.values))
+    return replace(contents, nuclei=_on_its_canvas(contents.nuclei, source.values, reading))
 
 
-def _on_its_canvas(nuclei: Nuclei, values: Mapping[str, Any]) -> Nuclei:
+def _on_its_canvas(nuclei: Nuclei, values: Mapping[str, Any], reading: Reading) -> Nuclei:
     """Return nuclei with what the foreign members of their file state."""
-    height, width = (_number(values, f"canvas.{side}") for side in ("height", "width"))
+    sides = ("canvas.height", "canvas.width")
+    height, width = (_number(values, side) for side in sides)
     if not height or not width:
+        if any(side in values for side in sides):
+            reading.findings.warn(
+                "the canvas that the file states has no possible width and height: it is ignored"
+            )
         return nuclei
     regions = nuclei.regions
     if regions is not None and values.get("regions") == "generated":
@@ -133,7 +138,7 @@ def _pixel_size(source: Source, slide_mpp: float | None) -> float | None:
 def _number(values: Mapping[str, Any], name: str) -> float | None:
     """Return a positive number among the values of a file; None if it has none of that name."""
     value = values.get(name)
-    return float(value) if isinstance(value, int | float) and 0 < value < math.inf else None
+    return float(value) if isinstance(value, int | float) and 0 < value < MOST else None
 
 
 FORMAT = Format(

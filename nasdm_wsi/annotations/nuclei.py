@@ -225,7 +225,7 @@ class Nuclei(PolygonTable):
         """Height and width in pixels of the canvas that the file states; None if it states none."""
         if self.canvas is None:
             return None
-        height, width = (math.ceil(round(side / self.mpp, 2)) for side in self.canvas)
+        height, width = (max(math.ceil(round(side / self.mpp, 2)), 1) for side in self.canvas)
         return height, width
 
     def extent(self) -> tuple[float, float, float, float]:
