@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 import shapely
 
+from ..annotations.geojson import foreign_members
 from ..annotations.nuclei import Nuclei
 from ..delivery import (
     check_disk,
@@ -220,7 +221,7 @@ def edit(
         job, run_folder(out), workers=workers, overwrite=overwrite, progress=progress
     ) as mosaic:
         lines = in_pixels.features(known.synthetic)
-        digest = write_labels(mosaic.store, out, lines, replaced=replaced)
+        digest = write_labels(mosaic.store, out, lines, stated=_stated(job), replaced=replaced)
         pixels, match = matched(job, mosaic.pixels, gone=_gone(in_pixels))
         facts = described(job, None, labels=digest) | {"matched": asdict(match)}
         if known.cells is None:
@@ -237,6 +238,14 @@ def _named(job: Job, changes: Changes | None) -> Changes:
     own = _as_of(job.nuclei, known.mpp)
     scaled = changes.scaled(known.mpp) if changes else unchanged(own)
     return scaled.painted_in(known.area)
+
+
+def _stated(job: Job) -> dict[str, Any]:
+    """Return the foreign members of the file of nuclei: the canvas is the slide."""
+    known, regions = edited_slide(job), job.nuclei.regions
+    height, width = (side * known.mpp for side in known.size)
+    generated = regions is not None and regions.generated
+    return foreign_members((height, width), mpp=known.mpp, generated=generated)
 
 
 def _gone(changes: Changes) -> np.ndarray:
