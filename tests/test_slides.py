@@ -130,6 +130,17 @@ def damaged(path: Path, *, keep: float) -> Path:
     return path
 
 
+def test_a_pyramid_of_ours_that_is_cut_short_is_not_read_as_grey(tmp_path):
+    whole, part = tmp_path / "whole.ome.tif", tmp_path / "part.ome.tif"
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
+    ome_tiff.write(whole, pixels, mpp=0.5, description="")
+    data = whole.read_bytes()
+    for cut in (5000, len(data) // 2, len(data) - 100):
+        part.write_bytes(data[:cut])
+        with pytest.raises(SlideError, match="cut short|is it complete"), open_slide(part) as slide:
+            slide.read((0, 0, 300, 300), mpp=0.5)
+
+
 @pytest.mark.parametrize("keep", [0.0, 0.01, 0.5])
 def test_truncated_files_are_one_line(tiff_path, tmp_path, keep):
     Image.fromarray(IMAGE).save(tmp_path / "image.png")

@@ -258,7 +258,11 @@ def _open_reader(path: Path) -> Any:
 
 
 def _open_tiffslide(path: Path) -> TiffSlide | None:
-    """Return a reader, or None if tiffslide does not know the file."""
+    """Return a reader, or None if tiffslide does not know the file.
+
+    Raises:
+        SlideError: the file is cut short; tiffslide would fill what is missing with grey.
+    """
     from tiffslide import TiffSlide  # with zarr, which takes as long to load as a small slide
 
     try:
@@ -270,7 +274,20 @@ def _open_tiffslide(path: Path) -> TiffSlide | None:
     except Exception:
         slide.close()
         return None
+    if _data_end(slide) > path.stat().st_size:
+        slide.close()
+        raise SlideError(f"{path}: the file is cut short: copy or download it again")
     return slide
+
+
+def _data_end(slide: TiffSlide) -> int:
+    """Return the place in a TIFF behind the last of its pixels, in bytes."""
+    pages = [level.keyframe for series in slide.ts_tifffile.series for level in series.levels]
+    return max(
+        offset + count
+        for page in pages
+        for offset, count in zip((0, *page.dataoffsets), (0, *page.databytecounts), strict=True)
+    )
 
 
 def _open_picture(path: Path) -> ImageSlide:
