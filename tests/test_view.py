@@ -444,6 +444,16 @@ def test_idle_connections_are_closed_and_others_are_served(viewer, monkeypatch, 
     assert capfd.readouterr().err == ""
 
 
+def test_a_slide_without_any_nucleus_left_is_shown(folder, tmp_path):
+    labels = tmp_path / "none.geojson"
+    write_geojson(labels, Nuclei.from_polygons([], [], mpp=0.5))
+    with Viewer([folder / "slide.ome.tif"], labels=labels) as viewer:
+        client = invited(viewer)
+        assert not any(json.loads(client.get("/0/nuclei").text).values())
+        for what in ("outlines", "counts", "regions"):
+            assert client.get(f"/0/{what}/{TOP}/0/0").status_code == 200
+
+
 @pytest.mark.parametrize(
     "name", ["slide.ome.tif", "slide.ome.zarr", "slide.svs", "slide.dcm", "picture.png"]
 )

@@ -121,7 +121,8 @@ class Shown:
             raise NotFound
         with self._loading:
             if self._overlay is None:
-                nuclei = read_annotations(self.labels, mpp=self._unit, **self._reading)
+                reading = {"mpp": self._unit, "may_be_empty": True, **self._reading}
+                nuclei = read_annotations(self.labels, **reading)
                 self._overlay = Overlay(nuclei.shifted(*self.slide.bounds))
         return self._overlay
 
