@@ -24,9 +24,8 @@ from . import options
 @click.option(
     "--mpp",
     type=float,
-    default=0.5,
-    show_default=True,
-    help="Pixel size of the canvas in micrometres.",
+    help="Pixel size of the canvas in micrometres; default: that which the file of --regions "
+    "states, or else 0.5.",
 )
 @options.seed
 @click.option(

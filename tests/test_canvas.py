@@ -12,8 +12,10 @@ from shapely.geometry import mapping
 from nasdm_wsi.annotations.formats import read_contents
 from nasdm_wsi.annotations.geojson import write_geojson
 from nasdm_wsi.annotations.nuclei import Nuclei
+from nasdm_wsi.annotations.regions import Regions
 from nasdm_wsi.cli.main import main
 from nasdm_wsi.errors import AnnotationError
+from nasdm_wsi.layouts.making import layout
 from nasdm_wsi.slides.reading import open_slide
 
 CANVAS = {"width": 320, "height": 240, "mpp": 0.5}
@@ -81,6 +83,30 @@ def test_regions_are_filled_on_the_canvas_that_they_were_drawn_on(made, tmp_path
     assert filled["canvas"] == CANVAS and "regions" not in filled
 
 
+def test_regions_and_densities_have_the_pixel_size_that_their_files_state(tmp_path, caplog):
+    square = Regions.from_polygons([shapely.box(0, 0, 240, 240)], ["stroma"], mpp=0.25)
+    dots = shapely.buffer(shapely.points(*np.mgrid[20:240:24, 20:240:24].reshape(2, -1)), 8)
+    known = Nuclei.from_polygons(dots, [4] * len(dots), mpp=0.25, regions=square)
+    fine, out = tmp_path / "fine.geojson", tmp_path / "out.geojson"
+    write_geojson(fine, replace(known, canvas=(60, 60)))
+    layout(out, regions=fine, density=["plasma=0"])
+    stated = json.loads(out.read_text())["canvas"]
+    assert stated == {"width": 240, "height": 240, "mpp": 0.25} and not caplog.records
+    layout(out, (240, 240), regions=square, like=fine, overwrite=True)
+    assert read_contents(out).nuclei.counts()["plasma"] > 60 and not caplog.records
+    layout(out, regions=fine, mpp=0.5, overwrite=True)
+    assert "states 0.25 micrometres per pixel, but `mpp` is 0.5" in caplog.text
+
+
+def test_plans_and_generated_glands_are_refused_where_regions_are_drawn(made, tmp_path):
+    drawn = "-o", tmp_path / "a.geojson", "--regions", made / "layout.geojson"
+    said = run("layout", *drawn, "--plan", made / "layout.geojson", code=1)
+    assert "--plan has no effect on drawn regions" in said
+    said = run("layout", *drawn, "--glands", "learned", code=1)
+    assert "--glands has no effect on drawn regions" in said
+    assert not list(tmp_path.iterdir())
+
+
 def test_muscle_is_told_of_where_it_was_drawn_and_not_where_it_was_generated(
     made, tmp_path, caplog
 ):
@@ -101,6 +127,11 @@ def test_the_nuclei_of_an_edit_state_the_canvas_of_the_slide(made, tmp_path):
     run("edit", *given, "--steps", 1, "-q")
     collection = json.loads((tmp_path / "edited.geojson").read_text())
     assert collection["canvas"] == CANVAS and collection["regions"] == "generated"
+
+
+def test_a_slide_of_another_pixel_size_is_told_as_such(made):
+    found = read_contents(made / "layout.geojson", slide_mpp=0.25).findings.warnings
+    assert "the slide has 0.25" in " ".join(found) and "leave it out" not in " ".join(found)
 
 
 @pytest.mark.parametrize("side", [-9, 0, "9", 1e16, 1.7e308])

@@ -116,11 +116,12 @@ def read_contents(
     with readable(path):
         source = _source(path, max_pixels)
         form = _format_of(source) or _no_format(source)
+        of_slide = mpp is None
         told = form.pixel_size(source, slide_mpp) if mpp is None else mpp
         findings.mpp_is_known = told is not None
         mpp = check_mpp(assumed_mpp if told is None else told, path)
         if form.states_scale:
-            weigh_scale(findings, mpp, form.pixel_size(source, None))
+            weigh_scale(findings, mpp, form.pixel_size(source, None), of_slide=of_slide)
         contents = form.read(source, Reading(mpp, findings, contours))
     nuclei = contents.nuclei
     if not findings.is_weighed:  # labels have no outlines of their own

@@ -102,13 +102,17 @@ def _least_region(areas: np.ndarray, of_nuclei: np.ndarray, mpp: float) -> float
     return max(most, TIMES_MEDIAN * _lower_median(of_nuclei)) if len(of_nuclei) else most
 
 
-def weigh_scale(findings: Findings, mpp: float, stated: float | None) -> None:
-    """Warn about a pixel size that contradicts the one that the file states."""
+def weigh_scale(
+    findings: Findings, mpp: float, stated: float | None, *, of_slide: bool = False
+) -> None:
+    """Warn about a pixel size, given or ``of_slide``, that contradicts what the file states."""
     if stated and not 1 / MOST_OFF <= mpp / stated <= MOST_OFF:
-        findings.warn(
-            f"the file states {stated:g} micrometres per pixel, but `mpp` is {mpp:g}: "
-            "leave it out to take the file's"
+        which = (
+            f"the slide has {mpp:g}, which is taken: do they belong together?"
+            if of_slide
+            else f"`mpp` is {mpp:g}: leave it out to take the file's"
         )
+        findings.warn(f"the file states {stated:g} micrometres per pixel, but {which}")
 
 
 def _square_micrometres(findings: Findings, mpp: float) -> float:

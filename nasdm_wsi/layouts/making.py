@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..annotations.formats import read_contents, read_regions
+from ..annotations.geojson import stated_mpp
 from ..annotations.nuclei import check_mpp
 from ..annotations.plausible import label_image_fits, regions_on_canvas
 from ..annotations.regions import Regions
@@ -28,6 +29,7 @@ from .writing import write_layout
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".geojson", ".json")
+MPP = 0.5  # micrometres per pixel of a canvas, unless another is given or stated
 SLIDE = 4000.0  # micrometres: a larger canvas is laid out after the plan of a whole slide
 
 
@@ -35,7 +37,7 @@ def layout(
     out: str | Path,
     size: tuple[int, int] | None = None,
     *,
-    mpp: float = 0.5,
+    mpp: float | None = None,
     seed: int = 0,
     tissue: str = "normal",
     plan: str | Path | None = None,
@@ -59,12 +61,14 @@ def layout(
         out: the file to write.
         size: height and width of the canvas in pixels of ``mpp`` micrometres; with ``regions``, by
             default the canvas that their file states, or else as far as they reach.
+        mpp: by default that of the canvas which the file of ``regions`` states, or else 0.5.
         tissue: "normal", "adenoma" or "carcinoma": of a strip of the bowel wall, or of all glands
             in ``regions``.
         plan: which tissue lies where on the canvas, as a PNG or GeoJSON. Without it, a canvas of
             more than 4 millimetres a side follows the plan of a real slide.
         regions: drawn regions to fill with nuclei, in pixels of ``mpp``.
-        like: annotated nuclei whose densities are taken, by region where they have regions.
+        like: annotated nuclei whose densities are taken, by region where they have regions; in
+            pixels of the canvas that the file states, or else of ``mpp``.
         density: nuclei wanted in a square millimetre, as "eosinophil=120" or
             "stroma:eosinophil=120".
         share: multiples of what there would be, as "plasma=2x".
@@ -78,15 +82,24 @@ def layout(
 
     Raises:
         AnnotationError: a file, density or share that cannot be read.
-        PlanError: no size, a plan that cannot be read, or regions that all lie outside the canvas.
+        PlanError: no size, a plan that cannot be read, regions that all lie outside the canvas, or
+            ``regions`` together with ``plan`` or ``glands``.
         OutputError: the file exists or cannot be written.
     """
     path = Path(out)
     given = [Path(p) for p in (plan, regions, like) if isinstance(p, str | Path)]
     check_new(path, overwrite=overwrite, inputs=given)
-    mpp = check_mpp(mpp, "`mpp`")
+    if regions is not None:
+        for other, value in (("plan", plan), ("glands", glands)):
+            if value is not None:
+                raise PlanError(
+                    f"`{other}` has no effect on drawn regions: leave out `regions` or it"
+                )
+    mpp = _canvas_mpp(regions, mpp)
     named: dict[str, Any] = {"class_map": class_map, "ignore_classes": tuple(ignore_classes)}
-    known = None if like is None else read_contents(like, mpp=mpp, **named).checked()
+    known = None
+    if like is not None:
+        known = read_contents(like, mpp=stated_mpp(like) or mpp, **named).checked()
     densities = Densities.parse(density, share, known)
     drawn, stated = _drawn(regions, mpp, named)
     fits = label_image_fits(drawn, size) if drawn is not None and size else []
@@ -124,6 +137,21 @@ def layout(
             path,
         )
     return counts
+
+
+def _canvas_mpp(regions: str | Path | Regions | None, mpp: float | None) -> float:
+    """Return the pixel size of the canvas, with a warning if the file of regions contradicts it."""
+    stated = stated_mpp(regions) if isinstance(regions, str | Path) else None
+    wanted = check_mpp((stated or MPP) if mpp is None else mpp, "`mpp`")
+    if stated and wanted != stated:
+        log.warning(
+            "%s: the file states %g micrometres per pixel, but `mpp` is %g: leave it out to take "
+            "the file's",
+            regions,
+            stated,
+            wanted,
+        )
+    return wanted
 
 
 def _reach(drawn: Regions | None) -> tuple[int, int]:
