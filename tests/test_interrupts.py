@@ -102,7 +102,9 @@ def test_worker_processes_leave_ctrl_c_to_the_command(wide, weights, tmp_path, t
         time.sleep(0.05)
     _, complaint = process.communicate(timeout=120)
     assert process.returncode in INTERRUPTED
-    assert_stopped(complaint)
+    # dask itself may print what it was doing; a worker that Ctrl-C reached would print its name.
+    assert "Stopping; run the same command again to resume" in complaint
+    assert "KeyboardInterrupt" not in complaint
 
 
 def test_training_saves_on_ctrl_c_and_goes_on_to_the_same_weights(dataset, tmp_path):
