@@ -578,7 +578,7 @@ def test_a_place_that_does_not_fit_is_left_free():
         nuclei, "plasma", 5, rng=rng(), fits=lambda outline: outline.bounds[0] > 200
     )
     assert all(p.bounds[0] > 200 for p in right.polygons()[60:])
-    with pytest.raises(PlanError, match="room for 0 of 5"):
+    with pytest.raises(PlanError, match="room for only 0 of 5"):
         presets.insert(nuclei, "plasma", 5, rng=rng(), fits=lambda outline: False)
 
 
