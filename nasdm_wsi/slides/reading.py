@@ -274,19 +274,19 @@ def _open_tiffslide(path: Path) -> TiffSlide | None:
     except Exception:
         slide.close()
         return None
-    if _data_end(slide) > path.stat().st_size:
+    if _is_cut_short(slide):
         slide.close()
         raise SlideError(f"{path}: the file is cut short: copy or download it again")
     return slide
 
 
-def _data_end(slide: TiffSlide) -> int:
-    """Return the place in a TIFF behind the last of its pixels, in bytes."""
+def _is_cut_short(slide: TiffSlide) -> bool:
+    """Tell whether pixels of a TIFF would lie beyond the end of the file that holds them."""
     pages = [level.keyframe for series in slide.ts_tifffile.series for level in series.levels]
-    return max(
-        offset + count
+    return any(
+        offset + count > page.parent.filehandle.size  # an OME-TIFF may have several files
         for page in pages
-        for offset, count in zip((0, *page.dataoffsets), (0, *page.databytecounts), strict=True)
+        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
     )
 
 
