@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 from collections.abc import Iterator
@@ -24,6 +25,11 @@ def processes(device: str) -> Iterator[torch.device]:
     if torch.device(device).type == "cuda":
         own = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(own)
+    # Optimisers import this module, whose default arguments keep the process group of the moment.
+    # Such a group would outlive `destroy_process_group`, and its threads may abort the process when
+    # the interpreter ends.
+    importlib.import_module("torch._dynamo")
+
     dist.init_process_group("nccl" if own.startswith("cuda") else "gloo")
     try:
         yield torch.device(own)
