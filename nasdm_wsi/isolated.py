@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib import import_module
-from threading import Timer
+from threading import Event, Timer
 from typing import Any
 
 SECONDS = 120.0  # for each result
@@ -66,14 +66,15 @@ def _send(pipe: Any, task: bytes) -> None:
 
 def _results(process: subprocess.Popen, seconds: float) -> Iterator[Any]:
     while True:
-        timer = Timer(seconds, process.kill)
+        late = Event()
+        timer = Timer(seconds, _end, (process, late))
         timer.daemon = True
         timer.start()
         try:
             kind, value = pickle.load(process.stdout)  # type: ignore[arg-type]
         except (EOFError, pickle.UnpicklingError) as error:  # it ended within or before a result
-            late = timer.finished.is_set()
-            raise IsolatedError(_death(process.wait(), seconds if late else None)) from error
+            limit = seconds if late.is_set() else None
+            raise IsolatedError(_death(process.wait(), limit)) from error
         finally:
             timer.cancel()
         if kind == "end":
@@ -81,6 +82,11 @@ def _results(process: subprocess.Popen, seconds: float) -> Iterator[Any]:
         if kind == "error":
             raise IsolatedError(value)
         yield value
+
+
+def _end(process: subprocess.Popen, late: Event) -> None:
+    late.set()  # before its output ends
+    process.kill()
 
 
 def _death(status: int, seconds: float | None) -> str:

@@ -24,8 +24,8 @@ def dies():
 
 
 def hangs():
-    yield 1
-    time.sleep(60)
+    yield os.getpid()
+    time.sleep(600)
 
 
 def fails():
@@ -44,11 +44,16 @@ def test_results_come_one_by_one():
 
 
 @pytest.mark.parametrize(
-    ("function", "reason"), [(dies, "SIGSEGV"), (hangs, "more than 3 s"), (fails, "of two lines")]
+    ("function", "limits", "reason"),
+    [
+        (dies, {}, "SIGSEGV"),
+        (hangs, {"seconds": 3}, "more than 3 s"),
+        (fails, {}, "of two lines"),
+    ],
 )
-def test_what_ends_a_parser_is_an_error_here(function, reason):
+def test_what_ends_a_parser_is_an_error_here(function, limits, reason):
     with pytest.raises(IsolatedError, match=reason):
-        list(isolated(function, seconds=3))
+        list(isolated(function, **limits))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux alone")
@@ -57,10 +62,14 @@ def test_memory_is_limited():
         list(isolated(hungry, memory=1 << 30))
 
 
+@pytest.mark.skipif(os.name == "nt", reason="has no signal 0")
 def test_no_process_stays_when_results_are_left():
     results = isolated(hangs)
-    assert next(results) == 1
+    process = next(results)
+    os.kill(process, 0)  # it is there
     results.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
 
 
 @pytest.mark.parametrize("top", [300, 2**31 - 1])
