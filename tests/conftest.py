@@ -9,12 +9,18 @@ import numpy as np
 import pytest
 import torch
 from helpers import labelled_tissue
+from hypothesis import HealthCheck, settings
 from scipy.io import savemat
 from skimage.io import imsave
 
 torch.set_num_threads(1)  # the networks of the tests are too small for more
 # A shell starts background jobs with Ctrl-C ignored, and the programs that tests start inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# The same examples in every run, however slow the machine is.
+settings.register_profile(
+    "steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import time
+from collections.abc import Callable
 from contextlib import suppress
 
 import numpy as np
 from skimage.draw import disk
 
+# Seconds after which a test takes a program to be stuck. No test depends on them: a busy machine
+# needs far less.
+PATIENCE = 600
 DESCRIPTION = "synthetic & <not> for diagnosis: 0.5 µm, é"
 SETTINGS = dict(mpp=0.5, description=DESCRIPTION, tile=64)
 SIZES = [(203, 301), (102, 151), (51, 76), (26, 38)]
@@ -44,6 +50,14 @@ def mean_of_four(image: np.ndarray) -> np.ndarray:
     even = np.pad(image, ((0, h % 2), (0, w % 2), (0, 0)), mode="edge").astype(float)
     blocks = even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2, 3)
     return np.floor(blocks.mean(axis=(1, 3)) + 0.5).astype(np.uint8)
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen | None = None) -> None:
+    """Wait until a condition holds, which must be before ``process`` ends."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline and (process is None or process.poll() is None)
+        time.sleep(0.01)
 
 
 class Failing:

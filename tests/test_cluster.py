@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import toy
+from helpers import PATIENCE, wait_for
 
 from nasdm_wsi.delivery import run_folder
 from nasdm_wsi.errors import CheckpointError, OutputError, PlanError
@@ -72,13 +72,6 @@ class Cluster:
         )
 
 
-def wait_for(condition, process=None):
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline and (process is None or process.poll() is None)
-        time.sleep(0.01)
-
-
 def parts(out: Path) -> list[Path]:
     return sorted(p for p in run_folder(out).glob("*/*/*") if not p.name.startswith("."))
 
@@ -104,7 +97,7 @@ def same(out: Path, reference: Path) -> bool:
 
 def finish(cluster: Cluster, out: Path) -> int:
     """The same command again; how many tasks it had to do."""
-    output, complaint = (again := cluster.render(out)).communicate(timeout=120)
+    output, complaint = (again := cluster.render(out)).communicate(timeout=PATIENCE)
     assert again.returncode == 0, complaint.decode()
     lines = [line.split() for line in output.decode().splitlines()]
     return next((int(total) for what, _, total in lines if what == "painting"), 0)
@@ -116,7 +109,7 @@ def finish(cluster: Cluster, out: Path) -> int:
 def kill_worker(cluster, process, out, rng):
     """Nothing is lost, not even the render."""
     cluster.kill_worker(rng.randrange(2))
-    process.communicate(timeout=120)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
 
 
@@ -127,13 +120,13 @@ def kill_client(cluster, process, out, rng):
 
 def interrupt_client(cluster, process, out, rng):
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
 
 
 def kill_scheduler(cluster, process, out, rng):
     cluster.stop()
-    _, complaint = process.communicate(timeout=120)
+    _, complaint = process.communicate(timeout=PATIENCE)
     assert "cluster was lost" in complaint.decode() and process.returncode == 1
     cluster.start()
 
@@ -155,10 +148,10 @@ def truncate_part(cluster, process, out, rng):
 def render_twice(cluster, process, out, rng):
     """The second is refused and does no harm to the first."""
     second = cluster.render(out)
-    _, complaint = second.communicate(timeout=120)
+    _, complaint = second.communicate(timeout=PATIENCE)
     assert second.returncode == 1
     assert "another render is at work" in complaint.decode() or "exists" in complaint.decode()
-    process.communicate(timeout=120)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
 
 
@@ -167,7 +160,7 @@ def fill_disk(cluster, process, out, rng):
     with open(filler, "wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(4096))
-    _, complaint = process.communicate(timeout=120)
+    _, complaint = process.communicate(timeout=PATIENCE)
     filler.unlink()
     full = "make room and give the same command" in complaint.decode()
     assert process.returncode == full  # near the end there may be room enough
@@ -232,7 +225,7 @@ def test_the_real_network_paints_the_same_bytes_on_any_workers(
         command += ["--mpp", "0.05", "--size", "1100", "700", "--weights", weights]
         command += ["--steps", "3", "--device", "cpu", *options]
         process = python(*command, stderr=subprocess.PIPE)
-        complaint = process.communicate(timeout=240)[1].decode()
+        complaint = process.communicate(timeout=PATIENCE)[1].decode()
         assert process.returncode == 0 and "INFO" not in complaint, complaint
         return (tmp_path / name).read_bytes()
 
@@ -296,7 +289,7 @@ def test_a_painter_travels_and_finds_its_weights(weights, tmp_path):
 
 
 def test_a_cluster_that_is_not_there_is_one_line(cluster, monkeypatch, tmp_path):
-    monkeypatch.setattr(clusters, "SECONDS_TO_JOIN", 1)
+    monkeypatch.setattr(clusters, "SECONDS_TO_ANSWER", 1)
     with pytest.raises(OutputError, match="no dask scheduler answers at tcp://127.0.0.1:9"):
         with clusters.connect("tcp://127.0.0.1:9"):
             pass
@@ -305,6 +298,8 @@ def test_a_cluster_that_is_not_there_is_one_line(cluster, monkeypatch, tmp_path)
     command += ["--dashboard-address", "127.0.0.1:0"]
     process = python(*command, "--scheduler-file", lonely, stderr=subprocess.DEVNULL)
     wait_for(lonely.exists)
+    monkeypatch.undo()
+    monkeypatch.setattr(clusters, "SECONDS_TO_JOIN", 1)
     with pytest.raises(OutputError, match="has no workers"):
         with clusters.connect(str(lonely)):
             pass

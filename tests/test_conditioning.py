@@ -102,7 +102,7 @@ small_boxes = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(polygons=st.lists(st.lists(rings, min_size=1, max_size=2), max_size=4), box=small_boxes)
 def test_labels_are_those_of_a_slow_obvious_reference(polygons, box):
     # A wide canvas: the reference knows none.
@@ -112,7 +112,7 @@ def test_labels_are_those_of_a_slow_obvious_reference(polygons, box):
     assert instances.tolist() == exact_labels(polygons, box)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(outline=st.lists(rings, min_size=1, max_size=3), box=small_boxes)
 def test_tissue_is_that_of_a_slow_obvious_reference(outline, box):
     parts = shapely.MultiPolygon([shapely.Polygon(ring) for ring in outline])
@@ -120,7 +120,7 @@ def test_tissue_is_that_of_a_slow_obvious_reference(outline, box):
     assert found.tolist() == exact_labels([outline], box)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(points=st.lists(st.tuples(*[st.integers(0, 24)] * 2), min_size=1, max_size=12))
 def test_polygons_that_share_edges_share_no_pixel_and_leave_none_out(points):
     corners = [(0, 0), (0, 24), (24, 0), (24, 24)]
@@ -168,7 +168,7 @@ boxes = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(a=boxes, b=boxes, seed=st.integers(0, 3))
 def test_a_pixel_does_not_depend_on_the_box(a, b, seed):
     # Hundredths and quarters, so that centres do lie on outlines.

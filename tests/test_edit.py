@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import shapely
 from click.testing import CliRunner
-from helpers import tissue
+from helpers import PATIENCE, tissue
 from PIL import Image
 from scipy import ndimage
 from shapely import affinity
@@ -502,7 +502,7 @@ def test_the_example_makes_pairs_that_differ_by_one_nucleus(folder, fitting_weig
     example = Path(__file__).parents[1] / "examples" / "counterfactual_pairs.py"
     given = [folder / "s.ome.tif", folder / "n.geojson", tmp_path / "pairs", "--pairs", 3]
     command = [sys.executable, example, *given, "--to", "plasma", "--weights", fitting_weights]
-    subprocess.run([str(part) for part in command], check=True, timeout=120)
+    subprocess.run([str(part) for part in command], check=True, timeout=PATIENCE)
     rows = (tmp_path / "pairs" / "pairs.csv").read_text().splitlines()
     assert len(rows) == 4 and all(row.endswith(",plasma") for row in rows[1:])
     for number in range(3):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import shapely
+from helpers import PATIENCE
 from PIL import Image
 
 from nasdm_wsi.annotations.raster import Conditioning
@@ -27,9 +28,8 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 def run(script, *arguments, **environment):
     command = [sys.executable, EXAMPLES / script, *arguments]
-    subprocess.run(
-        [str(part) for part in command], check=True, env={**os.environ, **environment}, timeout=300
-    )
+    environment = os.environ | environment
+    subprocess.run(list(map(str, command)), check=True, env=environment, timeout=PATIENCE)
 
 
 def test_the_annotations_are_a_slide_of_all_types_and_drawn_by_the_script(tmp_path):

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
 import tifffile
 from click.testing import CliRunner
+from helpers import PATIENCE, wait_for
 from PIL import Image
 
 from nasdm_wsi.cli.main import main
@@ -39,15 +41,8 @@ def start(*arguments):
 def ended(*arguments):
     """The exit code of a command that nobody disturbs."""
     process = start(*arguments)
-    process.communicate(timeout=120)
+    process.communicate(timeout=PATIENCE)
     return process.returncode
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def assert_stopped(complaint):
@@ -74,11 +69,11 @@ def test_ctrl_c_says_that_the_same_command_goes_on_and_it_does(wide, weights, tm
     out, run = tmp_path / "a.tif", tmp_path / "a.tif.run"
     command = ("render", wide, "-o", out, "--weights", weights, *CASE, "--lossless")
     process = start(*command)
-    wait_for(lambda: process.poll() is not None or list(run.glob("*/*/*")))
+    wait_for(lambda: list(run.glob("*/*/*")), process)
     for _ in range(times):
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.05)
-    said, complaint = process.communicate(timeout=120)
+    said, complaint = process.communicate(timeout=PATIENCE)
     assert process.returncode in INTERRUPTED and said == ""
     assert_stopped(complaint)
     assert run.is_dir() and not out.exists()
@@ -96,11 +91,11 @@ def test_worker_processes_leave_ctrl_c_to_the_command(wide, weights, tmp_path, t
     out, run = tmp_path / "a.tif", tmp_path / "a.tif.run"
     command = ("render", wide, "-o", out, "--weights", weights, *CASE, "--workers", 2)
     process = start(*command)
-    wait_for(lambda: process.poll() is not None or list(run.glob("*/*/*")))
+    wait_for(lambda: list(run.glob("*/*/*")), process)
     for _ in range(times):
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.05)
-    _, complaint = process.communicate(timeout=120)
+    _, complaint = process.communicate(timeout=PATIENCE)
     assert process.returncode in INTERRUPTED
     # dask itself may print what it was doing; a worker that Ctrl-C reached would print its name.
     assert "Stopping; run the same command again to resume" in complaint
@@ -131,9 +126,9 @@ def test_an_edit_that_is_stopped_is_resumed_to_the_same_pixels(wide, tmp_path):
     command = ("edit", tmp_path / "s.png", wide, "--mpp", 0.5, "--area", tmp_path / "area.geojson")
     command += ("--steps", 2, "--device", "cpu", "--style", "pale", "-o")
     process = start(*command, out)
-    wait_for(lambda: process.poll() is not None or list(run.glob("*/*/*")))
+    wait_for(lambda: list(run.glob("*/*/*")), process)
     os.killpg(process.pid, signal.SIGINT)
-    said, complaint = process.communicate(timeout=120)
+    said, complaint = process.communicate(timeout=PATIENCE)
     assert process.returncode in INTERRUPTED and said == "" and not out.exists()
     assert_stopped(complaint)
     assert ended(*command, out) == 0 and not run.exists()
@@ -147,24 +142,37 @@ def test_train_ends_with_130_on_ctrl_c_and_is_resumed(dataset, tmp_path):
     out = tmp_path / "run"
     command = ("train", dataset, "-o", out, "--preset", "tiny", "--device", "cpu", "--images")
     process = start(*command, 100_000)
-    wait_for(lambda: process.poll() is not None or list(out.glob("log/*")))
+    wait_for(lambda: list(out.glob("log/*")), process)
     os.killpg(process.pid, signal.SIGINT)
-    _, complaint = process.communicate(timeout=120)
+    _, complaint = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130 and "Traceback" not in complaint
     assert re.search(r"^Stopped: (\d+) of 100000 crops are done; .* to resume$", complaint, re.M)
     assert (out / "last.safetensors").exists()
 
 
+def bytes_hidden(out):
+    """The size of the file that will be ``out`` when it is whole; -1 if there is none."""
+    with suppress(FileNotFoundError):  # those that test the folder go at once
+        return max((p.stat().st_size for p in out.parent.glob(f".{out.name}.????????")), default=-1)
+    return -1
+
+
 @POSIX
-@pytest.mark.parametrize(("workers", "seconds", "times"), [(1, 3.0, 1), (2, 3.5, 1), (2, 5.0, 2)])
-def test_a_layout_that_is_stopped_leaves_no_file_and_no_process(tmp_path, workers, seconds, times):
+@pytest.mark.parametrize(
+    ("workers", "size", "times"),
+    [(1, 1, 1), (2, 0, 1), (2, 1, 2)],
+    ids=["one works", "two start", "two work"],
+)
+def test_a_layout_that_is_stopped_leaves_no_file_and_no_process(tmp_path, workers, size, times):
+    """It is stopped when the file that it writes is there, or has that size."""
     out = tmp_path / "a.geojson"
     process = start("layout", "-o", out, "--size", 8000, 8000, "--workers", workers)
-    time.sleep(seconds)  # while its workers start, and while they work
+    wait_for(lambda: bytes_hidden(out) >= size, process)
     for _ in range(times):
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.05)
-    said, complaint = process.communicate(timeout=60)  # a worker left behind would keep the pipe
+    # A worker left behind would keep the pipe open.
+    said, complaint = process.communicate(timeout=PATIENCE)
     assert process.returncode in INTERRUPTED and said == "" and not out.exists()
     (line,) = filter(None, complaint.splitlines())
     assert line == "Stopping (press Ctrl-C again to stop at once)"
@@ -181,7 +189,7 @@ def test_a_scheduler_file_that_is_missing_is_told_at_once(
     command = ["render", annotations, "-o", "a.tif", "--mpp", 0.25, "--size", 90, 90]
     command += ["--weights", weights, "--scheduler", name]
     process = start(*command)
-    said, complaint = process.communicate(timeout=50)  # dask alone waits for a minute
+    said, complaint = process.communicate(timeout=PATIENCE)
     (line,) = complaint.strip().splitlines()
     assert process.returncode == 1 and said == "" and not list(tmp_path.iterdir())
     assert line.startswith(f"Error: {name}: no such scheduler file: ") and "--scheduler" in line
@@ -211,7 +219,7 @@ def bound(*arguments, **environment):
         capture_output=True,
         text=True,
         env=os.environ | environment,
-        timeout=120,
+        timeout=PATIENCE,
     )
 
 

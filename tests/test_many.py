@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 from click.testing import CliRunner
+from helpers import PATIENCE, wait_for
 from skimage.io import imsave
 from toy import ToyPainter, toy_job
 
@@ -362,10 +363,9 @@ def test_ctrl_c_ends_the_queue_and_the_same_command_goes_on(folder, command, tmp
     words = ["render", folder, "-o", tmp_path / "out", *command, "--size", 300, 200]
     line = [sys.executable, "-m", "nasdm_wsi.cli", *map(str, words)]
     process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
-    while not list(tmp_path.glob("out/*.run")) and process.poll() is None:
-        time.sleep(0.005)
+    wait_for(lambda: list(tmp_path.glob("out/*.run")), process)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130 and "run the same command again to resume" in said
     assert "Traceback" not in said
     complete = len(list(tmp_path.glob("out/*.tif")))

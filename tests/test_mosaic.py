@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import shapely
 import toy
+from helpers import wait_for
 
 from nasdm_wsi.annotations.raster import Conditioning
 from nasdm_wsi.errors import OutputError, PlanError
@@ -337,10 +337,7 @@ def test_kill_dash_nine_and_the_same_command_again_give_the_same_bytes(tmp_path)
     )
     command = [sys.executable, "-c", script, str(Path(__file__).parent), str(tmp_path / "run")]
     process = subprocess.Popen(command)
-    deadline = time.monotonic() + 60
-    while len(parts(tmp_path / "run", "phase-1")) < 3:
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.01)
+    wait_for(lambda: len(parts(tmp_path / "run", "phase-1")) >= 3, process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     again = toy.painted(tmp_path / "run", job_of(BOX))

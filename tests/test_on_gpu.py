@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import labelled_tissue
+from helpers import PATIENCE, labelled_tissue
 from PIL import Image
 
 from nasdm_wsi.annotations.types import EDGE, TYPES
@@ -27,7 +27,7 @@ STAGES = ("denoise", "guided", "critic")
 
 def run(script, *arguments):
     command = [sys.executable, BENCHMARKS / script, *arguments]
-    subprocess.run([str(part) for part in command], check=True, timeout=300)
+    subprocess.run([str(part) for part in command], check=True, timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import geojson
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nasdm_wsi.annotations.geojson import read_geojson, write_geojson
@@ -128,7 +128,6 @@ def flawed(value, indent) -> str:
     return f'{{"type": "Feature", "x": [{json.dumps(value, indent=indent)}, ],\n}}'
 
 
-@settings(deadline=None)
 @given(
     values=st.lists(VALUES, max_size=3),
     other=VALUES,

@@ -93,7 +93,7 @@ boxes = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(a=boxes, b=boxes, seed=st.integers(0, 3))
 def test_a_pixel_does_not_depend_on_the_box(a, b, seed):
     conditioning = Conditioning(drawn(*random_regions(seed)), SIZE)

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from dataclasses import replace
 from types import SimpleNamespace
@@ -15,6 +14,7 @@ import pytest
 import tifffile
 import torch
 import toy
+from helpers import wait_for
 from openslide import OpenSlide
 from tiffslide import TiffSlide
 
@@ -146,10 +146,7 @@ def test_a_killed_render_goes_on_to_the_same_bytes(annotations, weights, tmp_pat
 
     subprocess.run(command("a.ome.tif"), check=True, capture_output=True)
     process = subprocess.Popen(command("b.ome.tif"), stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("b.ome.tif.run/*/*/*")):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.005)
+    wait_for(lambda: list(tmp_path.glob("b.ome.tif.run/*/*/*")), process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "b.ome.tif").exists()

@@ -49,7 +49,7 @@ def test_the_whole_picture_is_that_of_pillow(step):
 
 
 @given(data=st.data(), step=st.sampled_from([0.2, 0.5, 0.6, 0.97, 1.3, 2.0, 3.7]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_box_is_the_same_as_in_the_whole(data, step):
     height, width = whole_size(step)
     y0, x0 = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))

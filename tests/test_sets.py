@@ -155,7 +155,7 @@ def test_the_slides_of_a_patient_stay_together(folder, tmp_path):
     shares=st.tuples(*(st.floats(0.05, 1) for _ in SPLITS)),
     seed=st.integers(0, 9),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_splits_keep_to_their_shares(counts, shares, seed):
     sources = [
         Source(slide=f"{name}-{k}.svs", patient=f"p{name}")

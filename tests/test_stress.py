@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import shapely
-from helpers import labelled_tissue
+from helpers import PATIENCE, labelled_tissue
 from PIL import Image
 
 from nasdm_wsi.annotations.geojson import read_geojson, write_geojson
@@ -38,7 +38,7 @@ def folder(fitting_weights, tmp_path_factory):
     write_geojson(folder / "slide.geojson", from_labels(instances, types, mpp=0.5))
     settings = f"--mpp 0.5 --count 1 --side 160 --weights {fitting_weights}".split()
     command = BENCHMARKS / "stress.py", "pairs", folder / "slide.png", "-o", folder / "pairs"
-    subprocess.run([sys.executable, *command, *settings], check=True, timeout=120)
+    subprocess.run([sys.executable, *command, *settings], check=True, timeout=PATIENCE)
     return folder / "pairs"
 
 

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import shapely
 from click.testing import CliRunner
+from helpers import PATIENCE
 from PIL import Image
 from scipy import ndimage
 from tifffile import TiffWriter
@@ -150,7 +151,7 @@ def raw(port, request, token=""):
     if token:
         cookie = f"\r\nCookie: nasdm-wsi-{port}={token}\r\n\r\n"
         request = request.replace(b"\r\n\r\n", cookie.encode())
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
         connection.sendall(request)
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
@@ -432,7 +433,7 @@ def test_idle_connections_are_closed_and_others_are_served(viewer, monkeypatch, 
     with serve(viewer) as server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        idle = [socket.create_connection(("127.0.0.1", server.port), 10) for _ in range(30)]
+        idle = [socket.create_connection(("127.0.0.1", server.port), PATIENCE) for _ in range(30)]
         idle[0].sendall(b"GET / HTTP/1.1\r\nHost:")  # and never the rest
         request = b"GET /about HTTP/1.1\r\nHost: localhost\r\n\r\n"
         assert raw(server.port, request, viewer.token).split()[1] == b"200"
@@ -527,10 +528,10 @@ def test_the_command_prints_the_address_and_ends_quietly(folder):
     ) as process:
         address = process.stdout.readline().split()[0]
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=[\w-]{32}", address)
-        with urllib.request.urlopen(address, timeout=30) as answer:
+        with urllib.request.urlopen(address, timeout=PATIENCE) as answer:
             assert b"<title>nasdm-wsi view</title>" in answer.read()
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0 and (out, err) == ("", "")
 
 
@@ -545,7 +546,7 @@ def test_the_token_reaches_the_browser_by_a_private_file(folder, monkeypatch):
             host, port = "127.0.0.1", 9
 
             def serve_forever(self):
-                path = Path(unquote(urlparse(opened.get(timeout=30)).path))
+                path = Path(unquote(urlparse(opened.get(timeout=PATIENCE)).path))
                 seen.append((path, path.read_text(), path.parent.stat().st_mode & 0o077))
                 seen.append(viewer.token)
 

@@ -12,6 +12,7 @@ from threading import Thread
 import numpy as np
 import pytest
 import shapely
+from helpers import wait_for
 from PIL import Image
 
 from nasdm_wsi.annotations.geojson import write_geojson
@@ -105,20 +106,13 @@ def page(chromium, address):
 
 def settle(page):
     """Wait until slides, nuclei and whatever moves have come to rest."""
-    until(
+    wait_for(
         lambda: page.execute_script("return panes.length && panes[0].viewer?.world.getItemCount()")
     )
-    until(lambda: page.execute_script(LOADED) and page.execute_script(DRAWN))
+    wait_for(lambda: page.execute_script(LOADED) and page.execute_script(DRAWN))
     seen = None
     while seen != (seen := (screen(page).tobytes(), views(page))):
         time.sleep(0.15)
-
-
-def until(condition):
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def screen(page):
@@ -271,7 +265,7 @@ def test_the_link_opens_the_same_view(page):
     webdriver.ActionChains(driver).drag_and_drop_by_offset(place, -37, 21).perform()
     driver.find_element("css selector", "#legend input").click()
     settle(driver)
-    until(lambda: "types=" in driver.current_url)
+    wait_for(lambda: "types=" in driver.current_url)
     seen, link, picture = views(driver), driver.current_url, screen(driver)
     again = page("#" + link.partition("#")[2])
     np.testing.assert_allclose(views(again), seen, rtol=1e-5, atol=0.01)

@@ -39,7 +39,8 @@ from .store import RunStore
 NUCLEI = "nuclei.npz"  # in the run folder
 BUNDLES_PER_THREAD = 2  # with the cluster: one is done while the next waits on the same worker
 BUNDLES_PER_SECOND = 200  # half of what client and scheduler can handle
-SECONDS_TO_JOIN = 60
+SECONDS_TO_ANSWER = 60  # for a scheduler
+SECONDS_TO_JOIN = 60  # for its first worker
 RETRIES = 2  # of a task that failed, before the render ends
 
 Do = Callable[[Task], None]
@@ -56,7 +57,7 @@ def connect(scheduler: str) -> Iterator[Client]:
     """
     place = {"scheduler_file": scheduler} if _is_file(scheduler) else {"address": scheduler}
     try:
-        client = Client(**place, timeout=SECONDS_TO_JOIN, set_as_default=False)
+        client = Client(**place, timeout=SECONDS_TO_ANSWER, set_as_default=False)
     except (OSError, ValueError) as error:
         raise OutputError(f"no dask scheduler answers at {scheduler}: start it first") from error
     with client:
