@@ -27,7 +27,6 @@ from nasdm_wsi.annotations.nuclei import Nuclei
 from nasdm_wsi.editing import presets
 from nasdm_wsi.editing.changes import changes
 from nasdm_wsi.editing.edit import edited, plan_edit
-from nasdm_wsi.editing.matching import MEASURED
 from nasdm_wsi.geometry import Box, grow, inside, intersect
 from nasdm_wsi.model import Painter
 from nasdm_wsi.model.evaluation.segmenter import decode, load, predict
@@ -59,7 +58,7 @@ class Edits:
             area = difference.area(4.0)
         job = plan_edit(self.path, after, area, self.painter, seed=seed)
         canvas = (0, 0, *job.plan.size)
-        region = intersect(grow(place, RIM + MEASURED), canvas)
+        region = intersect(grow(place, RIM), canvas)
         picture = self.pixels.copy()
         picture[inside(region, canvas)] = edited(replace(job, region=region), difference)
         what = f"one removed, one {kind} inserted" if kind else "painted anew"

@@ -18,8 +18,8 @@ from nasdm_wsi.annotations.geojson import write_geojson
 from nasdm_wsi.annotations.nuclei import Nuclei
 from nasdm_wsi.annotations.types import TYPES
 from nasdm_wsi.editing import presets
-from nasdm_wsi.editing.changes import SAME, changes
-from nasdm_wsi.editing.edit import plan_edit
+from nasdm_wsi.editing.changes import SAME, Changes, changes
+from nasdm_wsi.editing.edit import edited, plan_edit
 from nasdm_wsi.editing.source import on_tissue
 from nasdm_wsi.errors import OutputError, PlanError
 from nasdm_wsi.geometry import Box
@@ -131,13 +131,16 @@ class Scene:
         else:
             raise PlanError(f"{self.slide}: no room for {change.__name__} nuclei off the border")
         box = self.box_round(*area.centroid.coords[0])
-        jobs = [self._job(nuclei, area, turn) for nuclei in (self.nuclei, after)]
-        before, painted = (render_region(replace(job, region=box)) for job in jobs)
+
+        def painted(nuclei: Nuclei, difference: Changes | None = None) -> np.ndarray:
+            return edited(replace(self._job(nuclei, area, turn), region=box), difference)
+
         y0, x0 = box[:2]
-        area = shapely.transform(area, lambda xy: xy - (x0, y0))
         places = [(x - x0, y - y0, old, new) for x, y, old, new in self.places(after)]
-        views = self.known.pixels(box), before, painted
-        return Shown(what, views, places, area, (self.cut(self.nuclei, box), self.cut(after, box)))
+        control, before = self.known.pixels(box), painted(self.nuclei)
+        views = control, before, painted(after, changes(self.nuclei, after))
+        there = shapely.transform(area, lambda xy: xy - (x0, y0))
+        return Shown(what, views, places, there, (self.cut(self.nuclei, box), self.cut(after, box)))
 
     def is_inside(self, area: shapely.Geometry) -> bool:
         """Return whether an area fits a picture and is not at the border of the slide."""

@@ -32,7 +32,7 @@ from nasdm_wsi.annotations.nuclei import Nuclei
 from nasdm_wsi.annotations.raster import Conditioning
 from nasdm_wsi.editing import presets
 from nasdm_wsi.editing.changes import changes
-from nasdm_wsi.editing.edit import plan_edit
+from nasdm_wsi.editing.edit import edited, plan_edit
 from nasdm_wsi.errors import PlanError
 from nasdm_wsi.layouts.making import layout
 from nasdm_wsi.model import Painter
@@ -194,9 +194,10 @@ class Studio:
         with TemporaryDirectory() as folder:
             file = Path(folder, "picture.png")
             Image.fromarray(cut.image).save(file)
-            area = changes(before, after).area(EDIT_MARGIN)
+            difference = changes(before, after)
+            area = difference.area(EDIT_MARGIN)
             job = plan_edit(file, after, area, self.painter, mpp=MPP)
-            image = render_region(job)
+            image = edited(job, difference)
         size = cut.types.shape
         instances, types = Conditioning(after, size).labels((0, 0, *size))
         types = np.where(published, types, UNPUBLISHED).astype(np.uint8)

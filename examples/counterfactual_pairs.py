@@ -24,7 +24,6 @@ from nasdm_wsi.annotations.types import TYPES
 from nasdm_wsi.editing.changes import changes
 from nasdm_wsi.editing.edit import edited
 from nasdm_wsi.editing.presets import retype
-from nasdm_wsi.geometry import grow, inside, intersect
 from nasdm_wsi.model import Painter
 
 SIDE = 128  # pixels of a picture
@@ -80,9 +79,7 @@ def pair(
     y0 = int(np.clip(round(y * scale) - SIDE // 2, 0, max(height - SIDE, 0)))
     x0 = int(np.clip(round(x * scale) - SIDE // 2, 0, max(width - SIDE, 0)))
     box = (y0, x0, min(y0 + SIDE, height), min(x0 + SIDE, width))
-    wide = intersect(grow(box, SIDE // 2), (0, 0, height, width))  # where the slide is measured
-    picture = edited(replace(job, region=wide), difference)
-    return job.known.pixels(box), picture[inside(box, wide)]
+    return job.known.pixels(box), edited(replace(job, region=box), difference)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,11 @@ def intersect(a: Box, b: Box) -> Box:
     return y0, x0, max(y0, min(a[2], b[2])), max(x0, min(a[3], b[3]))
 
 
+def joined(a: Box, b: Box) -> Box:
+    """Return the smallest box that contains two boxes."""
+    return min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
+
+
 def shape(box: Box) -> tuple[int, int]:
     """Return (height, width) of a box."""
     return box[2] - box[0], box[3] - box[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,12 @@ def widened(
         ends = np.minimum(x + wide, width), np.minimum(y + tall, height)
         boxes.append(shapely.box(x, y, *ends))
     return shapely.union_all(np.concatenate(boxes)) if boxes else shapely.Polygon()
+
+
+def box_of(area: shapely.Geometry) -> Box:
+    """Return the smallest box of whole pixels that contains an area."""
+    x0, y0, x1, y1 = area.bounds
+    return math.floor(y0), math.floor(x0), math.ceil(y1), math.ceil(x1)
 
 
 def holds_pixel(area: shapely.Geometry, size: tuple[int, int]) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, replace
@@ -33,7 +32,7 @@ from ..delivery import (
     write_labels,
 )
 from ..errors import OutputError, PlanError, SlideError
-from ..geometry import Box, grow, inside, intersect, shape
+from ..geometry import Box, grow, inside, intersect, joined, shape
 from ..job import Job, Painter
 from ..mosaic.painting import painted
 from ..mosaic.watch import Progress
@@ -44,7 +43,7 @@ from ..slides import patched
 from ..slides.formats import format_of, labels_path, stem
 from ..slides.reading import open_slide
 from ..slides.stain import style_vector
-from .areas import holds_pixel, widened
+from .areas import box_of, holds_pixel, widened
 from .changes import Changes, unchanged
 from .matching import MEASURED, Pixels, matched
 from .source import EditedSlide, edited_slide
@@ -378,20 +377,23 @@ def edit_region(
     with open_slide(slide) as source:
         mpp = None if source.mpp else nuclei.mpp
     job = plan_edit(slide, nuclei, shapely.box(x0, y0, x1, y1), painter, seed=seed, mpp=mpp)
-    x0, y0, x1, y1 = edited_slide(job).area.bounds
-    region = math.floor(y0), math.floor(x0), math.ceil(y1), math.ceil(x1)
-    measured = intersect(grow(region, MEASURED), (0, 0, *job.plan.size))
-    return edited(replace(job, region=measured))[inside(region, measured)]
+    return edited(replace(job, region=box_of(edited_slide(job).area)))
 
 
 def edited(job: Job, changes: Changes | None = None) -> np.ndarray:
-    """Return the pixels of a planned edit, uint8 (h, w, 3), as `edit` writes them.
+    """Return the pixels of a planned edit in the region of the job, as `edit` writes them.
+
+    The smallest box that holds the region, the area and `MEASURED` pixels round it is in memory.
 
     Args:
-        job: from `plan_edit`. Its region, which is held in memory, contains the area and
-            `MEASURED` pixels round it, as far as they lie on the slide.
+        job: from `plan_edit`.
         changes: as for `edit`.
+
+    Returns:
+        uint8 (h, w, 3).
     """
-    whole = render_region(job)
+    measured = grow(box_of(edited_slide(job).area), MEASURED)
+    read = intersect(joined(measured, job.region), (0, 0, *job.plan.size))
+    whole = render_region(replace(job, region=read))
     gone = _gone(_named(job, changes))
-    return matched(job, lambda box: whole[inside(box, job.region)], gone=gone)[0](job.region)
+    return matched(job, lambda box: whole[inside(box, read)], gone=gone)[0](job.region)

@@ -14,7 +14,6 @@ the same in every box.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -26,6 +25,7 @@ from ..annotations.raster import Cover, Drawing
 from ..geometry import Box, grow, inside, intersect, shape
 from ..job import Job
 from ..slides.tissue import optical_density
+from .areas import box_of
 from .source import EditedSlide, edited_slide
 
 SIGMAS = (0.8, 1.6, 3.2)  # pixels; each band lies between two of them, the first below the first
@@ -185,8 +185,7 @@ def _places(
 
 def _middle(part: shapely.Polygon) -> Box:
     """Return the bounding box of a part, or its middle if it is large."""
-    x0, y0, x1, y1 = part.bounds
-    box = math.floor(y0), math.floor(x0), math.ceil(y1), math.ceil(x1)
+    box = box_of(part)
     h, w = shape(box)
     more_y, more_x = max(h - MOST_SIDE, 0) // 2, max(w - MOST_SIDE, 0) // 2
     return box[0] + more_y, box[1] + more_x, box[2] - more_y, box[3] - more_x
