@@ -55,13 +55,18 @@ class Scenes:
 
     def error(self, denoise: Denoise, sigma: float) -> float:
         """Mean squared error of the estimates at a noise level, where every pixel is known."""
-
-        def squares(clean: Tensor, noise: Tensor, condition: Condition) -> np.ndarray:
-            estimate = denoise(clean + sigma * noise, torch.tensor([sigma]), condition)
-            return (estimate - clean).square().numpy().ravel()
-
         known = [p for p in self.places if (p[0].types[p[1]] != UNPUBLISHED).all()]
-        return float(np.concatenate(_each(squares, known)).mean())
+        return error(denoise, known, sigma)
+
+
+def error(denoise: Denoise, places: list, sigma: float) -> float:
+    """Mean squared error of the estimates of places, each a region and its slices (y, x)."""
+
+    def squares(clean: Tensor, noise: Tensor, condition: Condition) -> np.ndarray:
+        estimate = denoise(clean + sigma * noise, torch.tensor([sigma]), condition)
+        return (estimate - clean).square().numpy().ravel()
+
+    return float(np.concatenate(_each(squares, places)).mean())
 
 
 def _each(function: Callable[[Tensor, Tensor, Condition], np.ndarray], places: list) -> list:

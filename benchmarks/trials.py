@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -124,7 +125,7 @@ def trials(images: int) -> dict[str, Trial]:
         count = round(cost / multiplications(trial) / settings.batch) * settings.batch
         return replace(trial, training=replace(settings, images=count))
 
-    def crops(*sides: int) -> Trial:
+    def of_sides(*sides: int) -> Trial:
         """A trial with as many steps as the first."""
         a_step = sum(batch(settings, side) for side in sides) / len(sides)
         changed = replace(settings, images=round(images // settings.batch * a_step))
@@ -144,14 +145,14 @@ def trials(images: int) -> dict[str, Trial]:
         "narrower: 48, 96, 144": equal((48, 96, 144), shape.blocks),
         "deeper: blocks 2, 2, 3": equal(shape.widths, (2, 2, 3)),
         "wider field: a level at 1/16": equal((*shape.widths, 192), (1, 1, 1, 2)),
-        "crops of 64": crops(64),
-        "crops of 128": crops(128),
+        "crops of 64": of_sides(64),
+        "crops of 128": of_sides(128),
         "no stain augmentation": replace(base, augmented=False),
         "stain not told": replace(base, denoiser=Unstyled),
         "nuclei and edges count double": replace(base, denoiser=Nuclei),
         "mask never forgotten": trained_with(condition_dropout=0.0),
         "rate does not fall": trained_with(decay=0.0),
-        "crops of 64 and of 128 in turn": crops(64, 128),
+        "crops of 64 and of 128 in turn": of_sides(64, 128),
         "rare types not sought": trained_with(rare_types=0.0),
         "every crop at a rare type": trained_with(rare_types=1.0),
     }
@@ -175,15 +176,17 @@ def multiplications(trial: Trial) -> int:
     return counter.get_total_flops()
 
 
-def trained(trial: Trial, dataset: Path) -> Denoiser:
-    """Train a trial and give its averaged network."""
+def crops(trial: Trial, dataset: Path) -> list[data.Crops]:
+    """The crops of a trial, of each of its sides."""
+    rare, seed = trial.training.rare_types, trial.seed
+    return [data.Crops(dataset, crop=side, rare_types=rare, seed=seed) for side in trial.sides]
+
+
+def trained(trial: Trial, samples: Sequence[data.Crops]) -> Denoiser:
+    """Train a trial on crops of its sides and give its averaged network."""
     torch.set_num_threads(default_workers())
     torch.manual_seed(trial.seed)
     network, settings = LocalUNet(trial.network), trial.training
-    samples = [
-        data.Crops(dataset, crop=side, rare_types=settings.rare_types, seed=trial.seed)
-        for side in trial.sides
-    ]
     styles = torch.from_numpy(samples[0].styles())
     network.style_mean.copy_(styles.mean(0))
     network.style_std.copy_(styles.std(0))
@@ -210,7 +213,7 @@ def main() -> None:
         if not done.exists():
             none = mock.patch.object(data, "stain_matrix", lambda rng: np.eye(3))
             with nullcontext() if trial.augmented else none:
-                denoise = trained(trial, options.dataset)
+                denoise = trained(trial, crops(trial, options.dataset))
             row = [name, trial.training.images, *(scenes.error(denoise, level) for level in LEVELS)]
             done.write_text(json.dumps(row))
         row = json.loads(done.read_text())
