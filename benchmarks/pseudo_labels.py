@@ -31,6 +31,11 @@ GRID = 16  # sides of pictures are multiples of it
 MIDDLE = (320, 480)  # pixels of a held-out patient's picture
 PUBLISHED = {"lizard": 5 / 7, "consep": 2 / 7}
 ALL = {"lizard": 0.50, "consep": 0.20, "glas": 0.18, "crc": 0.12}  # as for the shipped weights
+ARMS = {  # shares, and whether pseudo-labels are told
+    "published labels alone": (PUBLISHED, True),
+    "and pseudo-labels": (ALL, True),
+    "and the same pictures without labels": (ALL, False),
+}
 
 
 class Mixture(Crops):
@@ -80,27 +85,37 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     options = parser.parse_args()
     options.output.mkdir(exist_ok=True)
-    base, places, rows = trials(options.images)["small"], judged(options.dataset), []
-    arms = {
-        "published labels alone": (PUBLISHED, True),
-        "and pseudo-labels": (ALL, True),
-        "and the same pictures without labels": (ALL, False),
-    }
-    for seed in options.seeds:
-        for number, (name, (shares, pseudo)) in enumerate(arms.items()):
+    base, places = trials(options.images)["small"], judged(options.dataset)
+    errors = np.zeros((len(options.seeds), len(ARMS), len(places) * len(LEVELS)))
+    for k, seed in enumerate(options.seeds):
+        for number, (shares, pseudo) in enumerate(ARMS.values()):
             done = options.output / f"{number}-{seed}-{options.images}.json"
             if not done.exists():
                 trial = replace(base, seed=seed)
                 crops = Mixture(options.dataset, trial, shares, pseudo=pseudo)
                 denoise = trained(trial, [crops])
-                errors = [error(denoise, those, s) for those in places.values() for s in LEVELS]
-                done.write_text(json.dumps([name, seed, *errors]))
-            row = json.loads(done.read_text())
-            rows.append([f"{v:.5f}" if isinstance(v, float) else v for v in row])
+                found = [error(denoise, those, s) for those in places.values() for s in LEVELS]
+                done.write_text(json.dumps(found))
+            errors[k, number] = json.loads(done.read_text())
+
     print(machine("torch"))
     for name, those in places.items():
         print(f"{name}: {len(those)} places, {sum(r.types[c].size for r, c in those)} pixels")
-    table(("trained on", "seed", *(f"{n}, {s}" for n in places for s in LEVELS)), rows)
+    heads = [f"{name}, {level}" for name in places for level in LEVELS]
+    rows = [
+        (name, seed, *(f"{e:.5f}" for e in row))
+        for seed, of_seed in zip(options.seeds, errors, strict=True)
+        for name, row in zip(ARMS, of_seed, strict=True)
+    ]
+    table(("trained on", "seed", *heads), rows)
+    means = errors.mean(0)
+    changes = 100 * (means[1:] / means[0] - 1)
+    print("\nchange of the mean of the seeds against the first training")
+    rows = [
+        (name, *(f"{c:+.1f} %" for c in row))
+        for name, row in zip(list(ARMS)[1:], changes, strict=True)
+    ]
+    table(("trained on", *heads), rows)
 
 
 if __name__ == "__main__":
