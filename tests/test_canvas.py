@@ -134,14 +134,17 @@ def test_a_slide_of_another_pixel_size_is_told_as_such(made):
     assert "the slide has 0.25" in " ".join(found) and "leave it out" not in " ".join(found)
 
 
-@pytest.mark.parametrize("side", [-9, 0, "9", 1e16, 1.7e308])
+@pytest.mark.parametrize("side", [-9, 0, "9", 1e16, 1.7e308, np.nan, -np.inf])
 def test_an_impossible_canvas_is_told(tmp_path, side):
     path = tmp_path / "a.geojson"
     write_geojson(path, Nuclei.from_polygons([shapely.box(2, 2, 9, 9)], [2], mpp=0.5))
     path.write_text(
-        json.dumps({"canvas": {**CANVAS, "width": side}, **json.loads(path.read_text())})
+        json.dumps(
+            {"canvas": {"width": side, "height": side, "mpp": 2}, **json.loads(path.read_text())}
+        )
     )
-    contents = read_contents(path, mpp=2)
+    contents = read_contents(path)
+    assert contents.nuclei.mpp == 2
     assert contents.nuclei.scaled(0.5).canvas_size is None
     assert "no possible width and height" in " ".join(contents.findings.warnings)
 

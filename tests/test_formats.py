@@ -21,7 +21,7 @@ from PIL import Image
 from scipy import ndimage
 from scipy.io import savemat
 
-from nasdm_wsi.annotations import formats
+from nasdm_wsi.annotations import formats, jsonstream
 from nasdm_wsi.annotations.contents import Format, packed
 from nasdm_wsi.annotations.formats import read_contents
 from nasdm_wsi.annotations.geojson import write_geojson
@@ -144,6 +144,14 @@ def test_hovernet_json(written):
     assert_exact(read_annotations(packed, class_map=BY_NUMBER))
     lossy = read_annotations(path, class_map=BY_NUMBER, contours="corner")
     assert 0.7 < lossy.polygons()[0].area / nuclei.polygons()[0].area < 0.8
+
+
+@pytest.mark.parametrize("chunk", [61, 62, 63, 1 << 18])
+def test_json_that_is_not_strict_is_read_wherever_it_is_cut(written, monkeypatch, chunk):
+    path = written(hovernet(type_prob=np.nan, bbox=[[-np.inf, 0], [9, np.inf]]))
+    path.write_text(path.read_text().replace("}", ",}"))
+    monkeypatch.setattr(jsonstream, "CHUNK", chunk)
+    assert_exact(read_annotations(path, class_map=BY_NUMBER))
 
 
 def test_the_resolution_of_hovernet(written):

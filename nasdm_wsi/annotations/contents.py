@@ -118,7 +118,7 @@ class Source:
 
     @property
     def values(self) -> dict[str, Any]:
-        """The numbers and texts of a JSON file before that member, by their paths."""
+        """The plain values of a JSON file before that member, by their paths."""
         return self._head[1]
 
     @cached_property

@@ -34,6 +34,8 @@ _ESCAPE = re.compile(rb"\\.", re.DOTALL)
 _STRING = re.compile(rb'("[^"\\]*+(?:\\.[^"\\]*+)*+"?)', re.DOTALL)
 _NO_NUMBERS = (b"-NaN", b"NaN", b"-Infinity", b"Infinity")
 _NO_MEMBER = re.compile(rb",(?=\s*[\]}])")
+_UNFINISHED = re.compile(rb"(?:[-NaInfity]+|,\s*|)\Z")
+_NOT_STRICT = re.compile(rb"NaN|Infinity|" + _NO_MEMBER.pattern)
 _BAD_JSON = (json.JSONDecodeError, ijson.JSONError, UnicodeDecodeError, RecursionError)
 # RuntimeError is what a zip with a password or of a newer kind raises.
 _BAD_FILE = (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile)
@@ -95,10 +97,24 @@ def _encoding(start: bytes) -> str | None:
 
 
 class Shallow:
-    """A text for parsers whose memory grows with nesting depth; it raises `TooDeepError`."""
+    """A text for strict parsers whose memory grows with nesting depth.
+
+    It raises `TooDeepError`, and has null for bare NaN and Infinity, and no trailing commas.
+    """
 
     def __init__(self, raw: Any):
-        self._chunks = (chunk for chunk, _ in _brackets(raw) if chunk)
+        self._chunks = self._strict(raw)
+
+    @staticmethod
+    def _strict(raw: Any) -> Iterator[bytes]:
+        quotes = 0
+        for chunk, _ in _brackets(raw):
+            within = b'"' if quotes % 2 else b""  # the string in which the chunk begins
+            quotes += _ESCAPE.sub(b"", chunk).count(b'"')
+            if _NOT_STRICT.search(chunk):
+                chunk = _mended(within + chunk)[len(within) :]
+            if chunk:
+                yield chunk
 
     def read(self, size: int = -1) -> bytes:
         """Return the next bytes, of any number; none at the end, or if none are requested."""
@@ -159,9 +175,9 @@ def head(
 ) -> tuple[str, dict[str, Any]]:
     """Return the first of these top-level members in a JSON file, and the plain values before it.
 
-    The values are texts and numbers by their path, like "type_map.1". The name is "" if the file is
-    an array, if a ``type`` other than "FeatureCollection" precedes the members, or if the text is
-    damaged.
+    The values are texts, numbers and None by their path, like "type_map.1". The name is "" if the
+    file is an array, if a ``type`` other than "FeatureCollection" precedes the members, or if the
+    text is damaged.
     """
     wanted = set(members)
     values: dict[str, Any] = {}
@@ -173,7 +189,7 @@ def head(
                 one_object = place == "type" and value != "FeatureCollection"
                 if one_object or (place, event) == ("", "start_array"):
                     return "", values
-                if event in ("string", "number"):
+                if event in ("string", "number", "null"):
                     values[place] = value
     return "", values
 
@@ -235,11 +251,12 @@ def _brackets(raw: Any) -> Iterator[tuple[bytes, Iterable[tuple[int, int]]]]:
 
 
 def _chunks(raw: Any) -> Iterator[bytes]:
-    """Yield the text in chunks that split no escape sequence."""
+    """Yield the text in chunks that split no escape sequence, and nothing that is not strict."""
     held = b""
     while chunk := raw.read(CHUNK):
         text = held + chunk
         chunk = text.rstrip(b"\\")
+        chunk = chunk[: len(chunk) - len(_UNFINISHED.findall(chunk[-10:])[0])]
         held = text[len(chunk) :]
         yield chunk
     yield held
