@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from tifffile import TiffWriter, imwrite
+from tifffile import TiffFile, TiffWriter, imwrite
 
 from nasdm_wsi.errors import SlideError
-from nasdm_wsi.slides import ome_tiff, ome_zarr
+from nasdm_wsi.slides import ome_tiff, ome_zarr, patched
 from nasdm_wsi.slides.reading import find_style, open_slide, size_like, tissue_sample
 from nasdm_wsi.slides.stain import STYLES, style_vector
 
@@ -27,6 +28,16 @@ def smooth_tissue(h: int, w: int) -> np.ndarray:
 
 
 IMAGE = smooth_tissue(256, 384)
+IN_ANOTHER_FILE = """\
+<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:1">
+    <Image ID="Image:0">
+        <Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" SizeX="384" SizeY="256" SizeC="3"
+            SizeZ="1" SizeT="1" PhysicalSizeX="0.5" PhysicalSizeY="0.5">
+            <Channel ID="Channel:0:0" SamplesPerPixel="3"/>
+            <TiffData><UUID FileName="slide.tif">urn:uuid:2</UUID></TiffData>
+        </Pixels>
+    </Image>
+</OME>"""
 HALF = IMAGE.reshape(128, 2, 192, 2, 3).mean((1, 3))
 
 
@@ -139,6 +150,24 @@ def test_a_pyramid_of_ours_that_is_cut_short_is_not_read_as_grey(tmp_path):
         part.write_bytes(data[:cut])
         with pytest.raises(SlideError, match="cut short|is it complete"), open_slide(part) as slide:
             slide.read((0, 0, 300, 300), mpp=0.5)
+
+
+def test_a_slide_whose_pixels_lie_in_another_file(tiff_path):
+    path = tiff_path.with_name("a.ome.tif")
+    imwrite(path, np.zeros((16, 16, 3), np.uint8), description=IN_ANOTHER_FILE, metadata=None)
+    with open_slide(path) as slide:
+        assert slide.levels == ((256, 384), (128, 192), (64, 96), (32, 48)) and slide.mpp == 0.5
+        np.testing.assert_array_equal(slide.read((0, 0, 256, 384), mpp=0.5), IMAGE)
+    assert patched.grid_of(tiff_path) == (1, 1) and patched.grid_of(path) is None
+    with TiffFile(tiff_path) as tiff:
+        last = tiff.series[0].levels[-1].keyframe
+        end = last.dataoffsets[-1] + last.databytecounts[-1]
+    os.truncate(tiff_path, end - 1)
+    with pytest.raises(SlideError, match="a.ome.tif: the file is cut short"), open_slide(path):
+        pass
+    tiff_path.unlink()
+    with pytest.raises(SlideError, match="its pixels lie in slide.tif: copy"), open_slide(path):
+        pass
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.01, 0.5])

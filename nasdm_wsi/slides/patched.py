@@ -38,8 +38,8 @@ _OME = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 def grid_of(path: str | Path) -> tuple[int, int] | None:
     """Return the cells (height, width) in which a file can be changed; None if it cannot be.
 
-    It can be if it is a TIFF whose levels are tiled, RGB, and either JPEG of the usual kinds or
-    compressed without loss; then a cell is a pixel. A folder is no TIFF.
+    It can be if it is a TIFF of one file whose levels are tiled, RGB, and either JPEG of the usual
+    kinds or compressed without loss; then a cell is a pixel. A folder is no TIFF.
     """
     if Path(path).is_dir():
         return None
@@ -129,6 +129,8 @@ class _Level:
         kinds = (JPEG, *LOSSLESS)
         if not page.is_tiled or page.compression not in kinds or page.shape[2:] != (3,):
             raise SlideError("the levels of this file are not tiled RGB of a usual compression")
+        if page.parent is not tiff:  # an OME-TIFF may have several files
+            raise SlideError("the pixels of this file lie in another file")
         height, width = page.shape[:2]
         self._tiff, self._page, self.size = tiff, page, (height, width)
         self._tile = page.tilelength, page.tilewidth

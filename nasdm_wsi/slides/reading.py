@@ -261,7 +261,7 @@ def _open_tiffslide(path: Path) -> TiffSlide | None:
     """Return a reader, or None if tiffslide does not know the file.
 
     Raises:
-        SlideError: the file is cut short; tiffslide would fill what is missing with grey.
+        SlideError: pixels are missing, which tiffslide would fill with grey or black.
     """
     from tiffslide import TiffSlide  # with zarr, which takes as long to load as a small slide
 
@@ -270,10 +270,16 @@ def _open_tiffslide(path: Path) -> TiffSlide | None:
     except Exception:
         return None
     try:
-        slide.level_count  # noqa: B018  (tiffslide reads the file only now)
+        others = _other_files(slide.ts_tifffile.ome_metadata or "")
+        missing = [name for name in others if not (path.parent / name).exists()]
+        if not missing:
+            slide.level_count  # noqa: B018  (tiffslide reads the file only now)
     except Exception:
         slide.close()
         return None
+    if missing:
+        slide.close()
+        raise SlideError(f"{path}: its pixels lie in {missing[0]}: copy that file beside it")
     if _is_cut_short(slide):
         slide.close()
         raise SlideError(f"{path}: the file is cut short: copy or download it again")
@@ -288,6 +294,16 @@ def _is_cut_short(slide: TiffSlide) -> bool:
         for page in pages
         for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
     )
+
+
+def _other_files(text: str) -> list[str]:
+    """Return the other files that hold pixels of the first image, by the OME-XML of a TIFF."""
+    try:
+        root = ElementTree.fromstring(text.encode())
+    except ElementTree.ParseError:
+        return []
+    parts = root.findall("{*}Image[1]/{*}Pixels/{*}TiffData/{*}UUID[@FileName]")
+    return [part.attrib["FileName"] for part in parts if part.text != root.get("UUID")]
 
 
 def _open_picture(path: Path) -> ImageSlide:
