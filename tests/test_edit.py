@@ -498,6 +498,18 @@ def test_steps_device_and_workers_are_those_of_the_options(edit, tmp_path, monke
     assert "cuda:99" in edit("--thin", 0.1, "--device", "cuda:99", out="f.ome.tif", code=1)
 
 
+def test_a_stain_that_is_none_of_the_slide_is_told(edit, tmp_path, caplog):
+    Image.fromarray(np.full((200, 240, 3), 255, np.uint8)).save(tmp_path / "white.png")
+    (tmp_path / "area.geojson").write_text(shapely.to_geojson(shapely.box(20, 20, 60, 60)))
+    request = ("--area", tmp_path / "area.geojson", "--mpp", 0.5)
+    edit(*request, slide=tmp_path / "white.png")
+    assert "white.png: no tissue near the edit shows a stain" in caplog.text
+    caplog.clear()
+    edit(*request, "--style", "deep", slide=tmp_path / "white.png", out="f.ome.tif")
+    edit(*request, slide="s.png", out="g.ome.tif")
+    assert "shows a stain" not in caplog.text
+
+
 def test_the_example_makes_pairs_that_differ_by_one_nucleus(folder, fitting_weights, tmp_path):
     example = Path(__file__).parents[1] / "examples" / "counterfactual_pairs.py"
     given = [folder / "s.ome.tif", folder / "n.geojson", tmp_path / "pairs", "--pairs", 3]

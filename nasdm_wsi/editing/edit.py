@@ -88,7 +88,8 @@ def plan_edit(
             JPEG blocks.
         seed: of the noise.
         mpp: pixel size of a slide that does not state its own.
-        local_style: paint in the stain of the slide round the area, and not in that of the painter.
+        local_style: paint in the stain of the slide round the area, and not in that of the painter;
+            a warning says so if there is none.
 
     Raises:
         OutputError: ``out`` lies in the slide, which is a folder.
@@ -129,6 +130,12 @@ def plan_edit(
     size, brought_from = (height, width), own if resampled else None
     known = EditedSlide(path, canvas_mpp, brought_from, (y, x), area, cells, _sha256(path), size)
     style = style_round(known) if local_style else None
+    if local_style and style is None:
+        log.warning(
+            "%s: no tissue near the edit shows a stain, so the default stain is used: choose one "
+            "with `style`",
+            path,
+        )
     styled = painter if style is None else painter.restyled(style)
     return replace(plan_render(nuclei, styled, size=size, seed=seed), known=known)
 
