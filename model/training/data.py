@@ -28,7 +28,7 @@ from ..pixels import to_signal
 from .forgetting import told_in_part
 from .maps import Maps
 from .region_maps import RegionMaps
-from .samples import Sample
+from .samples import Sample, turned
 
 TRIES = 64
 
@@ -151,8 +151,8 @@ class Crops(Dataset):
         matrix = stain_matrix(rng)
         image = to_signal(restain(region.image[cut], matrix))
         turn, flip = int(rng.integers(4)), int(rng.integers(2))
-        pixels = torch.from_numpy(_turned(image, turn, flip))
-        known = torch.from_numpy(_turned(self._planes(k, cut), turn, flip))
+        pixels = torch.from_numpy(turned(image, turn, flip))
+        known = torch.from_numpy(turned(self._planes(k, cut), turn, flip))
         generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
         planes = told_in_part(known, pixels, self.planes, nuclei=region.nuclei, generator=generator)
         return Sample(pixels, planes, torch.from_numpy(region.stain.restained(matrix).style))
@@ -300,8 +300,3 @@ def _starts(length: int, span: int) -> list[int]:
     if length < span:
         return []
     return sorted({*range(0, length - span + 1, span // 2), length - span})
-
-
-def _turned(planes: np.ndarray, turn: int, flip: int) -> np.ndarray:
-    turned = np.rot90(planes, turn, axes=(1, 2))
-    return np.ascontiguousarray(turned[:, :, ::-1] if flip else turned)

@@ -7,23 +7,18 @@ and planes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import torch
 from scipy import ndimage
-from torch.utils.data import Dataset
 
 from ...annotations.dense import dense
 from ...annotations.types import TYPES
-from ...errors import DatasetError
-from ...tools.dataset import Region, dataset_mpp, read_regions
+from ...tools.dataset import Region
 from ..layouts.conditions import LEAST_AREA, planes
 from ..layouts.encoding import MPP, encode
 from ..planes import LAYOUT_PLANES, REGIONS
-from .samples import Sample
+from .samples import MapCrops
 
 SMOOTH = 4.0  # micrometres; drawn regions are smoother than labels are
 LEAST_PUBLISHED = 0.5  # share of a crop
@@ -87,62 +82,29 @@ def densities(
     return found / np.maximum(area, LEAST_AREA)[:, None]
 
 
-class Maps(Dataset):
-    """Random crops of maps of nuclei, with quarter turns and flips.
+class Maps(MapCrops):
+    """Random crops of maps of nuclei, as `LayoutMap`; each is used as labelled or smoothed.
 
-    Pictures without labelled regions or published nuclei are left out. Sample ``i`` is a function
-    of (seed, i).
-
-    Raises:
-        DatasetError: no picture with labelled regions has room for a crop.
+    Pictures without published nuclei are left out.
     """
 
     planes = LAYOUT_PLANES
     mpp = MPP
 
-    def __init__(self, dataset: Path, *, crop: int, seed: int = 0):
-        self.crop, self.seed = crop, seed
-        dataset_mpp(dataset)
-        self.maps = list(self._read(dataset))
-        if not self.maps:
-            raise DatasetError(
-                f"{dataset}: no picture with labelled regions has room for a crop of {crop} "
-                f"pixels at {MPP:g} micrometres"
-            )
-        area = np.array([(m.regions[0] > 0).sum() for m in self.maps], float)
-        self.share = area / area.sum()
+    def maps_of(self, region: Region, regions: np.ndarray) -> list[LayoutMap]:
+        """Return the map of a picture, or none."""
+        return [LayoutMap.of(region, regions)] if region.nuclei == "published" else []
 
-    def _read(self, dataset: Path) -> Iterator[LayoutMap]:
-        for region in read_regions(dataset):
-            room = min(region.types.shape) * region.mpp / MPP >= self.crop
-            if region.regions is not None and region.nuclei == "published" and room:
-                yield LayoutMap.of(region, region.regions)
+    def area(self, chosen: LayoutMap) -> float:
+        """Return how many pixels are published."""
+        return (chosen.regions[0] > 0).sum()
 
-    def styles(self, count: int = 2) -> np.ndarray:
-        """Return zeros: layouts have no stain."""
-        return np.zeros((count, 6), np.float32)
-
-    def __getitem__(self, index: int) -> Sample:
-        rng = np.random.default_rng([self.seed, index])
-        chosen = self.maps[rng.choice(len(self.maps), p=self.share)]
+    def cut(self, chosen: LayoutMap, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Return a random crop of which enough is published, and its planes."""
         regions = chosen.regions[rng.integers(2)]
-        cut = self._place(rng, regions)
-        turn, flip = int(rng.integers(4)), int(rng.integers(2))
-        told = planes(regions[cut], chosen.densities)
-        image, told = (turned(part, turn, flip) for part in (chosen.image[:, *cut], told))
-        return Sample(torch.from_numpy(image), torch.from_numpy(told), torch.zeros(6))
-
-    def _place(self, rng: np.random.Generator, regions: np.ndarray) -> tuple[slice, slice]:
-        """Draw a crop of which enough is published."""
         h, w = regions.shape
         while True:
             y, x = (int(rng.integers(n - self.crop + 1)) for n in (h, w))
             cut = slice(y, y + self.crop), slice(x, x + self.crop)
             if (regions[cut] > 0).mean() >= LEAST_PUBLISHED:
-                return cut
-
-
-def turned(planes: np.ndarray, turn: int, flip: int) -> np.ndarray:
-    """Return planes (n, h, w) after quarter turns and, if ``flip``, mirrored."""
-    turned = np.rot90(planes, turn, axes=(1, 2))
-    return np.ascontiguousarray(turned[:, :, ::-1] if flip else turned)
+                return chosen.image[:, *cut], planes(regions[cut], chosen.densities)

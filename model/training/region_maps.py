@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import torch
 from scipy import ndimage
-from torch.utils.data import Dataset
 
-from ...errors import DatasetError
-from ...tools.dataset import Region, dataset_mpp, read_regions, window_sums
+from ...tools.dataset import Region, window_sums
 from ..layouts.region_map import EPITHELIUM, LUMEN, MPP, MUCUS, STROMA, encode
 from ..planes import HISTOLOGIES, TISSUE_KNOWN, TISSUE_PLANES
-from .maps import filled, turned
-from .samples import Sample
+from .maps import filled
+from .samples import MapCrops
 
 CLOSING = 80.0  # micrometres; glands that are closer to each other belong together
 FAR = 1000.0  # micrometres
@@ -34,16 +29,17 @@ class RegionMap:
 
     image: float32 (3, h, w), the map of regions. glandular: float32 (h, w), how far a pixel lies
     inside the tissue that has glands, in micrometres. known: bool (h, w), where tissue is labelled.
-    histology: one of `HISTOLOGIES`, or empty.
+    histology: one of `HISTOLOGIES`, or empty. places: int (n, 2), where crops of tissue may begin.
     """
 
     image: np.ndarray
     glandular: np.ndarray
     known: np.ndarray
     histology: str
+    places: np.ndarray
 
     @classmethod
-    def of(cls, region: Region, regions: np.ndarray) -> RegionMap:
+    def of(cls, region: Region, regions: np.ndarray, crop: int) -> RegionMap:
         """Return the map of a picture of a prepared dataset with the numbers of its regions."""
         step = round(MPP / region.mpp)
         labels, known = cleaned(regions, region.mpp)
@@ -51,7 +47,8 @@ class RegionMap:
         h, w = image.shape[1:]
         known = (known & region.usable)[: h * step, : w * step]
         known = known.reshape(h, step, w, step).all(axis=(1, 3))
-        return cls(image, glandular(image[0] > 0), known, region.histology)
+        places = np.argwhere(window_sums(known, (crop, crop)) >= LEAST_KNOWN * crop**2)
+        return cls(image, glandular(image[0] > 0), known, region.histology, places)
 
 
 def glandular(glands: np.ndarray) -> np.ndarray:
@@ -107,54 +104,24 @@ def _of_glands(white: np.ndarray, epithelium: np.ndarray) -> np.ndarray:
     return out[numbers]
 
 
-class RegionMaps(Dataset):
-    """Random crops of maps of regions, with quarter turns and flips.
-
-    Pictures without labelled regions are left out, and so are crops with much glass. Sample ``i``
-    is a function of (seed, i).
-
-    Raises:
-        DatasetError: no picture with labelled regions has room for a crop.
-    """
+class RegionMaps(MapCrops):
+    """Random crops of maps of regions, as `RegionMap`, without those with much glass."""
 
     planes = TISSUE_PLANES
     mpp = MPP
 
-    def __init__(self, dataset: Path, *, crop: int, seed: int = 0):
-        self.crop, self.seed = crop, seed
-        dataset_mpp(dataset)
-        self.maps, self.places = [], []
-        for found, places in self._read(dataset):
-            self.maps.append(found)
-            self.places.append(places)
-        if not self.maps:
-            raise DatasetError(
-                f"{dataset}: no picture with labelled regions has room for a crop of {crop} "
-                f"pixels at {MPP:g} micrometres"
-            )
-        area = np.array([m.known.sum() for m in self.maps], float)
-        self.share = area / area.sum()
+    def maps_of(self, region: Region, regions: np.ndarray) -> list[RegionMap]:
+        """Return the map of a picture, or none."""
+        found = RegionMap.of(region, regions, self.crop)
+        return [found] if len(found.places) else []
 
-    def _read(self, dataset: Path) -> Iterator[tuple[RegionMap, np.ndarray]]:
-        """Yield maps, and where crops of them may begin, (n, 2)."""
-        for region in read_regions(dataset):
-            room = min(region.types.shape) * region.mpp / MPP >= self.crop
-            if region.regions is not None and room:
-                found = RegionMap.of(region, region.regions)
-                known = window_sums(found.known, (self.crop, self.crop))
-                places = np.argwhere(known >= LEAST_KNOWN * self.crop**2)
-                if len(places):
-                    yield found, places
+    def area(self, chosen: RegionMap) -> float:
+        """Return how many pixels of tissue are labelled."""
+        return chosen.known.sum()
 
-    def styles(self, count: int = 2) -> np.ndarray:
-        """Return zeros: layouts have no stain."""
-        return np.zeros((count, 6), np.float32)
-
-    def __getitem__(self, index: int) -> Sample:
-        rng = np.random.default_rng([self.seed, index])
-        number = rng.choice(len(self.maps), p=self.share)
-        chosen, places = self.maps[number], self.places[number]
-        y, x = places[rng.integers(len(places))]
+    def cut(self, chosen: RegionMap, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Return a random crop of tissue, and its planes."""
+        y, x = chosen.places[rng.integers(len(chosen.places))]
         cut = slice(y, y + self.crop), slice(x, x + self.crop)
         planes = np.zeros((len(TISSUE_PLANES), self.crop, self.crop), np.float32)
         if chosen.histology:
@@ -162,6 +129,4 @@ class RegionMaps(Dataset):
             within = chosen.glandular[cut] > -rng.uniform(0, MARGIN)
             planes[HISTOLOGIES.index(chosen.histology)] = within
             planes[TISSUE_PLANES.index(TISSUE_KNOWN)] = 1
-        turn, flip = int(rng.integers(4)), int(rng.integers(2))
-        image, told = (turned(part, turn, flip) for part in (chosen.image[:, *cut], planes))
-        return Sample(torch.from_numpy(image), torch.from_numpy(told), torch.zeros(6))
+        return chosen.image[:, *cut], planes
