@@ -83,6 +83,21 @@ def test_regions_are_filled_on_the_canvas_that_they_were_drawn_on(made, tmp_path
     assert filled["canvas"] == CANVAS and "regions" not in filled
 
 
+def test_regions_of_a_scan_become_a_slide_of_their_extent(tmp_path, caplog):
+    """As QuPath exports them: far from the corner of the scan, without its size and pixel size."""
+    drawn, out = tmp_path / "drawn.geojson", tmp_path / "filled.geojson"
+    square = Regions.from_polygons([shapely.box(3000, 2000, 3400, 2240)], ["stroma"], mpp=0.25)
+    write_geojson(drawn, Nuclei.from_polygons([], [], mpp=0.25, regions=square))
+    fixed = ("--regions", drawn, "--nuclei", "rules", "--workers", 1, "-q")
+    run("layout", "-o", out, *fixed, "--mpp", 0.25)
+    assert json.loads(out.read_text())["canvas"] == {"mpp": 0.25} and not caplog.records
+    run("render", out, "-o", tmp_path / "slide.ome.tif", "--steps", 1, "-q")
+    height, width = pixels(tmp_path / "slide.ome.tif")[1].shape[:2]
+    assert 120 <= height <= 160 and 200 <= width <= 240  # half the pixels, and a margin
+    run("layout", "-o", tmp_path / "other.geojson", *fixed)
+    assert "0.5 micrometres are assumed" in caplog.text
+
+
 def test_regions_and_densities_have_the_pixel_size_that_their_files_state(tmp_path, caplog):
     square = Regions.from_polygons([shapely.box(0, 0, 240, 240)], ["stroma"], mpp=0.25)
     dots = shapely.buffer(shapely.points(*np.mgrid[20:240:24, 20:240:24].reshape(2, -1)), 8)

@@ -102,7 +102,7 @@ class Densities:
             asked = density * self.shares.get(key, 1.0)
             if asked * area - got > max(MISSED * asked * area, LEAST_MISSED):
                 where = f" in {region}" if region else ""
-                found.append(f"{kind}{where}: {asked:,.6g} asked for, {got / area:,.0f} placed")
+                found.append(f"{kind}{where}: {asked:,.6g} requested, {got / area:,.0f} placed")
         return found
 
     def counts(
@@ -191,12 +191,14 @@ def _set(
 def _asked(text: str, parameter: str, example: str) -> tuple[Key, float]:
     found = _ASKED.fullmatch(text.strip().casefold())
     if not found or (parameter == "density" and found["x"]):
-        raise AnnotationError(f"{text!r} is no {parameter}: write `{parameter}` {example}")
+        raise AnnotationError(f"{text!r} is not a valid {parameter}: write `{parameter}` {example}")
     region, kind = found["region"], found["kind"]
     if kind not in TYPES[1:]:
-        raise AnnotationError(f"{kind!r} is no type: choose one of {', '.join(TYPES[1:])}")
+        raise AnnotationError(
+            f"{kind!r} is not a nucleus type: choose one of {', '.join(TYPES[1:])}"
+        )
     if region and region not in REGIONS:
-        raise AnnotationError(f"{region!r} is no region: choose one of {', '.join(REGIONS)}")
+        raise AnnotationError(f"{region!r} is not a region: choose one of {', '.join(REGIONS)}")
     value = float(found["value"])
     if not math.isfinite(value):
         raise AnnotationError(f"{text!r} is infinite: write `{parameter}` {example}")

@@ -60,7 +60,8 @@ def layout(
     Args:
         out: the file to write.
         size: height and width of the canvas in pixels of ``mpp`` micrometres; with ``regions``, by
-            default the canvas that their file states, or else as far as they reach.
+            default the canvas that their file states. If it states none, the layout reaches as far
+            as the regions and states no size, so that `render` crops the slide to them.
         mpp: by default that of the canvas which the file of ``regions`` states, or else 0.5.
         tissue: "normal", "adenoma" or "carcinoma": of a strip of the bowel wall, or of all glands
             in ``regions``.
@@ -93,7 +94,7 @@ def layout(
         for other, value in (("plan", plan), ("glands", glands)):
             if value is not None:
                 raise PlanError(
-                    f"`{other}` has no effect on drawn regions: leave out `regions` or it"
+                    f"`{other}` has no effect on drawn regions: leave out `{other}` or `regions`"
                 )
     mpp = _canvas_mpp(regions, mpp)
     named: dict[str, Any] = {"class_map": class_map, "ignore_classes": tuple(ignore_classes)}
@@ -103,7 +104,8 @@ def layout(
     densities = Densities.parse(density, share, known)
     drawn, stated = _drawn(regions, mpp, named)
     fits = label_image_fits(drawn, size) if drawn is not None and size else []
-    size = size or stated or _reach(drawn)
+    known_size = size or stated
+    size = known_size or _reach(drawn)
     if drawn is not None:
         for warning in fits + regions_on_canvas(drawn, size, alone=True):
             log.warning("%s", warning)
@@ -123,6 +125,7 @@ def layout(
         path,
         source,
         size,
+        states_size=known_size is not None,
         mpp=mpp,
         seed=seed,
         regions=None if drawn is None else drawn.scaled(1.0),
@@ -132,7 +135,7 @@ def layout(
     )
     if not any(counts.values()):
         log.warning(
-            "%s has no nucleus: the canvas has no tissue where nuclei are wanted; look at "
+            "%s has no nucleus: the canvas has no tissue where nuclei are wanted; check "
             "`regions`, `plan` and `density`",
             path,
         )
@@ -140,13 +143,21 @@ def layout(
 
 
 def _canvas_mpp(regions: str | Path | Regions | None, mpp: float | None) -> float:
-    """Return the pixel size of the canvas, with a warning if the file of regions contradicts it."""
-    stated = stated_mpp(regions) if isinstance(regions, str | Path) else None
+    """Return the pixel size of the canvas, with a warning if it is assumed or contradicted."""
+    drawn = isinstance(regions, str | Path)
+    stated = stated_mpp(regions) if drawn else None
+    if drawn and stated is None and mpp is None:
+        log.warning(
+            "%s does not state its pixel size: %g micrometres are assumed; if that is wrong, give "
+            "`mpp`",
+            regions,
+            MPP,
+        )
     wanted = check_mpp((stated or MPP) if mpp is None else mpp, "`mpp`")
     if stated and wanted != stated:
         log.warning(
-            "%s: the file states %g micrometres per pixel, but `mpp` is %g: leave it out to take "
-            "the file's",
+            "%s: the file states %g micrometres per pixel, but `mpp` is %g: leave it out to use "
+            "that of the file",
             regions,
             stated,
             wanted,

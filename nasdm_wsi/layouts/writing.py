@@ -104,6 +104,7 @@ def write_layout(
     source: Source,
     size: tuple[int, int],
     *,
+    states_size: bool = True,
     mpp: float = 0.5,
     seed: int = 0,
     regions: Regions | None = None,
@@ -114,8 +115,9 @@ def write_layout(
     """Write the layout of a canvas of ``size`` (h, w) pixels; returns the numbers of nuclei.
 
     Memory does not grow with the canvas, and the bytes do not depend on ``workers``. If ``regions``
-    are given, they are written in their order instead of those of the source. A warning names the
-    ``densities`` that are not met.
+    are given, they are written in their order instead of those of the source. Without
+    ``states_size``, the file states only its pixel size. A warning names the ``densities`` that are
+    not met.
 
     Raises:
         OutputError: the file cannot be written.
@@ -128,7 +130,8 @@ def write_layout(
         part = stack.enter_context(whole_or_nothing(out))
         file = stack.enter_context(open(part, "wb"))
         later = [stack.enter_context(TemporaryFile(dir=out.parent)) for _ in range(4)]
-        stated = foreign_members(canvas, mpp=mpp, generated=regions is None)
+        whole = foreign_members(canvas, mpp=mpp, generated=regions is None)
+        stated = whole if states_size else {"canvas": {"mpp": mpp}}
         file.write(begin(stated))
         facts = Facts(mpp, seed, regions is None, measured)
         if regions is not None:
