@@ -36,7 +36,7 @@ def _pairs(read: Callable[[str], Any]) -> Callable[..., list[tuple[str, Any]]]:
 
 def _finite(_ctx: click.Context, _option: click.Parameter, value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
-        raise click.BadParameter(f"{value} is no finite number")
+        raise click.BadParameter(f"{value} is not a finite number")
     return value
 
 
@@ -45,7 +45,7 @@ def _count(text: str) -> int:
     try:
         count = int(text)
     except ValueError:
-        raise click.BadParameter(f"{text!r} is no number of nuclei") from None
+        raise click.BadParameter(f"{text!r} is not a number of nuclei") from None
     if count < 1:
         raise click.BadParameter(f"{text!r}: give a number of at least 1")
     return count
@@ -58,9 +58,9 @@ def _amount(text: str) -> int | float:
     try:
         share = float(text)
     except ValueError:
-        raise click.BadParameter(f"{text!r} is no number of nuclei") from None
+        raise click.BadParameter(f"{text!r} is not a number of nuclei") from None
     if not 0 < share <= 1:
-        raise click.BadParameter(f"{text!r} is no share: give one above 0, of at most 1.0")
+        raise click.BadParameter(f"{text!r} is not a share: give a number above 0 and up to 1.0")
     return share
 
 
@@ -98,8 +98,8 @@ def _amount(text: str) -> int | float:
     metavar="TYPE=NUMBER|SHARE",
     multiple=True,
     callback=_pairs(_amount),
-    help="Remove nuclei of a type at random: 3 is three of them, and 0.3 or 1.0, with a decimal "
-    "point, a share; repeatable.",
+    help="Remove nuclei of a type at random: 3 removes three of them; a number with a decimal "
+    "point, such as 0.3 or 1.0, is a share; repeatable.",
 )
 @click.option(
     "--swap",
@@ -119,14 +119,24 @@ def _amount(text: str) -> int | float:
     type=options.EXISTING,
     help="Take the tissue regions from this file: annotations, or a label image.",
 )
-@click.option("--mpp", type=float, help="Pixel size of a SLIDE that does not state it.")
+@click.option(
+    "--mpp", type=float, help="Pixel size of SLIDE in micrometres, if it does not state it."
+)
 @click.option(
     "--mask", type=options.NEW, help="Also write a label image of where the slide is synthetic."
 )
 @options.reading
 @options.seed
-@click.option("--steps", type=click.IntRange(1, 1000), help="Number of solver steps.")
-@click.option("--guidance", type=click.FloatRange(0, 20), help="Strength of guidance.")
+@click.option(
+    "--steps",
+    type=click.IntRange(1, 1000),
+    help="Number of solver steps; default: that of the weights.",
+)
+@click.option(
+    "--guidance",
+    type=click.FloatRange(0, 20),
+    help="Strength of guidance; default: 1.",
+)
 @click.option(
     "--style",
     help="Stain: the name of a style, or a slide or image; default: that of SLIDE near the edit.",

@@ -44,7 +44,7 @@ from . import options
     "--plan",
     type=options.EXISTING,
     metavar="FILE",
-    help="Which tissue lies where on a slide: a PNG of classes, or GeoJSON drawn in QuPath.",
+    help="Map of the kinds of tissue on a slide: a PNG of classes, or GeoJSON drawn in QuPath.",
 )
 @click.option(
     "--regions",

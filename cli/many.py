@@ -177,7 +177,7 @@ def _rows(
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file: many slides need a folder as `out`")
     if not out.parent.is_dir():
-        raise OutputError(f"{out.parent} is no folder: make it first")
+        raise OutputError(f"{out.parent} is not a folder: create it first")
     if annotations.is_dir():
         found = annotations_in(annotations)
         outs = outputs_of(found, out, suffix=suffix)
@@ -233,9 +233,13 @@ def _words(command: click.Command, column: str, cell: str, folder: Path) -> list
     wanted = "--" + column.strip().lstrip("-").replace("_", "-")
     option = next((p for p in command.params if wanted in p.opts), None)
     if not isinstance(option, click.Option):
-        raise PlanError(f"column {column!r} is no option of {command.name}: rename or remove it")
+        raise PlanError(
+            f"column {column!r} is not an option of {command.name}: rename or remove it"
+        )
     if option.name in OF_ALL:
-        raise PlanError(f"column {column!r}: {wanted} holds for all slides: give it in the command")
+        raise PlanError(
+            f"column {column!r}: {wanted} applies to all slides: give it on the command line"
+        )
     if option.is_flag:
         if cell.lower() not in YES + NO:
             raise PlanError(f"column {column!r}: {cell!r} is neither yes nor no")

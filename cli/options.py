@@ -115,7 +115,7 @@ def reading(command: Callable) -> Callable:
             click.option(
                 "--class-property",
                 metavar="NAME",
-                help="Property of an object that names its class, instead of QuPath's.",
+                help="Property that holds the class of an object, instead of QuPath's.",
             ),
             click.option(
                 "--contours",

@@ -34,7 +34,7 @@ def read(annotations: Path, given: Given) -> Nuclei:
     from ..rendering import read_annotations
 
     if given["like"] and given["size"]:
-        raise PlanError(f"{given['like']} tells the size: give `like` or `size`, not both")
+        raise PlanError(f"{given['like']} states the size: give `like` or `size`, not both")
     return read_annotations(annotations, **{name: given[name] for name in READING})
 
 

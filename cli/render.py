@@ -66,8 +66,16 @@ from .many import is_many, render_all
     help="Largest number of pixels that a canvas may have.",
 )
 @options.seed
-@click.option("--steps", type=click.IntRange(1, 1000), help="Number of solver steps.")
-@click.option("--guidance", type=click.FloatRange(0, 20), help="Strength of guidance.")
+@click.option(
+    "--steps",
+    type=click.IntRange(1, 1000),
+    help="Number of solver steps; default: that of the weights.",
+)
+@click.option(
+    "--guidance",
+    type=click.FloatRange(0, 20),
+    help="Strength of guidance; default: 1.",
+)
 @click.option(
     "--style", help="Stain: the name of a style, or a slide or image whose stain is copied."
 )

@@ -185,7 +185,7 @@ def _difference(name: str, expected: tuple | None, found: tuple | None) -> str:
         return f"{name} is missing"
     if expected is None:
         return f"{name} is not known"
-    return f"{name} is {list(found)} in place of {list(expected)}"
+    return f"{name} is {list(found)} instead of {list(expected)}"
 
 
 def checksum(path: Path) -> str:

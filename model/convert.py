@@ -58,9 +58,11 @@ def _read_state(source: Path) -> dict[str, Tensor]:
             "save its state_dict alone"
         ) from error
     except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{source} is damaged or no checkpoint of torch") from error
+        raise CheckpointError(f"{source} is damaged or not a torch checkpoint") from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise CheckpointError(f"{source} is no state_dict: a mapping of names to tensors is needed")
+        raise CheckpointError(
+            f"{source} is not a state_dict: a mapping of names to tensors is needed"
+        )
     return {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
 
 

@@ -130,7 +130,9 @@ class Painter:
         self.weights = find_weights(self.weights)
         digest = checksum(self.weights)
         if not self.facts["weights"].endswith(digest):
-            raise CheckpointError(f"{self.weights} is another file on this worker: copy it there")
+            raise CheckpointError(
+                f"{self.weights} is a different file on this worker: copy it there"
+            )
         self.network, self._moving = _received(self.weights, digest, str(self.device))
         self._denoise = None
 
@@ -155,7 +157,7 @@ class Painter:
         known, here = self.facts["arithmetic"], _arithmetic_here(*self._kind)
         if known and here and known != here:
             raise PlanError(
-                f"a worker computes other bytes than the first ({here} and not {known}): use "
+                f"a worker computes bytes that differ from the first ({here} and not {known}): use "
                 "workers of one kind"
             )
         denoiser = denoiser_of(self.network).to(self.device)

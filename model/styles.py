@@ -42,7 +42,8 @@ def held(style: np.ndarray, *, mean: np.ndarray, spread: np.ndarray) -> np.ndarr
     moves = [f"{name} from {asked} to {used}" for name, asked, used in told if asked != used]
     if moves:
         log.warning(
-            "the stain asked for lies outside those that the network was trained on: moved %s",
+            "the requested stain lies outside the range that the network was trained on: "
+            "changed %s",
             ", ".join(moves),
         )
     return inside

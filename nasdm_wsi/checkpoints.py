@@ -116,7 +116,7 @@ def parse_header(metadata: dict[str, str] | None, path: Path) -> Header:
     """
     metadata = metadata or {}
     if not metadata.keys() & {KEY, OLD_KEY}:
-        raise CheckpointError(f"{path} is a safetensors file, but no checkpoint of nasdm-wsi")
+        raise CheckpointError(f"{path} is a safetensors file, but not a checkpoint of nasdm-wsi")
     try:
         if KEY not in metadata:
             return _converted(json.loads(metadata[OLD_KEY]))
@@ -152,7 +152,7 @@ def open_checkpoint(path: Path, framework: str) -> Any:
         raise CheckpointError(f"{path} does not exist") from error
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is damaged or no safetensors file ({_line(error)}): copy it again"
+            f"{path} is damaged or not a safetensors file ({_line(error)}): copy it again"
         ) from error
 
 
@@ -163,7 +163,7 @@ def from_json(kind: type[T], values: Any) -> T:
         ValueError: a field that is missing, unknown or of another type.
     """
     if not isinstance(values, dict):
-        raise ValueError(f"{kind.__name__} is no JSON object")
+        raise ValueError(f"{kind.__name__} is not a JSON object")
     hints = typing.get_type_hints(kind)
     if unknown := [name for name in values if name not in hints]:
         raise ValueError(f"{unknown[0]!r} is not known to {kind.__name__}")
@@ -188,7 +188,7 @@ def _typed(hint: Any, value: Any, name: str) -> Any:
         return float(value)
     if origin is dict and isinstance(value, dict) or type(value) is hint and hint is not float:
         return value
-    raise ValueError(f"{name!r} is {_line(value)[:40]!r}, which is no {_name_of(hint)}")
+    raise ValueError(f"{name!r} is {_line(value)[:40]!r}, which is not of type {_name_of(hint)}")
 
 
 def _name_of(hint: Any) -> str:
@@ -198,10 +198,10 @@ def _name_of(hint: Any) -> str:
 def _converted(old: Any) -> Header:
     """Convert the header of a file of format 1, which has fewer fields and other names."""
     if not isinstance(old, dict):
-        raise ValueError("Header is no JSON object")
+        raise ValueError("Header is not a JSON object")
     network, settings = old["network"], old.get("training", {})
     if not isinstance(network, dict) or not isinstance(settings, dict):
-        raise ValueError("network and training are no JSON objects")
+        raise ValueError("network and training are not JSON objects")
     # Training checkpoints did not name their family.
     family = old.get("family", "local" if "embedding" in network else "semantic")
     if family == "local":

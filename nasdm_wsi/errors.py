@@ -69,7 +69,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OutputError(
-                f"the disk of {folder} is full: make room and give the same command again"
+                f"the disk of {folder} is full: make room and run the same command again"
             ) from error
         name = error.filename
         if isinstance(name, (str, os.PathLike)) and Path(name).is_relative_to(folder):

@@ -68,7 +68,7 @@ def check_writable(path: Path) -> None:
         OutputError: the folder is missing or cannot be written, or the name is too long.
     """
     if not path.parent.is_dir():
-        raise OutputError(f"{path.parent} is no folder: make it first")
+        raise OutputError(f"{path.parent} is not a folder: create it first")
     with output_errors(path):
         _mode_of_a_new_file(_hidden(path))
 

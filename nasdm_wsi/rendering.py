@@ -87,7 +87,7 @@ def read_annotations(
     if like is not None:
         with open_slide(like) as slide:
             if slide.mpp is not None and mpp is not None:
-                raise PlanError(f"{like} tells the pixel size: leave out `mpp`")
+                raise PlanError(f"{like} states the pixel size: leave out `mpp`")
             slide_mpp, corner, mpp = slide.known_mpp(mpp), slide.bounds, None
 
     def placed(contents: Contents) -> Nuclei:

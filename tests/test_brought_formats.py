@@ -103,7 +103,7 @@ def test_hovernet_without_types_knows_one_class(tmp_path):
 
 def test_types_that_do_not_fit_a_matlab_file_are_refused(tmp_path):
     path = hovernet_mat(tmp_path / "h.mat", inst_type=NUMBERS[:-1, None])
-    with pytest.raises(AnnotationError, match=r"h.mat: inst_map and the types do not fit \("):
+    with pytest.raises(AnnotationError, match=r"h.mat: inst_map and the types do not match \("):
         read(path)
 
 
@@ -415,7 +415,7 @@ def test_rois_of_imagej_are_read(tmp_path):
 def test_damaged_rois_are_refused_in_one_line(tmp_path):
     pytest.importorskip("roifile")
     path = written(tmp_path / "a.roi", b"Iout\0\0")
-    with pytest.raises(AnnotationError, match=f"^{path}: no whole ROIs of ImageJ [^\n]*$"):
+    with pytest.raises(AnnotationError, match=f"^{path}: not complete ROIs of ImageJ [^\n]*$"):
         read(path)
 
 
@@ -529,13 +529,13 @@ def test_what_is_a_slide_to_info_is_no_annotation_to_render(tmp_path):
     for name, words in (
         ("a.jpg", "but a picture"),
         ("a.bmp", "but a picture"),
-        ("a.png", "no label image of one channel"),
-        ("a.tif", "no label image of one channel"),
+        ("a.png", "not a label image of one channel"),
+        ("a.tif", "not a label image of one channel"),
     ):
         Image.fromarray(picture).save(tmp_path / name)
         assert kind_of_info(tmp_path / name).startswith("slide (")
         assert words in kind_of_render(tmp_path / name)
-    with pytest.raises(AnnotationError, match="no annotations of a known format but a folder"):
+    with pytest.raises(AnnotationError, match="not annotations in a known format, but a folder"):
         read(tmp_path)
 
 

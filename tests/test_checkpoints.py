@@ -151,9 +151,9 @@ def test_a_header_that_is_no_header_is_refused_in_one_line(weights, tmp_path, ke
 
 def test_other_files_are_refused_in_one_line(tmp_path):
     save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors")
-    assert_one_line(tmp_path / "other.safetensors", "no checkpoint of nasdm-wsi")
+    assert_one_line(tmp_path / "other.safetensors", "not a checkpoint of nasdm-wsi")
     (tmp_path / "text.safetensors").write_text("hello")
-    assert_one_line(tmp_path / "text.safetensors", "damaged or no safetensors file")
+    assert_one_line(tmp_path / "text.safetensors", "damaged or not a safetensors file")
     assert_one_line(tmp_path / "none.safetensors", "does not exist")
 
 
@@ -177,7 +177,7 @@ def test_a_damaged_run_does_not_go_on(dataset, tmp_path):
     write(last, {**tensors, slot: tensors[slot][:1]}, values)
     refused(f"{slot} is .* in place of")
     write(last, tensors, {**values, "kind": "weights"})
-    refused("holds weights and no run")
+    refused("holds weights but no run")
     write(last, tensors, values)
     train(dataset, tmp_path, preset="tiny", images=16)
 

@@ -202,7 +202,7 @@ def test_bad_weights_slides_and_datasets_are_named(annotations, options, tmp_pat
     assert "no tissue" in failed(run(*command, "--style", glass))
     copy = shutil.copytree(dataset, tmp_path / "data")
     (copy / "manifest.json").unlink()
-    assert "no prepared dataset" in failed(run("train", copy, "-o", tmp_path / "run"))
+    assert "not a prepared dataset" in failed(run("train", copy, "-o", tmp_path / "run"))
     assert "choose one of tiny" in failed(
         run("train", dataset, "-o", tmp_path / "run", "--preset", "huge")
     )

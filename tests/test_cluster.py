@@ -150,7 +150,7 @@ def render_twice(cluster, process, out, rng):
     second = cluster.render(out)
     _, complaint = second.communicate(timeout=PATIENCE)
     assert second.returncode == 1
-    assert "another render is at work" in complaint.decode() or "exists" in complaint.decode()
+    assert "another render is running" in complaint.decode() or "exists" in complaint.decode()
     process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
 
@@ -162,7 +162,7 @@ def fill_disk(cluster, process, out, rng):
             file.write(bytes(4096))
     _, complaint = process.communicate(timeout=PATIENCE)
     filler.unlink()
-    full = "make room and give the same command" in complaint.decode()
+    full = "make room and run the same command" in complaint.decode()
     assert process.returncode == full  # near the end there may be room enough
 
 
@@ -284,7 +284,7 @@ def test_a_painter_travels_and_finds_its_weights(weights, tmp_path):
         )
     sent = pickle.dumps(Painter(path, device="cpu"))
     path.write_bytes(Path(Painter(device="cpu").weights).read_bytes())
-    with pytest.raises(CheckpointError, match="another file on this worker"):
+    with pytest.raises(CheckpointError, match="a different file on this worker"):
         pickle.loads(sent)
 
 
@@ -310,7 +310,7 @@ def test_a_cluster_that_is_not_there_is_one_line(cluster, monkeypatch, tmp_path)
 def test_a_task_that_kills_its_workers_ends_the_render_in_one_line(tmp_path):
     job = replace(toy.toy_job(), painter=toy.DeadlyPainter())
     with clusters.local(1) as client:
-        with pytest.raises(OutputError, match="workers died at one task.*same command"):
+        with pytest.raises(OutputError, match="workers died during one task.*same command"):
             render(job, tmp_path / "slide.ome.tif", client=client)
     render(toy.toy_job(), tmp_path / "slide.ome.tif")  # what there is serves another painter
 

@@ -166,7 +166,7 @@ def test_existing_damaged_and_foreign_datasets_are_refused(dataset, lizard_sourc
     with pytest.raises(DatasetError, match="no picture 'z' to exclude"):
         prepare([lizard_source], tmp_path / "out", exclude=("z",))
     assert [r["name"] for r in prepare([lizard_source], tmp_path / "b", exclude=("a",))] == ["b"]
-    with pytest.raises(DatasetError, match="no prepared dataset"):
+    with pytest.raises(DatasetError, match="not a prepared dataset"):
         read_manifest(tmp_path)
     copy = shutil.copytree(dataset, tmp_path / "copy")
     (copy / "a" / "types.png").write_bytes(b"")

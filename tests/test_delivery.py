@@ -185,7 +185,7 @@ def test_a_folder_of_the_users_is_never_replaced(tmp_path, theirs):
 
 
 def test_a_folder_that_is_not_there_is_named_before_anything_is_done(tmp_path):
-    with pytest.raises(OutputError, match="nowhere is no folder: make it first"):
+    with pytest.raises(OutputError, match="nowhere is not a folder: create it first"):
         render(job_of(), tmp_path / "nowhere" / "slide.ome.tif")
     assert not list(tmp_path.iterdir())
 

@@ -339,20 +339,20 @@ def test_an_edit_in_memory_is_the_edit_in_the_file(edit, folder, fitting_weights
     ("options", "said"),
     [
         ((), "there is nothing to repaint: give --area, --before, --insert"),
-        (("--insert", "eosin=3"), "'eosin' is no nucleus type: choose one of neutrophil"),
+        (("--insert", "eosin=3"), "'eosin' is not a nucleus type: choose one of neutrophil"),
         (("--insert", "plasma"), "'plasma' is not TYPE=NUMBER"),
         (("--remove", "plasma=few"), "'few' is no number"),
         (("--insert", "plasma=-1"), "Invalid value for '--insert': '-1'"),
         (("--insert", "plasma=300"), "ask for fewer"),
         (("--remove", "plasma=300"), "300 plasma nuclei are asked for, of 10: ask for fewer"),
-        (("--remove", "plasma=1.5"), "'1.5' is no share"),
-        (("--thin", 0.1, "--mpp", 0.25), "tells the pixel size: leave out --mpp"),
+        (("--remove", "plasma=1.5"), "'1.5' is not a share"),
+        (("--thin", 0.1, "--mpp", 0.25), "states the pixel size: leave out --mpp"),
         (("--thin", 0.1, "--margin", "nan"), "Invalid value for '--margin': nan"),
         (("--thin", "nan"), "Invalid value for '--thin': nan"),
     ],
 )
 def test_mistakes_end_in_one_line(edit, tmp_path, options, said):
-    wrong = ("is not TYPE", "no number", "no share", "Invalid value")
+    wrong = ("is not TYPE", "not a number", "not a share", "Invalid value")
     output = edit(*options, code=2 if any(part in said for part in wrong) else 1)
     assert said in " ".join(output.split())
     assert not list(tmp_path.glob("e.*"))
@@ -365,11 +365,11 @@ def test_mistakes_end_in_one_line(edit, tmp_path, options, said):
         ('{"type": "FeatureCollection", "features": []}', "has no polygons"),
         (
             '{"type": "Polygon", "coordinates": [[[NaN, 0], [9, 9], [9, 0], [NaN, 0]]]}',
-            "no polygon of finite",
+            "not a polygon with finite",
         ),
         (
             '{"type": "Polygon", "coordinates": [[[1e999, 0], [9, 9], [9, 0], [1, 0]]]}',
-            "no polygon of finite",
+            "not a polygon with finite",
         ),
         ("\x89PNG", "no GeoJSON"),
     ],
@@ -603,7 +603,7 @@ def test_removing_swapping_and_thinning():
     assert len(presets.thin(nuclei, 1, rng=rng())) == 0
     assert presets.remove(nuclei, "plasma", 1.0, rng=rng()).counts()["plasma"] == 0
     assert presets.remove(nuclei, "plasma", 1, rng=rng()).counts()["plasma"] == 9
-    for amount, said in ((11, "ask for fewer"), (1.5, "no share")):
+    for amount, said in ((11, "ask for fewer"), (1.5, "not a share")):
         with pytest.raises(PlanError, match=said):
             presets.remove(nuclei, "plasma", amount, rng=rng())
     swapped = presets.swap(nuclei, "plasma", "lymphocyte", rng=rng())

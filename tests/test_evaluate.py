@@ -223,7 +223,7 @@ def test_the_command_prints_the_figures_and_writes_the_report(large, weights, tm
     ]
     command[-2:] = ["--inception", weights]
     result = CliRunner().invoke(main, [*map(str, command)])
-    assert result.exit_code == 1 and "no TorchScript file of Inception" in result.output
+    assert result.exit_code == 1 and "not a TorchScript file of Inception" in result.output
 
 
 def test_no_room_is_told(dataset, weights):

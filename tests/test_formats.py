@@ -159,7 +159,7 @@ def test_the_resolution_of_hovernet(written):
         path = written(hovernet(mag))
         assert read_annotations(path, class_map=BY_NUMBER, **given).mpp == mpp
     for mag in (None, "40x", 0):
-        with pytest.raises(AnnotationError, match="a.json: .* like `mpp` 0.25"):
+        with pytest.raises(AnnotationError, match="a.json: .* for example `mpp` 0.25"):
             read_annotations(written(hovernet(mag)), class_map=BY_NUMBER)
 
 
@@ -313,7 +313,7 @@ def test_tiatoolbox_stores(tmp_path, compression):
     assert_exact(read_annotations(path, mpp=0.25))
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["nuclei.db"]
     assert "also found      1 points" in told(path)
-    with pytest.raises(AnnotationError, match="like `mpp`"):
+    with pytest.raises(AnnotationError, match="for example `mpp`"):
         read_annotations(path)
 
 
@@ -390,7 +390,7 @@ def test_label_images(tmp_path, name, dtype):
     np.testing.assert_array_equal(labels(nuclei)[0] > 0, INSTANCES > 0)
     last = told(path).splitlines()[-1].split()
     assert last == ["nuclei", "needs", "--class-map", "or", "--ignore-class", f"{COUNT}"]
-    with pytest.raises(AnnotationError, match="like `mpp`"):
+    with pytest.raises(AnnotationError, match="for example `mpp`"):
         read_annotations(path, class_map={"nuclei": "epithelial"})
 
 
@@ -442,10 +442,10 @@ def test_what_is_no_label_image_is_refused_in_one_line(tmp_path):
     np.save(tmp_path / "seg.npy", {"masks": INSTANCES}, allow_pickle=True)
     (tmp_path / "cut.npy").write_bytes((tmp_path / "seg.npy").read_bytes()[:20])
     for path, reason in (
-        (save(tmp_path / "rgb.png", picture), "no label image of one channel: choose"),
-        (save(tmp_path / "rgb.tif", picture), "no label image of one channel: choose"),
+        (save(tmp_path / "rgb.png", picture), "not a label image of one channel: choose"),
+        (save(tmp_path / "rgb.tif", picture), "not a label image of one channel: choose"),
         (save(tmp_path / "rgb.npy", picture), "20 x 30 x 3 holds no labels: choose"),
-        (save(tmp_path / "pages.tif", picture[..., 0].reshape(5, 4, 30)), "no label image of"),
+        (save(tmp_path / "pages.tif", picture[..., 0].reshape(5, 4, 30)), "not a label image of"),
         (save(tmp_path / "text.npy", np.full((4, 4), "a")), "<U1 is no kind of label"),
         (tmp_path / "seg.npy", "a pickle as Cellpose"),
         (tmp_path / "cut.npy", "cannot be read"),
@@ -665,7 +665,7 @@ def test_hovernet_goes_by_the_pixels_of_the_slide_and_not_by_round_numbers(tmp_p
 
 def test_a_slide_given_with_like_rules_out_other_sizes(tmp_path, annotations):
     slide = slide_at(tmp_path / "slide.ome.tif", 0.25)
-    with pytest.raises(PlanError, match="slide.ome.tif tells the pixel size: leave out `mpp`"):
+    with pytest.raises(PlanError, match="slide.ome.tif states the pixel size: leave out `mpp`"):
         read_annotations(annotations, mpp=0.25, like=slide)
     Image.new("RGB", (30, 20)).save(tmp_path / "plain.png")
     for action in (
@@ -673,7 +673,7 @@ def test_a_slide_given_with_like_rules_out_other_sizes(tmp_path, annotations):
         lambda: size_like(tmp_path / "plain.png", 0.5),
     ):
         with pytest.raises(
-            SlideError, match="plain.png does not tell its pixel size: give it with `mpp`"
+            SlideError, match="plain.png does not state its pixel size: give it with `mpp`"
         ):
             action()
     command = ["render", annotations, "-o", tmp_path / "out.ome.tif", "--like", slide]

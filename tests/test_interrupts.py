@@ -202,7 +202,7 @@ def test_another_file_is_no_scheduler_file(annotations, weights, tmp_path, text)
     command = ["render", annotations, "-o", tmp_path / "a.tif", "--mpp", 0.25]
     command += ["--size", 90, 90, "--weights", weights, "--scheduler", file]
     result = CliRunner().invoke(main, [str(a) for a in command])
-    assert result.exit_code == 1 and "is no scheduler file" in result.output
+    assert result.exit_code == 1 and "is not a scheduler file" in result.output
 
 
 # What the system refuses

@@ -49,7 +49,7 @@ def test_read_mat(mat):
     ("changes", "message"),
     [
         ({"id": None}, "'id' is missing: Lizard's fields inst_map, id and class are needed"),
-        ({"id": [[7], [4]]}, "1 nuclei of inst_map are missing in id, the first is 3: correct"),
+        ({"id": [[7], [4]]}, "1 nuclei of inst_map are missing from id, the first is 3: correct"),
         ({"class": [[4], [9]]}, "each id needs one class from 1 to 6: correct the file"),
         ({"class": [[4]]}, "each id needs one class from 1 to 6: correct the file"),
         ({"id": [[-7], [3]]}, "each id needs one class from 1 to 6: correct the file"),
@@ -68,7 +68,7 @@ def test_bad_files(tmp_path):
     with pytest.raises(AnnotationError, match="no such file: check the path"):
         read_mat(tmp_path / "none.mat")
     (tmp_path / "text.mat").write_text("no\nmat" * 99)
-    with pytest.raises(AnnotationError, match="text.mat: not a whole MATLAB file .*: export it"):
+    with pytest.raises(AnnotationError, match="text.mat: not a complete MATLAB file .*: export it"):
         read_mat(tmp_path / "text.mat")
     with pytest.raises(AnnotationError, match="`mpp`"):
         read_mat(tmp_path / "none.mat", mpp=0)

@@ -310,7 +310,7 @@ def test_mistakes_are_one_line(folder, command, tmp_path):
     (folder / "a.json").write_text((folder / "b.json").read_text())
     assert "a.geojson and a.json would both become" in said(folder, "-o", out)
     cases = {
-        "annotations,sead\na.geojson,1\n": "column 'sead' is no option of render",
+        "annotations,sead\na.geojson,1\n": "column 'sead' is not an option of render",
         "annotations,workers\na.geojson,1\n": "--workers holds for all slides",
         "annotations,lossless\na.geojson,maybe\n": "'maybe' is neither yes nor no",
         "annotations,seed\n,1\n": "row 1: annotations is empty",

@@ -346,7 +346,7 @@ def test_kill_dash_nine_and_the_same_command_again_give_the_same_bytes(tmp_path)
 
 def test_two_runs_in_one_folder_and_another_configuration_are_refused(tmp_path):
     with open_run(tmp_path, {"seed": 1}):
-        with pytest.raises(OutputError, match="another render is at work"):
+        with pytest.raises(OutputError, match="another render is running"):
             with open_run(tmp_path, {"seed": 1}):
                 pass
     with pytest.raises(OutputError, match="another seed.*`overwrite`"):
@@ -396,9 +396,9 @@ def test_each_part_tells_whose_it_is_and_where_it_belongs(tmp_path):
         moved.write_bytes(ours.read_bytes())
         ours.write_bytes(theirs.read_bytes())
         for column in (0, 1):
-            with pytest.raises(OutputError, match="was removed or damaged: give the same command"):
+            with pytest.raises(OutputError, match="was removed or damaged: run the same command"):
                 new.read("pixels", (0, column))
-            with pytest.raises(OutputError, match="was removed or damaged: give the same command"):
+            with pytest.raises(OutputError, match="was removed or damaged: run the same command"):
                 new.array("pixels", (0, column), (4,), np.uint8)
         assert new.drop_damaged() == 2 and old.drop_damaged() == 0
 

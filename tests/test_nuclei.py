@@ -183,7 +183,7 @@ def test_a_map_to_no_type_is_refused():
 
 @pytest.mark.parametrize("mpp", [None, 0, -1, 0.01, 100, float("nan"), float("inf")])
 def test_absurd_mpp(mpp):
-    with pytest.raises(AnnotationError, match="^a.geojson: .* like `mpp` 0.25$"):
+    with pytest.raises(AnnotationError, match="^a.geojson: .* for example `mpp` 0.25$"):
         check_mpp(mpp, "a.geojson")
 
 

@@ -108,7 +108,7 @@ def test_labels_in_an_image_are_listed_there_and_change_nothing_else(name, annot
         export(slide, slide / "labels/types", form="types", labels=annotations, mpp=0.25)
     nothing = tmp_path / "none.ome.zarr"
     nothing.mkdir()
-    with pytest.raises(SlideError, match="none.ome.zarr: is no OME-Zarr image"):
+    with pytest.raises(SlideError, match="none.ome.zarr: is not an OME-Zarr image"):
         export(slide, nothing / "labels/types", form="types", labels=annotations, mpp=0.25)
     assert not list(nothing.iterdir())
 

@@ -112,7 +112,7 @@ def test_nothing_but_regions_is_read_as_regions_if_they_have_names(written, capl
 
     read = read_annotations(written(regions("Tumor")), mpp=0.5)
     assert len(read) == 0 and read.regions.counts() == {"epithelium": 3}
-    assert "regions and no nuclei" in caplog.text
+    assert "regions but no nuclei" in caplog.text
     with pytest.raises(AnnotationError, match=r"a.geojson: the median nucleus is .* `mpp`"):
         read_annotations(written(regions("Plasma")), mpp=0.5)
 
@@ -394,7 +394,7 @@ def test_floats_are_whole_numbers_or_refused(tmp_path):
     for odd in (0.37, np.inf, 1e30):
         labels[20:30, 40:50] = odd
         np.save(path, labels)
-        with pytest.raises(AnnotationError, match=r"a.npy: \S+ is no label: save whole numbers"):
+        with pytest.raises(AnnotationError, match=r"a.npy: \S+ is not a label: save whole numbers"):
             read_annotations(path, mpp=0.5, **NUCLEI)
 
 

@@ -269,7 +269,7 @@ def test_unknown_classes_are_listed_with_their_counts(refusal):
     pair = {"type": "MultiPolygon", "coordinates": [square_at(0, 0), square_at(9, 9)]}
     features = [feature(), feature("Dead", pair), feature("Dead"), feature(None), feature("Foo")]
     message = refusal(features)
-    assert "'Dead' (3 nuclei), 'unclassified' (1 nuclei), 'Foo' (1 nuclei)" in message
+    assert "'Dead' (3 objects), 'unclassified' (1 object), 'Foo' (1 object)" in message
     assert "`class_map` NAME=TYPE" in message and "`ignore_classes` NAME" in message
     assert "and 5 more" in refusal([feature(f"unknown {k}") for k in range(15)])
 
@@ -317,7 +317,7 @@ def test_bad_files(refusal, content, remedy):
 
 @pytest.mark.parametrize("mpp", [None, 0, float("inf"), 250])
 def test_absurd_mpp(refusal, mpp):
-    assert "like `mpp` 0.25" in refusal([feature()], mpp=mpp)
+    assert "for example `mpp` 0.25" in refusal([feature()], mpp=mpp)
 
 
 def test_missing_file(tmp_path):
@@ -468,7 +468,7 @@ def test_geojson_objects_are_checked_as_files_are():
         Nuclei.from_geojson([feature("Dead")], mpp=1)
     with pytest.raises(AnnotationError, match="^the GeoJSON: no nuclei found"):
         Nuclei.from_geojson(geojson.FeatureCollection([]), mpp=1)
-    with pytest.raises(AnnotationError, match="^the GeoJSON: .*like `mpp` 0.25"):
+    with pytest.raises(AnnotationError, match="^the GeoJSON: .*for example `mpp` 0.25"):
         Nuclei.from_geojson([feature()], mpp=None)
 
 

@@ -210,7 +210,7 @@ def test_a_file_of_regions_alone(written, caplog):
     path = written([feature(shapely.box(0, 0, 200, 100), "Stroma")])
     nuclei = read_annotations(path, mpp=0.5)
     assert len(nuclei) == 0 and nuclei.regions.counts() == {"stroma": 1}
-    assert "regions and no nuclei" in caplog.text
+    assert "regions but no nuclei" in caplog.text
     job = plan_render(nuclei, ToyPainter(planes=("epithelial", "stroma", "regions known")))
     assert job.plan.size == (132, 232)
     assert job.planes((0, 0, *job.plan.size)).sum() == 2 * 200 * 100

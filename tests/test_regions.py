@@ -206,7 +206,7 @@ def test_counts_and_areas():
 
 
 def test_a_name_that_is_no_region():
-    with pytest.raises(AnnotationError, match="'tumor' is no region: choose one of lumen, "):
+    with pytest.raises(AnnotationError, match="'tumor' is not a region: choose one of lumen, "):
         Regions.from_polygons([shapely.box(0, 0, 1, 1)], ["tumor"], mpp=0.5)
 
 

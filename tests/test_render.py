@@ -262,7 +262,7 @@ def test_a_full_disk_loses_nothing(nuclei, weights, slide, small_disk):
                     file.write(bytes(4096))
 
     out = small_disk / "slide.ome.tif"
-    with pytest.raises(OutputError, match="disk .* is full: make room and give the same command"):
+    with pytest.raises(OutputError, match="disk .* is full: make room and run the same command"):
         render(job_of(nuclei, weights), out, lossless=True, progress=fill)
     filler.unlink()
     render(job_of(nuclei, weights), out, lossless=True)

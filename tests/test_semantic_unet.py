@@ -231,7 +231,7 @@ def test_a_published_network_sees_the_background_and_the_null_condition_is_empty
             r"time_embed.2.bias is \[3\] in place of \[128\]",
         ),
         (lambda s: s.clear(), "660 tensors differ: time_embed.0.weight is missing"),
-        (lambda s: s.update(step=7), "no state_dict"),
+        (lambda s: s.update(step=7), "not a state_dict"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_first_names(tmp_path, spoil, message):

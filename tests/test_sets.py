@@ -226,7 +226,7 @@ def test_mistakes_are_one_line_and_leave_nothing(folder, tmp_path):
         "none.csv": ("slide\n", "no slides: give a CSV"),
         "gone.csv": ("slide\ngone.svs\n", "row 1: there is no file .*gone.svs: correct slide"),
         "blank.csv": (f"slide,patient\n{a},ann\n,bob\n", "row 2: slide is empty"),
-        "other.csv": ("image\na.png\n", "no column slide"),
+        "other.csv": ("image\na.png\n", "no column named slide"),
         "twice.csv": (f"slide\n{a}\ns0.png\n", "s0.ome.tif and .*s0.png would give tiles of the"),
     }
     for name, (text, message) in cases.items():
@@ -242,7 +242,7 @@ def test_mistakes_are_one_line_and_leave_nothing(folder, tmp_path):
     assert "--format types is for one slide" in run("export", folder, *out, "types", code=1)
     labels = ("--labels", folder / "s0.geojson")
     assert "--labels are of one slide" in run("export", folder, *out, "masks", *labels, code=1)
-    assert "like 0.7 0.15 0.15" in run("export", a, *out, "masks", "--split", 0, 0, 0, code=1)
+    assert "such as 0.7 0.15 0.15" in run("export", a, *out, "masks", "--split", 0, 0, 0, code=1)
     for name in ("broken", "damaged"):
         (tmp_path / f"{name}.ome.tif").write_bytes(a.read_bytes()[:2000])
     said = run("export", *tmp_path.glob("*.ome.tif"), *out, "coco", code=1)

@@ -302,7 +302,7 @@ def test_a_slide_that_does_not_tell_its_pixel_size_takes_the_given_one(tmp_path)
     path = ome_tiff_of(tmp_path / "a.ome.tif")
     height, width = IMAGE.shape[:2]
     assert size_like(path, 0.5, slide_mpp=0.25) == (round(height / 2), round(width / 2))
-    with pytest.raises(SlideError, match="does not tell its pixel size: give it with `mpp`"):
+    with pytest.raises(SlideError, match="does not state its pixel size: give it with `mpp`"):
         size_like(path, 0.5)
 
 

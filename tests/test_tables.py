@@ -173,7 +173,7 @@ def test_regions_are_enlarged_and_checked(folder, tmp_path):
     same, _ = prepared(folder, tmp_path / "outlined", [row | {"regions": "drawn.geojson"}])
     np.testing.assert_array_equal(same["b"].regions, regions["b"].regions)
     Image.fromarray(np.full(SIZE, 99, np.uint8)).save(folder / "drawn.png")
-    with pytest.raises(DatasetError, match="99 is the number of no region"):
+    with pytest.raises(DatasetError, match="99 is not the number of a region"):
         prepared(folder, tmp_path / "x", [row])
 
 

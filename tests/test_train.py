@@ -172,7 +172,7 @@ def test_the_second_stage_starts_from_the_weights_of_the_first(dataset, tmp_path
     begun = load(tmp_path / "run" / "last.safetensors")[0]
     for name, tensor in network.state_dict().items():
         assert (begun[f"network.{name}"] - tensor).abs().max() < 1e-3
-    with pytest.raises(CheckpointError, match="another network"):
+    with pytest.raises(CheckpointError, match="a different network"):
         train(dataset, tmp_path / "x", preset="tiny", images=4, init=tmp_path / "first.safetensors")
 
 

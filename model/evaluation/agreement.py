@@ -80,7 +80,7 @@ def judges(mpp: float) -> list[Agreement | Reading]:
     if abs(mpp / MPP - 1) < TOLERANCE:
         return [Agreement(), Reading(load())]
     log.warning(
-        "the segmenter reads pixels of %g micrometres, and these have %g: no figures of it",
+        "the segmenter reads pixels of %g micrometres, but these have %g: its figures are left out",
         MPP,
         mpp,
     )

@@ -110,7 +110,7 @@ def inception(path: Path) -> Features:
         network = torch.jit.load(str(path), map_location="cpu").eval()
     except (RuntimeError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is no TorchScript file of Inception: inception-2015-12-05.pt is needed"
+            f"{path} is not a TorchScript file of Inception: inception-2015-12-05.pt is needed"
         ) from error
 
     def measure(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

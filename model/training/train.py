@@ -120,7 +120,9 @@ def _start_from(
     """Copy weights into a new network, and return what they estimate, guided as settings say."""
     given, header = load_weights(Path(init))
     if given.config != network.config:
-        raise CheckpointError(f"{init} holds another network than the preset's: choose its preset")
+        raise CheckpointError(
+            f"{init} holds weights of a different network: choose the preset of that network"
+        )
     network.load_state_dict(given.state_dict())
     return guided(denoiser_of(given.to(place)), settings.guidance, learnt=header.guidance)
 
@@ -202,7 +204,7 @@ class Run:
             key: (getattr(before, key), getattr(now, key)) for key in ("preset", "seed", "teacher")
         }
         if stopped.kind != "training":
-            raise CheckpointError(f"{self.last} holds weights and no run: choose another folder")
+            raise CheckpointError(f"{self.last} holds weights but no run: choose another folder")
         pairs["network"] = (network_of(stopped, self.last).config, network.config)
         for key, (theirs, ours) in pairs.items():
             if theirs != ours:

@@ -96,7 +96,7 @@ def _of_runs(segmentation: dict) -> list:
     counts = segmentation["counts"]
     runs = np.array(_unpacked(counts) if isinstance(counts, str) else counts, np.int64)
     if (runs < 0).any() or runs.sum() != height * width:
-        raise ValueError("run lengths of another size")
+        raise ValueError("run lengths that do not fit the size of the picture")
     lengths = runs[1::2]
     if lengths.sum() > MOST_PIXELS:
         raise ValueError("a mask of more than 67 million pixels")

@@ -101,7 +101,7 @@ def _add_wkt(outlines: Outlines, source: Source) -> None:
     names = [class_name(row[label]) if label else UNCLASSIFIED for row in rows]
     shapes = [row[column] for row in rows]
     if any(shape.upper().count("COLLECTION") > MOST_NESTED for shape in shapes):
-        raise ValueError("a collection in many collections")
+        raise ValueError("collections nested too deeply")
     outlines.add_geometries(shapely.from_wkt(np.array(shapes)), names)
 
 

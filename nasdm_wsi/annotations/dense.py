@@ -53,7 +53,7 @@ def commonest(instances: np.ndarray, types: np.ndarray) -> np.ndarray:
     """
     highest = max((float(_positive(types[rows]).max()) for rows in strips(types.shape)), default=0)
     if highest >= 1 << 31:
-        raise ValueError(f"{highest:g} is no number of a type")
+        raise ValueError(f"{highest:g} is not the number of a type")
     base = int(highest) + 1
     pairs, counts = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for rows in strips(instances.shape):

@@ -137,7 +137,7 @@ class Findings:
                 )
             log.warning("%s", text)
         elif not found and not self.only_regions:
-            log.warning("%s: regions and no nuclei, so that no nucleus is painted", self.source)
+            log.warning("%s: regions but no nuclei, so no nucleus is painted", self.source)
         also = f", {regions} regions" if regions else ""
         notes = self.summary() or "nothing to note"
         log.info("%s: %d nuclei%s; %s", self.source, found, also, notes)
@@ -159,7 +159,7 @@ class Findings:
         """Return the message about unknown classes, which names the ten most frequent."""
         unknown = self.unknown
         worst = unknown.most_common(MOST_NAMED)
-        names = ", ".join(f"{name!r} ({n} nuclei)" for name, n in worst)
+        names = ", ".join(f"{name!r} ({n} object{'s' * (n > 1)})" for name, n in worst)
         if len(unknown) > len(worst):
             names += f" and {len(unknown) - len(worst)} more"
         text = (

@@ -149,7 +149,7 @@ def _source(path: Path, max_pixels: int = MAX_PIXELS) -> Source:
         AnnotationError: it is neither a file nor a folder.
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
-        raise AnnotationError(f"{path}: no ordinary file: copy what it gives into one first")
+        raise AnnotationError(f"{path}: not a regular file: copy its content into one first")
     members = [form.member for form in FORMATS if form.member]
     return Source(path, members, max_pixels=max_pixels)
 
@@ -178,12 +178,12 @@ def _no_format(source: Source) -> Format:
     """
     if labels.is_picture(source):
         return labels.FORMAT
-    what = "a slide, a picture or unknown"
+    what = "perhaps a slide or a picture"
     if source.path.is_dir():
         what = "a folder"
     elif source.magic.startswith((b"\xff\xd8\xff", b"GIF8", b"BM")):
         what = "a picture"
     raise AnnotationError(
-        f"{source.path}: no annotations of a known format but {what}: "
+        f"{source.path}: not annotations in a known format, but {what}: "
         "export the nuclei as GeoJSON, or as a label image in TIFF"
     )

@@ -128,7 +128,7 @@ def _on_its_canvas(nuclei: Nuclei, values: Mapping[str, Any], reading: Reading) 
     if not height or not width:
         if any(side in values for side in sides):
             reading.findings.warn(
-                "the canvas that the file states has no possible width and height: it is ignored"
+                "the canvas that the file states has no possible width and height and is ignored"
             )
         return nuclei
     regions = nuclei.regions

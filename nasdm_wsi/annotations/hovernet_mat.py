@@ -35,7 +35,7 @@ def read_instances(source: Source) -> tuple[np.ndarray, list[str]]:
         return instances, _names(fields, instances, ids)
     except (IsolatedError, LookupError, TypeError, ValueError, OverflowError) as error:
         raise AnnotationError(
-            f"{source.path}: inst_map and the types do not fit ({' '.join(str(error).split())}): "
+            f"{source.path}: inst_map and the types do not match ({' '.join(str(error).split())}): "
             "export it again"
         ) from error
 

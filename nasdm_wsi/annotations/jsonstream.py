@@ -55,7 +55,7 @@ def readable(path: object) -> Iterator[None]:
         raise AnnotationError(f"{path}: no such file: check the path") from error
     except TooDeepError as error:
         raise AnnotationError(
-            f"{path}: brackets nested more than {MOST_DEPTH} deep: export it again"
+            f"{path}: brackets nested more than {MOST_DEPTH} levels deep: export it again"
         ) from error
     except _BAD_JSON as error:
         if isinstance(error, UnicodeDecodeError) or "UTF8" in str(error):

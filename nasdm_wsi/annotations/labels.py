@@ -38,7 +38,7 @@ PANNUKE = ("Neoplastic", "Inflammatory", "Connective", "Dead", "Epithelial")
 # Pixel sizes of these data sets; a label image has that of its picture, which only users know.
 _MPP = {"Lizard": 0.5, "PanNuke": 0.25}
 _KINDS = {"instances": "label image", "Lizard": "Lizard labels", "PanNuke": "PanNuke masks"}
-_SHAPES = "choose one of (h, w), (h, w, 2) as of Lizard, (h, w, 6) as of PanNuke, or tiles of these"
+_SHAPES = "choose one of (h, w), (h, w, 2) as in Lizard, (h, w, 6) as in PanNuke, or tiles of these"
 
 _LABELS = ("labels", "masks", "inst_map")  # how tools call the array among others in an .npz
 
@@ -196,8 +196,8 @@ def _check_numbers(labels: np.ndarray, path: Path, *, least: float = -math.inf) 
             values = values[~np.isnan(values)]
             if (odd := (values != np.rint(values)) | ~(np.abs(values) < MOST_LABEL)).any():
                 raise AnnotationError(
-                    f"{path}: {values[odd][0]:g} is no label: save whole numbers, "
-                    "one for each nucleus, and no probabilities"
+                    f"{path}: {values[odd][0]:g} is not a label: save whole numbers, "
+                    "one for each nucleus, not probabilities"
                 )
         if values.size and values.min() < least:
             raise AnnotationError(
@@ -267,7 +267,7 @@ def _array(source: Source) -> np.ndarray:
     """Return the array of a file, which may be memory-mapped."""
     path = source.path
     if not _sniff(source):
-        raise AnnotationError(f"{path}: no label image of one channel: {_SHAPES}")
+        raise AnnotationError(f"{path}: not a label image of one channel: {_SHAPES}")
     try:
         if source.magic.startswith(_NUMPY):
             return np.load(path, mmap_mode="r", allow_pickle=False)
@@ -294,7 +294,7 @@ def _as_stack(array: np.ndarray, path: Path) -> tuple[str, np.ndarray]:
         size = " x ".join(map(str, array.shape))
         raise AnnotationError(f"{path}: an array of {size} holds no labels: {_SHAPES}")
     if array.dtype.kind not in "buif":
-        raise AnnotationError(f"{path}: {array.dtype} is no kind of label: save whole numbers")
+        raise AnnotationError(f"{path}: {array.dtype} cannot hold labels: save whole numbers")
     return kind, array[None] if array.ndim < 4 else array
 
 

@@ -64,7 +64,7 @@ def _read_mat(path: Path, max_pixels: int) -> tuple[np.ndarray, np.ndarray]:
         ) from error
     except (IsolatedError, TypeError, ValueError, OverflowError) as error:
         raise AnnotationError(
-            f"{path}: not a whole MATLAB file ({error}): export it again"
+            f"{path}: not a complete MATLAB file ({error}): export it again"
         ) from error
     typed = (
         np.isin(types, range(1, len(TYPES))) & (ids > 0) if ids.shape == types.shape else ids < 0

@@ -41,11 +41,13 @@ def check_mpp(mpp: float | None, source: object) -> float:
         AnnotationError: it is missing or impossible; the message names ``source``.
     """
     if mpp is None:
-        raise AnnotationError(f"{source}: the pixel size is unknown: give it, like `mpp` 0.25")
+        raise AnnotationError(
+            f"{source}: the pixel size is unknown: give it, for example `mpp` 0.25"
+        )
     if not LEAST_MPP < mpp < MOST_MPP:
         raise AnnotationError(
-            f"{source}: {mpp:g} micrometres per pixel is absurd: give the pixel size, "
-            "like `mpp` 0.25"
+            f"{source}: {mpp:g} micrometres per pixel is not plausible: give the "
+            "right pixel size, for example `mpp` 0.25"
         )
     return float(mpp)
 

@@ -108,7 +108,7 @@ def weigh_scale(
     """Warn about a pixel size, given or ``of_slide``, that contradicts what the file states."""
     if stated and not 1 / MOST_OFF <= mpp / stated <= MOST_OFF:
         which = (
-            f"the slide has {mpp:g}, which is taken: do they belong together?"
+            f"the slide has {mpp:g}, which is used: do the two belong together?"
             if of_slide
             else f"`mpp` is {mpp:g}: leave it out to take the file's"
         )
@@ -180,7 +180,7 @@ def _leave_out_regions(findings: Findings, name: str, areas: np.ndarray, mpp: fl
     size = f"{largest:,.0f} square pixels"
     if findings.mpp_is_known:
         size = f"{largest * mpp**2:,.0f} square micrometres"
-    remedy = f"`class_map` {name}=REGION names it"
+    remedy = f"name it with `class_map` {name}=REGION"
     if findings.counts[name]:  # which nuclei have as well
         remedy = "give regions a class of their own"
     findings.warn(
@@ -211,8 +211,8 @@ def _weigh_order(findings: Findings, regions: Columns) -> None:
     if n := len(np.unique(covered)):
         lie = "1 region lies" if n == 1 else f"{n:,} regions lie"
         findings.warn(
-            f"{lie} wholly under a later one: a later region covers earlier ones, so put it "
-            "behind them in the file"
+            f"{lie} wholly under a later one: a later region covers earlier ones, so move it "
+            "after them in the file"
         )
 
 
@@ -296,13 +296,13 @@ def on_canvas(
         raise PlanError(
             f"none of {len(nuclei):,} nuclei lies on the slide of {width} x {height} pixels: they "
             f"lie at x {x0:.0f} to {x1:.0f}, y {y0:.0f} to {y1:.0f} in its pixels of "
-            f"{mpp:g} mpp; check `mpp`, `size` and where the coordinates begin"
+            f"{mpp:g} mpp; check `mpp`, `size` and the origin of the coordinates"
         )
     warnings = []
     if outside := int((~on_slide).sum()):
         warnings.append(
             f"{_nuclei_lie(outside)} outside the slide of {width} x {height} "
-            f"pixels, of {len(nuclei):,}: check `mpp`, `size` and where the coordinates begin"
+            f"pixels, of {len(nuclei):,}: check `mpp`, `size` and the origin of the coordinates"
         )
     if not _touch(boxes, region).any():
         warnings.append("no nucleus lies in the `region`: check its numbers")
@@ -331,7 +331,7 @@ def regions_on_canvas(regions: Columns, size: tuple[int, int], *, alone: bool) -
     text = (
         f"none of {len(regions):,} regions lies on the slide of {width} x {height} pixels: they "
         f"lie at x {x0:.0f} to {x1:.0f}, y {y0:.0f} to {y1:.0f} in its pixels; check `mpp`, "
-        "`size` and where the coordinates begin"
+        "`size` and the origin of the coordinates"
     )
     if alone:
         raise PlanError(text)

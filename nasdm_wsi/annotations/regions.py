@@ -175,7 +175,7 @@ def joined(parts: Iterable[Regions | None]) -> Regions | None:
 def _numbers(names: Iterable[str]) -> list[int]:
     names = list(names)
     if odd := sorted(set(names) - {*REGIONS}):
-        raise AnnotationError(f"{odd[0]!r} is no region: choose one of {', '.join(REGIONS)}")
+        raise AnnotationError(f"{odd[0]!r} is not a region: choose one of {', '.join(REGIONS)}")
     return [REGIONS.index(name) + 1 for name in names]
 
 

@@ -41,7 +41,7 @@ def _rois(source: Source) -> list[Any]:
         found = roifile.roiread(source.path)
     except Exception as error:  # struct, ValueError, zip, ...
         raise AnnotationError(
-            f"{source.path}: no whole ROIs of ImageJ ({error}): save them again"
+            f"{source.path}: not complete ROIs of ImageJ ({error}): save them again"
         ) from error
     return found if isinstance(found, list) else [found]
 

@@ -38,7 +38,8 @@ def _batches(
             yield geometries, names, others
     except (IsolatedError, AttributeError, TypeError, ValueError, RecursionError) as error:
         raise AnnotationError(
-            f"{path}: not a whole TIAToolbox store ({' '.join(str(error).split())}): save it again"
+            f"{path}: not a complete TIAToolbox store ({' '.join(str(error).split())}): "
+            "save it again"
         ) from error
 
 

@@ -18,7 +18,11 @@ _TABLE = "save it as CSV with a column WKT, or export the nuclei as GeoJSON"
 _BEGINNINGS = (
     (b"%PDF", "a PDF", _TO_GEOJSON),
     (b"\xd0\xcf\x11\xe0", "a file of Excel or another Office program", _TABLE),
-    (b"\xac\xed\0\x05", "QuPath's own data file", "choose File, Export objects as GeoJSON in it"),
+    (
+        b"\xac\xed\0\x05",
+        "QuPath's own data file",
+        "in QuPath, choose File, Export objects as GeoJSON",
+    ),
     (b"MATLAB 7.3", "a MATLAB file of version 7.3", "save it again with the option -v7"),
     (b"\x89HDF", "an HDF5 file", "export the nuclei as GeoJSON or as a label image"),
     (b"7z\xbc\xaf", "packed by 7-Zip", _UNPACK),
@@ -26,7 +30,7 @@ _BEGINNINGS = (
     (b"BZh", "packed by bzip2", _UNPACK),
     (b"\xfd7zXZ", "packed by xz", _UNPACK),
     (b"\x28\xb5\x2f\xfd", "packed by Zstandard", _UNPACK),
-    (b"version https://git-lfs", "a pointer of Git LFS and not the file", "run git lfs pull"),
+    (b"version https://git-lfs", "a pointer of Git LFS instead of the file", "run git lfs pull"),
 )
 _TABLE_HEAD = re.compile(rb"[\w \"'.()-]+(?:[,;\t][\w \"'.()-]*)+\r?\n")
 _RUNS_CODE = "opening it would run the code in it"
@@ -86,9 +90,9 @@ def _text(source: Source) -> tuple[str, str] | None:
     if start.startswith((b"<!doctype html", b"<html")):
         return "a web page", "download the file itself"
     if re.match(rb"\d+,\d+,\d+,\d+,\d+,\d+[\d,]*[\r\n]", source.start):
-        return "a text of outlines as Cellpose's", _MASKS
+        return "Cellpose's text file of outlines", _MASKS
     if source.is_json and b'"cell_masks"' in source.start:
-        return "HistoPLUS's JSON, with a place of its own for each tile", _CONVERT
+        return "HistoPLUS's JSON, with coordinates of its own for each tile", _CONVERT
     if re.search(rb"^[^\n]*centroid[ _]x", source.start, re.IGNORECASE) and not source.is_json:
         return "a table of measurements without outlines", _TO_GEOJSON
     return _xml(source)

@@ -30,7 +30,7 @@ def elements(path: Path) -> Iterator[tuple[str, dict[str, str] | None]]:
     found: list[tuple[str, dict[str, str] | None]] = []
 
     def refuse(*_declaration: object) -> None:
-        raise AnnotationError(f"{path}: declares entities: save it without")
+        raise AnnotationError(f"{path}: declares entities: save it without them")
 
     parser = expat.ParserCreate()
     parser.EntityDeclHandler = refuse

@@ -33,7 +33,7 @@ def read_area(path: str | Path, *, named: str | None = None) -> shapely.Geometry
         return shapely.Polygon()
     with readable(path):
         if not Source(Path(path)).is_json:
-            raise AnnotationError(f"{path}: no GeoJSON: export the area as GeoJSON")
+            raise AnnotationError(f"{path}: not GeoJSON: export the area as GeoJSON")
         for name, text in texts(Path(path)):
             for member in members(text, "features"):
                 for feature in features_in(member, name):
@@ -69,7 +69,7 @@ def _polygons(feature: dict, path: str | Path) -> shapely.Geometry:
         geometry = shapely.make_valid(geometry)
     except Exception as error:  # of shapely, whatever is wrong with the coordinates
         raise AnnotationError(
-            f"{path}: an area is no polygon of finite coordinates: draw it again"
+            f"{path}: an area is not a polygon with finite coordinates: draw it again"
         ) from error
     parts = shapely.get_parts(shapely.get_parts(geometry))
     return shapely.union_all([part for part in parts if part.geom_type == "Polygon"])

@@ -146,7 +146,7 @@ def type_number(kind: str) -> int:
         PlanError: there is no such type.
     """
     if kind not in TYPES[1:]:
-        raise PlanError(f"{kind!r} is no nucleus type: choose one of {', '.join(TYPES[1:])}")
+        raise PlanError(f"{kind!r} is not a nucleus type: choose one of {', '.join(TYPES[1:])}")
     return TYPES.index(kind)
 
 
@@ -159,7 +159,7 @@ def _chosen(
         found = np.flatnonzero(nuclei.types == type_number(kind))
     if isinstance(amount, float):
         if not 0 <= amount <= 1:
-            raise PlanError(f"{amount:g} is no share: give one of 0 to 1")
+            raise PlanError(f"{amount:g} is not a share: give a number from 0 to 1")
         amount = round(amount * len(found))
     if not 0 <= amount <= len(found):
         what = f"{kind} nuclei" if kind else "nuclei"

@@ -85,11 +85,11 @@ def _is_file(scheduler: str) -> bool:
     except FileNotFoundError as error:
         raise OutputError(
             f"{scheduler}: no such scheduler file: start the dask scheduler first, with "
-            "`scheduler` the file that it writes or its address, like tcp://host:8786"
+            "`scheduler` the file that it writes or its address, such as tcp://host:8786"
         ) from error
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    raise OutputError(f"{scheduler} is no scheduler file, which dask scheduler writes as JSON")
+    raise OutputError(f"{scheduler} is not a scheduler file, which dask scheduler writes as JSON")
 
 
 @contextmanager
@@ -106,7 +106,7 @@ def local(workers: int, *, gpus: bool = False) -> Iterator[Client]:
     except (RuntimeError, OSError) as error:
         raise OutputError(
             f"the {workers} worker processes could not be started "
-            f"({' '.join(str(error).split()) or type(error).__name__}): look whether there is "
+            f"({' '.join(str(error).split()) or type(error).__name__}): check that there is "
             "enough memory, and room for temporary files"
         ) from error
     client = Client(cluster, set_as_default=False)
@@ -160,8 +160,8 @@ def cluster_pool(client: Client, folder: Path, factory: Callable[[], Do]) -> Ite
         yield ClusterPool(client, plugin.name)
     except KilledWorker as error:
         raise OutputError(
-            f"{error.allowed_failures + 1} workers died at one task; the last was "
-            f"{error.last_worker.address}: look into its log (out of memory?), then give the same "
+            f"{error.allowed_failures + 1} workers died during one task; the last was "
+            f"{error.last_worker.address}: see its log (out of memory?), then run the same "
             "command again"
         ) from error
     except NasdmError:
@@ -170,7 +170,7 @@ def cluster_pool(client: Client, folder: Path, factory: Callable[[], Do]) -> Ite
         if getattr(error, "errno", None) and not isinstance(error, ConnectionError):
             raise  # of a file
         raise OutputError(
-            "the dask cluster was lost: start one and give the same command again to go on"
+            "the dask cluster was lost: start one and run the same command again to resume"
         ) from error
     finally:
         if client.status == "running":
@@ -239,7 +239,7 @@ class ClusterPool:
     def stalled(self) -> None:
         """Warn if all workers are gone."""
         if not self._threads():
-            log.warning("the dask cluster has no worker left: waiting for one")
+            log.warning("the dask cluster has no workers left: waiting for one")
 
     def _threads(self) -> int:
         if time.monotonic() - self.asked > self.SECONDS:

@@ -175,7 +175,7 @@ class RunStore:
     def _check(self, path: Path, content: bytes | np.ndarray) -> None:
         if not self._is_whole(path, content):
             raise OutputError(
-                f"{path} was removed or damaged: give the same command again to go on"
+                f"{path} was removed or damaged: run the same command again to resume"
             )
 
     def _is_whole(self, path: Path, content: bytes | np.ndarray) -> bool:
@@ -241,11 +241,11 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout as error:
-        raise OutputError(f"another render is at work in {folder}: wait for it") from error
+        raise OutputError(f"another render is running in {folder}: wait until it ends") from error
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        log.warning("%s is on storage without locks: start no second render there", folder)
+        log.warning("%s is on storage without locks: do not start a second render there", folder)
     try:
         yield
     finally:
@@ -276,16 +276,16 @@ def _is_known(store: RunStore, manifest: dict[str, Any]) -> bool:
         if store.is_empty() or store.holds_own():
             return False
         raise OutputError(
-            f"{path} is damaged, and the parts are of another render: give the options of that "
-            "one to go on, or `overwrite` to start anew"
+            f"{path} is damaged, and the parts belong to another render: give the options of that "
+            "render to resume it, or `overwrite` to start anew"
         )
     keys = {*before, *manifest}
     if differ := sorted(k for k in keys if before.get(k) != manifest.get(k)):
-        remedy = "give the same options to go on"
+        remedy = "give the same options to resume"
         if differ == ["arithmetic"]:
-            remedy = "go on where CPU or GPU compute the same bytes as those that began it"
+            remedy = "resume on a CPU or GPU that computes the same bytes as the one that began it"
         raise OutputError(
-            f"{store.folder} holds an unfinished render with another {', '.join(differ)}: "
+            f"{store.folder} holds an unfinished render with a different {', '.join(differ)}: "
             f"{remedy}, or `overwrite` to start anew"
         )
     return True

@@ -47,7 +47,7 @@ def write(
 
     Raises:
         ValueError: ``pixels`` are neither RGB nor labels.
-        SlideError: IMAGE is no OME-Zarr image.
+        SlideError: IMAGE is not an OME-Zarr image.
         OutputError: the folder cannot be written.
     """
     path, image = Path(path), image_of(path)
@@ -162,7 +162,7 @@ def version_of(image: str | Path) -> str:
         found: Any = group.attrs.asdict()
         multiscales = found.get("ome", found)["multiscales"]
     except (OSError, KeyError) as error:
-        raise SlideError(f"{image}: is no OME-Zarr image") from error
+        raise SlideError(f"{image}: is not an OME-Zarr image") from error
     return str(found.get("ome", multiscales[0])["version"])
 
 

@@ -93,7 +93,7 @@ class Slide:
         """
         mpp = self.mpp or given
         if mpp is None:
-            raise SlideError(f"{self.path} does not tell its pixel size: give it with `mpp`")
+            raise SlideError(f"{self.path} does not state its pixel size: give it with `mpp`")
         return mpp
 
     def read(self, box: Box, *, mpp: float) -> np.ndarray:

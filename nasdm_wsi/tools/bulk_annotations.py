@@ -82,9 +82,11 @@ def _image(slide: Path) -> Dataset:
     try:
         image = dcmread(finest(slide), stop_before_pixels=True)
     except Exception as error:  # as of pydicom for any other file
-        raise SlideError(f"{slide}: is no DICOM slide, so nothing can refer to it") from error
+        raise SlideError(
+            f"{slide}: is not a DICOM slide, so annotations cannot refer to it"
+        ) from error
     if image.SOPClassUID != VLWholeSlideMicroscopyImageStorage:
-        raise SlideError(f"{slide}: is no DICOM slide, so nothing can refer to it")
+        raise SlideError(f"{slide}: is not a DICOM slide, so annotations cannot refer to it")
     return image
 
 

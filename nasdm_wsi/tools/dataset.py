@@ -62,7 +62,7 @@ def read_manifest(path: Path) -> dict:
     """Return the manifest of a prepared dataset, with the pixel size of each region.
 
     Raises:
-        DatasetError: ``path`` is no prepared dataset, of another version, or damaged.
+        DatasetError: ``path`` is not a prepared dataset, of another version, or damaged.
     """
     try:
         manifest = json.loads((Path(path) / MANIFEST).read_text(encoding="utf-8"))
@@ -75,7 +75,7 @@ def read_manifest(path: Path) -> dict:
     except DatasetError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DatasetError(f"{path} is no prepared dataset: make one with prepare") from error
+        raise DatasetError(f"{path} is not a prepared dataset: make one with prepare") from error
     return manifest
 
 
@@ -83,7 +83,7 @@ def read_regions(path: Path) -> Iterator[Region]:
     """Yield the regions of a prepared dataset, in the manifest's order.
 
     Raises:
-        DatasetError: it is no prepared dataset, or it is damaged.
+        DatasetError: it is not a prepared dataset, or it is damaged.
     """
     for row in read_manifest(path)["regions"]:
         try:
@@ -99,7 +99,7 @@ def dataset_mpp(path: Path) -> float:
     """Return the pixel size that all regions of a prepared dataset share, in micrometres.
 
     Raises:
-        DatasetError: it is no prepared dataset, or its regions have several pixel sizes.
+        DatasetError: it is not a prepared dataset, or its regions have several pixel sizes.
     """
     sizes = sorted({row["mpp"] for row in read_manifest(path)["regions"]})
     if len(sizes) != 1:

@@ -95,7 +95,7 @@ def read_rgb(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """
     image = _pixels(path, max_pixels)[..., :3]
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise DatasetError(f"{path} is no picture of three colours of 8 bits: convert it to RGB")
+        raise DatasetError(f"{path} is not an 8-bit RGB picture: convert it")
     return image
 
 
@@ -138,7 +138,7 @@ def regions_of(row: Labelled, frame: Frame, max_pixels: int = MAX_PIXELS) -> np.
     regions = frame.labels(_pixels(row.regions, max_pixels), row.regions)
     if (largest := int(regions.max(initial=0))) > len(REGIONS):
         raise DatasetError(
-            f"{row.regions}: {largest} is the number of no region: use 0 for unknown and 1 to "
+            f"{row.regions}: {largest} is not the number of a region: use 0 for unknown and 1 to "
             f"{len(REGIONS)} for {', '.join(REGIONS)}"
         )
     return regions.astype(np.uint8)

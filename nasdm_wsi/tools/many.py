@@ -256,7 +256,7 @@ def annotations_in(folder: str | Path) -> list[Path]:
             known = False
         (found if known else others).append(path)
     if not found:
-        raise PlanError(f"{folder}: no annotations are in this folder: give another one")
+        raise PlanError(f"{folder}: this folder contains no annotations: give another one")
     if others:
         few = ", ".join(path.name for path in others[:3])
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
@@ -312,7 +312,7 @@ def read_manifest(path: str | Path) -> list[dict[str, str]]:
             file.seek(0)
             rows = list(csv.DictReader(file, delimiter=separator, restkey="", restval=""))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise PlanError(f"{path}: no table: save it as CSV in UTF-8") from error
+        raise PlanError(f"{path}: not a table: save it as CSV in UTF-8") from error
     if not rows:
         raise PlanError(f"{path}: no rows: add one for each slide")
     for number, row in enumerate(rows, 1):

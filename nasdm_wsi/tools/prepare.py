@@ -162,7 +162,7 @@ def _read(row: Labelled, mpp: float, **reading: Any) -> _Picture:
     image = frame.picture(image)
     instances, types = nuclei_of(row, image, frame, **reading)
     if stray := sorted(set(np.unique(types)) - {*range(len(TYPES)), UNPUBLISHED}):
-        raise DatasetError(f"{row.labels}: type {stray[0]} is none of 0..6 and 255")
+        raise DatasetError(f"{row.labels}: type {stray[0]} is not 0 to 6 or 255")
     regions = regions_of(row, frame, reading["max_pixels"])
     return _Picture(image, instances, types, regions, frame.own)
 

@@ -87,7 +87,7 @@ def measure_seams(path: Path, *, stride: int | None = None, seed: int = 0) -> li
         cells = [((v.lines, v.at), tables_of(v, grid)) for v in _views(slide, grid, rng)]
     if len(cells) < 4:
         raise SlideError(
-            f"{path}: too little tissue round lines {grid.block} pixels apart: "
+            f"{path}: too little tissue around lines {grid.block} pixels apart: "
             "at least two squares of that size must hold tissue"
         )
     names = {name for _, tables in cells for name in tables}

@@ -102,13 +102,15 @@ def _read_table(path: Path) -> list[Source]:
     try:
         rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
     except (OSError, ValueError, csv.Error) as error:
-        raise DatasetError(f"{path}: no table of slides: save it as CSV in UTF-8") from error
+        raise DatasetError(f"{path}: not a table of slides: save it as CSV in UTF-8") from error
     if not rows:
         raise DatasetError(
             f"{path}: no slides: give a CSV with the column slide and a row for each"
         )
     if "slide" not in rows[0]:
-        raise DatasetError(f"{path}: no column slide: name the column of the slides so")
+        raise DatasetError(
+            f"{path}: there is no column named slide: give the column of the slides this name"
+        )
     return [_source_in(row, f"{path}, row {k}", path.parent) for k, row in enumerate(rows, 1)]
 
 
@@ -138,7 +140,7 @@ def split(
     total = sum(shares)
     if len(shares) != len(SPLITS) or min(shares) < 0 or not 0 < total < float("inf"):
         raise DatasetError(
-            f"`shares` {shares}: give three, of {', '.join(SPLITS)}, like 0.7 0.15 0.15"
+            f"`shares` {shares}: give three, of {', '.join(SPLITS)}, such as 0.7 0.15 0.15"
         )
     wanted = {
         name: len(sources) * share / total

@@ -46,7 +46,7 @@ def read_table(path: Path) -> list[Labelled]:
     except (OSError, ValueError, csv.Error) as error:
         reason = " ".join(str(error).split())
         raise DatasetError(
-            f"{path} is no table of pictures ({reason}): save it as CSV or as a JSON list"
+            f"{path} is not a table of pictures ({reason}): save it as CSV or as a JSON list"
         ) from error
     if not rows:
         raise DatasetError(f"{path}: no pictures: add a row for each")
