@@ -1,6 +1,6 @@
 """Exported training sets, read by the loaders of the packages that are trained on them.
 
-A test is skipped where its package is not installed; docs/use.md says how to install them.
+A test is skipped where its package is not installed; docs/training_set.md says how to install them.
 """
 
 import sys
