@@ -195,7 +195,7 @@ def edit(slide: Path, annotations: Path, out: Path, mask: Path | None, **given) 
     known: Any = job.known
     found = ", ".join(f"{n:,} {state}" for state, n in changes.counts().items() if n)
     options.say(
-        f"{out}: {found or 'no nuclei changed'}; painted anew: "
+        f"{out}: {found or 'no nuclei changed'}; repainted: "
         f"{known.area.area / 1e6:.3g} megapixels at {known.mpp:g} mpp; "
         f"the nuclei are in {labels_path(out).name}"
     )

@@ -80,8 +80,8 @@ def plan_edit(
 
     Args:
         path: of the slide.
-        nuclei: as they shall be, in pixels of any size, counted from the corner of the slide that
-            QuPath shows. Outlines of tissue are ignored.
+        nuclei: those of the edited slide, in pixels of any size, counted from the corner of the
+            slide that QuPath shows. Outlines of tissue are ignored.
         area: polygons in pixels of ``nuclei``, to be repainted.
         painter: one that takes known pixels.
         out: the output. If a copy of the slide can be changed into it, the area is widened to whole
@@ -372,8 +372,8 @@ def edit_region(
     Args:
         slide: its path.
         box: (y0, x0, y1, x1) in pixels of ``nuclei``.
-        nuclei: as they shall be. A slide that does not state its pixel size is taken to have that
-            of the nuclei.
+        nuclei: those that the box should show. A slide that does not state its pixel size is taken
+            to have that of the nuclei.
         painter: one that takes known pixels.
         seed: of the noise.
 

@@ -144,9 +144,10 @@ def layout(
 
 def _canvas_mpp(regions: str | Path | Regions | None, mpp: float | None) -> float:
     """Return the pixel size of the canvas, with a warning if it is assumed or contradicted."""
-    drawn = isinstance(regions, str | Path)
-    stated = stated_mpp(regions) if drawn else None
-    if drawn and stated is None and mpp is None:
+    if not isinstance(regions, str | Path):
+        return check_mpp(MPP if mpp is None else mpp, "`mpp`")
+    stated = stated_mpp(regions)
+    if stated is None and mpp is None:
         log.warning(
             "%s does not state its pixel size: %g micrometres are assumed; if that is wrong, give "
             "`mpp`",

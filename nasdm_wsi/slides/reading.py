@@ -172,7 +172,7 @@ def open_slide(path: str | Path) -> Slide:
     """Open a slide or an ordinary image.
 
     Raises:
-        SlideError: the file is missing, damaged or no image.
+        SlideError: the file is missing, damaged or not an image.
     """
     return Slide(path)
 

@@ -1,4 +1,4 @@
-"""Many slides by one call: a queue that survives failures, and goes on where it was stopped."""
+"""Many slides by one call: a queue that survives failures, and resumes where it was stopped."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def render_many(
     """Render slides with the same workers; a slide that fails does not stop the others.
 
     Slides that are complete, of the same job and encoding, are left as they are, and those that
-    were stopped are resumed, so after an interruption the same call goes on. Each slide has the
+    were stopped are resumed, so after an interruption the same call resumes. Each slide has the
     bytes that `rendering.render` gives it. Several small slides are painted at a time, so that all
     workers are busy, and large ones one after another.
 
