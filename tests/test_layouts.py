@@ -19,7 +19,7 @@ from nasdm_wsi.annotations.types import TYPES
 from nasdm_wsi.errors import AnnotationError, OutputError, PlanError
 from nasdm_wsi.layouts.colon import FAT, GLASS, MUCOSA, MUSCLE, Colon
 from nasdm_wsi.layouts.densities import Densities
-from nasdm_wsi.layouts.glands import STEP
+from nasdm_wsi.layouts.glands import ROUND, STEP, glands
 from nasdm_wsi.layouts.keyed import smooth
 from nasdm_wsi.layouts.making import layout
 from nasdm_wsi.layouts.outlines import AREAS, ELONGATIONS, shapes
@@ -28,6 +28,7 @@ from nasdm_wsi.layouts.plans import SlidePlan
 from nasdm_wsi.layouts.populate import TILE, Populated
 from nasdm_wsi.layouts.source import Proposals
 from nasdm_wsi.layouts.strip import Strip
+from nasdm_wsi.layouts.tissues import Glands
 from nasdm_wsi.layouts.writing import layout_box
 
 WHOLE = (0, 0, 512, 640)
@@ -245,6 +246,28 @@ def test_no_two_tissues_look_alike():
         glands = regions.take(np.flatnonzero(regions.types == REGIONS.index("epithelium") + 1))
         sizes[tissue] = np.median(shapely.area(glands.polygons()))
     assert 1.3 * sizes["normal"] < sizes["adenoma"] and 1.5 * sizes["normal"] < sizes["carcinoma"]
+
+
+def test_a_gland_is_round_where_no_other_is_beside_it():
+    style = Glands(
+        spacing=(160, 160), gap=20, radius=(90, 0), wall=26, joined=0, rough=0, oblique=0, warp=0
+    )
+
+    def island(box):
+        y, x = (np.arange(box[k], box[k + 2], STEP) + STEP / 2 for k in (0, 1))
+        return np.hypot(y[:, None] - 360, x - 200) < 100
+
+    ((_, outline), *_), *others = glands(style, (0, 0, 512, 512), allowed=island, seed=1, draw=0)
+    assert not others and outline.area > 15000
+    assert 4 * np.pi * outline.area / outline.length**2 > 0.99
+
+
+def test_glands_of_a_tumour_have_no_sharp_corners():
+    regions = colon(tissue="carcinoma").regions((100, 0, 400, 1000))
+    glands = regions.polygons()[regions.types == REGIONS.index("epithelium") + 1]
+    whole = glands[shapely.area(glands) > 1000]
+    rounded = shapely.buffer(shapely.buffer(whole, 1 - ROUND), ROUND - 1)
+    assert len(whole) > 15 and (shapely.area(rounded) / shapely.area(whole)).min() > 0.995
 
 
 def test_nuclei_of_other_sources_are_kept_apart_too():

@@ -109,6 +109,7 @@ class Colon:
         self._plan, self._seed = plan, seed
         self._blocks = lru_cache(maxsize=64)(self._block)
         self._kept = lru_cache(maxsize=1024)(self._square)
+        self._rooms = lru_cache(maxsize=1024)(self._room_of_square)
         self._populate, self._glands = populate, glands
         self._painted = glands and glands(self._gland_tissue, seed=seed)
         self._nuclei = populate(self.regions, seed=seed, tissue=self._kinds, densities=densities)
@@ -148,22 +149,15 @@ class Colon:
         return ground, [_TISSUES.get(kind, tissues.LOOSE) for kind in range(10)]
 
     def _square(self, row: int, column: int) -> np.ndarray:
-        return self._plan.ground(
-            (row * BLOCK, column * BLOCK, (row + 1) * BLOCK, (column + 1) * BLOCK)
-        )
+        return self._plan.ground(_box(row, column))
 
     def _ground(self, box: Box) -> np.ndarray:
         """Return the ground of a box from squares that are kept."""
-        out = np.empty([side // STEP for side in shape(box)], np.uint8)
-        for row, column in _squares(box, BLOCK):
-            square = (row * BLOCK, column * BLOCK, (row + 1) * BLOCK, (column + 1) * BLOCK)
-            part = intersect(square, box)
-            out[_cells(part, box)] = self._kept(row, column)[_cells(part, square)]
-        return out
+        return _assembled(box, self._kept)
 
     def _block(self, row: int, column: int) -> tuple[Layer, Layer]:
         """Return the regions of the ground of a square, and those of its glands."""
-        box = (row * BLOCK, column * BLOCK, (row + 1) * BLOCK, (column + 1) * BLOCK)
+        box = _box(row, column)
         raised = self._by_rules(box) if self._painted is None else []
         return _layer(self._flat(box)), _layer(raised)
 
@@ -176,15 +170,16 @@ class Colon:
                 made = glands_by_rules(
                     style,
                     box,
-                    allowed=partial(self._room_by_rules, kind, style.bare),
+                    allowed=partial(_assembled, squares=partial(self._rooms, kind, style.bare)),
                     seed=self._seed,
                     draw=number,
                 )
                 raised += [named for gland in made for named in gland]
         return raised
 
-    def _room_by_rules(self, kind: int, bare: float, box: Box) -> np.ndarray:
-        """Return where glands of a kind may lie in a box, of which a share is stroma alone."""
+    def _room_of_square(self, kind: int, bare: float, row: int, column: int) -> np.ndarray:
+        """Return where glands of a kind may lie in a square, of which a share is stroma alone."""
+        box = _box(row, column)
         room = self._room(kind, box)
         if bare:
             field = smooth(box, step=STEP, scale=BARE, seed=self._seed, draw=_DRAW + 2)
@@ -280,6 +275,20 @@ def _rebuilt(
 
 def _layer(named: list[Named]) -> Layer:
     return named, shapely.bounds([polygon for _, polygon in named]).reshape(-1, 4)
+
+
+def _box(row: int, column: int) -> Box:
+    return row * BLOCK, column * BLOCK, (row + 1) * BLOCK, (column + 1) * BLOCK
+
+
+def _assembled(box: Box, squares: Callable[[int, int], np.ndarray]) -> np.ndarray:
+    """Return the values of a box, one for every `STEP` micrometres, from those of squares."""
+    places = _squares(box, BLOCK)
+    out = np.empty([side // STEP for side in shape(box)], squares(*places[0]).dtype)
+    for place in places:
+        part = intersect(_box(*place), box)
+        out[_cells(part, box)] = squares(*place)[_cells(part, _box(*place))]
+    return out
 
 
 def _squares(box: Box, side: int) -> list[Block]:

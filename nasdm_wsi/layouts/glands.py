@@ -23,11 +23,12 @@ from .tissues import Glands
 RAYS = 48
 STEP = 4  # along a ray, and of the ground
 LONGEST = 160  # of a ray
-GROUND = 352  # round a square that glands can cover whose first seed lies in it
-SEEDS = 640  # round a square that matter for them
+SEEDS = 640  # round a square that matter for glands whose first seed lies in it, with their ground
+NEIGHBOURS = 12  # of a seed that matter for its cell
 JITTER = 0.32  # of a seed, as a share of the spacing
 WARP = 64  # length over which neighbouring places move together
 LEAST_AREA = 700.0  # of a gland in square micrometres
+ROUND = 14.0  # radius of the corners of a gland
 _DRAW = 2200  # the first of the draws of random numbers in this file
 
 Allowed = Callable[[Box], np.ndarray]
@@ -51,6 +52,10 @@ class Seeds(NamedTuple):
     roots: np.ndarray
     draws: np.ndarray
 
+    def take(self, index: np.ndarray) -> Seeds:
+        """Return the pieces of an index or a mask."""
+        return Seeds(*(column[index] for column in self))
+
 
 def glands(style: Glands, box: Box, *, allowed: Allowed, seed: int, draw: int) -> list[list[Named]]:
     """Return the glands whose first seed lies in a box, each as a list of regions.
@@ -59,17 +64,17 @@ def glands(style: Glands, box: Box, *, allowed: Allowed, seed: int, draw: int) -
         allowed: where glands may lie.
         draw: kinds of glands with different numbers are independent.
     """
-    around = grow(box, GROUND)
-    seeds = _seeds(style, grow(box, SEEDS), seed, _DRAW + 10 * draw)
-    first = (seeds.roots[:, 0] == seeds.rows) & (seeds.roots[:, 1] == seeds.columns)
-    y, x = seeds.places.T
-    here = (y >= box[0]) & (x >= box[1]) & (y < box[2]) & (x < box[3])
+    around = grow(box, SEEDS)
     ground = allowed(around)
     if not ground.any():
         return []
-    mine = {tuple(root) for root in seeds.roots[first & here].tolist()}
+    seeds = _seeds(style, around, seed, _DRAW + 10 * draw)
+    mine = {tuple(root) for root in seeds.take(_first_in(box, seeds)).roots.tolist()}
+    # A seed off the ground has no piece, so the pieces beside it need not leave room for one.
+    seeds = seeds.take(_at(ground, around, seeds.places))
     members = np.array([tuple(root) in mine for root in seeds.roots.tolist()], bool)
-    members &= _at(ground, around, seeds.places)
+    if not members.any():
+        return []
     radii = _radii(style, seeds, np.flatnonzero(members), ground, around)
     rings = _rings(style, seeds.places[members], radii, around, seed, _DRAW + 10 * draw)
     pieces: dict[tuple, list[Polygon]] = {}
@@ -80,6 +85,13 @@ def glands(style: Glands, box: Box, *, allowed: Allowed, seed: int, draw: int) -
         rng = generator(seed, _DRAW + 10 * draw + 5, *root)
         out += [_gland(style, outline, rng) for outline in _joined(parts)]
     return out
+
+
+def _first_in(box: Box, seeds: Seeds) -> np.ndarray:
+    """Return bool (n,): seeds in a box that are the first of a gland."""
+    y, x = seeds.places.T
+    here = (y >= box[0]) & (x >= box[1]) & (y < box[2]) & (x < box[3])
+    return here & (seeds.roots[:, 0] == seeds.rows) & (seeds.roots[:, 1] == seeds.columns)
 
 
 def _seeds(style: Glands, box: Box, seed: int, draw: int) -> Seeds:
@@ -124,9 +136,10 @@ def _radii(
 
 def _cells(style: Glands, seeds: Seeds, index: np.ndarray, rays: np.ndarray) -> np.ndarray:
     """Return the distances (m, RAYS) to the borders of the Voronoi cells."""
-    _, near = cKDTree(seeds.places).query(seeds.places[index], k=13)
+    nearest = np.arange(1, 1 + min(1 + NEIGHBOURS, len(seeds.places)))
+    _, near = cKDTree(seeds.places).query(seeds.places[index], k=nearest)
     limit = np.full((len(index), rays.shape[1]), np.inf)
-    for other in near[:, 1:].T:
+    for other in near[:, 1:].T:  # after the seed itself
         step = seeds.places[other] - seeds.places[index]
         length = np.hypot(*step.T)
         same = (seeds.roots[other] == seeds.roots[index]).all(axis=1)
@@ -175,7 +188,7 @@ def _rings(
 def _joined(parts: list[Polygon]) -> list[Polygon]:
     """Return the union of outlines, smoothed, without pieces that are too small for a gland."""
     whole = shapely.union_all(shapely.make_valid(np.array(parts)))
-    smoothed = shapely.get_parts(whole.buffer(8).buffer(-16).buffer(8)).tolist()
+    smoothed = shapely.get_parts(whole.buffer(8).buffer(-8 - ROUND).buffer(ROUND)).tolist()
     return [Polygon(p.exterior).simplify(0.3) for p in smoothed if p.area >= LEAST_AREA]
 
 
