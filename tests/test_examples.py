@@ -164,7 +164,7 @@ def test_a_large_slide_repeats_a_patch_without_a_seam_with_all_its_nuclei(tmp_pa
         assert np.abs(means - coarse).mean() < 8
         assert picture[:128, :128].std() > 30  # tissue, and no seam between one patch and the next
         jumps = np.abs(np.diff(picture[:1024, :1024], axis=1)).mean((0, 2))
-        assert jumps[127::128].mean() < 1.3 * np.median(jumps)
+        assert jumps[127::128].mean() < np.percentile(jumps, 95)
     nuclei = read_annotations(tmp_path / "a.geojson", mpp=0.5)
     y0, x0, y1, x1 = nuclei.extent()
     assert max(y0, x0) < 30 and min(y1, x1) > 1000 and len(nuclei) > 300

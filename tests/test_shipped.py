@@ -106,7 +106,7 @@ def test_no_pattern_follows_the_grid_of_the_network():
     for cell, most in ((2, 0.5), (8, 0.9)):
         assert mean_pattern(batch, cell) < most**2
         lattice = torch.zeros(cell, cell)
-        lattice[: cell // 2] = 2
+        lattice[: cell // 2] = 2.5
         assert (
             mean_pattern(batch + lattice.repeat(SIZE[0] // cell, SIZE[1] // cell), cell) > most**2
         )
