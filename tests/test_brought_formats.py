@@ -483,7 +483,7 @@ def unread(folder: Path) -> list[tuple[Path, str]]:
         (written(folder / "empty.geojson", b""), "an empty file: export it again"),
         (written(folder / "empty.txt", b""), "an empty file: export it again"),
         (written(folder / "points.csv", b"cell_id,x,y\n1,2,3\n"), "a table without outlines"),
-        (written(folder / "a_cp_outlines.txt", b"1,2,3,4,5,6\n7,8,9,1,2,3\n"), "as Cellpose's"),
+        (written(folder / "a_cp_outlines.txt", b"1,2,3,4,5,6\n7,8,9,1,2,3\n"), "Cellpose's"),
     ]
 
 

@@ -115,7 +115,7 @@ def set_network(name, value):
         (set_value(float("nan")), True, "head.bias holds NaN"),
         (set_value(float("-inf")), True, "head.bias holds NaN or infinity"),
         (lambda t, v: t.update({"head.bias": torch.ones(12).int()}), True, "holds torch.int32"),
-        (lambda t, v: t.update({"head.bias": torch.ones(5)}), True, r"head.bias is \[5\] in place"),
+        (lambda t, v: t.update({"head.bias": torch.ones(5)}), True, r"head.bias is \[5\] instead"),
         (lambda t, v: t.pop("head.bias"), True, "1 tensors differ: head.bias is missing"),
         (lambda t, v: t.update(more=torch.ones(1)), True, "1 tensors differ: more is not known"),
         (set_header("family", "other"), True, "family 'other' is none of local, semantic"),
@@ -175,7 +175,7 @@ def test_a_damaged_run_does_not_go_on(dataset, tmp_path):
     write(last, {k: v for k, v in tensors.items() if k != slot}, values)
     refused(f"1 tensors differ: {slot} is missing")
     write(last, {**tensors, slot: tensors[slot][:1]}, values)
-    refused(f"{slot} is .* in place of")
+    refused(f"{slot} is .* instead of")
     write(last, tensors, {**values, "kind": "weights"})
     refused("holds weights but no run")
     write(last, tensors, values)

@@ -159,7 +159,7 @@ def mistakes():
         ("mpp absurd", same, ("--mpp", "-1"), "mpp"),
         ("region outside", same, (*mpp, "--region", "0", "0", "9999", "5"), "does not lie within"),
         ("wrong suffix", same, (*mpp, "-o", "slide.png"), "must end in"),
-        ("no such folder", same, (*mpp, "-o", "nowhere/slide.tif"), "nowhere is no folder"),
+        ("no such folder", same, (*mpp, "-o", "nowhere/slide.tif"), "nowhere is not a folder"),
         ("no such device", same, (*mpp, "--device", "cuda:99"), "not available"),
     ]
 

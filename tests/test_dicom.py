@@ -179,7 +179,7 @@ def test_nuclei_become_bulk_annotations_that_highdicom_reads(target, annotations
     export(target / "level-0.dcm", out, **settings, overwrite=True)
     assert out.read_bytes() == first
     Image.new("RGB", (200, 150)).save(tmp_path / "picture.png")
-    with pytest.raises(SlideError, match="picture.png: is no DICOM slide"):
+    with pytest.raises(SlideError, match="picture.png: is not a DICOM slide"):
         export(tmp_path / "picture.png", tmp_path / "a.dcm", **settings)
     with pytest.raises(OutputError, match="dicom counts in pixels of the slide"):
         export(target, tmp_path / "a.dcm", **settings, mpp_out=1.0)

@@ -341,7 +341,7 @@ def test_an_edit_in_memory_is_the_edit_in_the_file(edit, folder, fitting_weights
         ((), "there is nothing to repaint: give --area, --before, --insert"),
         (("--insert", "eosin=3"), "'eosin' is not a nucleus type: choose one of neutrophil"),
         (("--insert", "plasma"), "'plasma' is not TYPE=NUMBER"),
-        (("--remove", "plasma=few"), "'few' is no number"),
+        (("--remove", "plasma=few"), "'few' is not a number"),
         (("--insert", "plasma=-1"), "Invalid value for '--insert': '-1'"),
         (("--insert", "plasma=300"), "ask for fewer"),
         (("--remove", "plasma=300"), "300 plasma nuclei are asked for, of 10: ask for fewer"),

@@ -269,7 +269,7 @@ def test_a_failure_leaves_nothing(slide, nuclei, tmp_path):
             export(slide, tmp_path / "out", form=form, labels=tmp_path / "far.geojson")
     with pytest.raises(OutputError, match="must end in"):
         export(slide, tmp_path / "out.png", form="types")
-    with pytest.raises(OutputError, match="nowhere is no folder"):
+    with pytest.raises(OutputError, match="nowhere is not a folder"):
         export(slide, tmp_path / "nowhere" / "out", form="coco")
     assert [p.name for p in tmp_path.iterdir()] == ["far.geojson"]
 

@@ -165,7 +165,7 @@ def test_the_resolution_of_hovernet(written):
 
 def test_hovernet_without_types_or_contours(written):
     path = written(hovernet(type=None))
-    with pytest.raises(AnnotationError, match=rf"'unclassified' \({COUNT} nuclei\)"):
+    with pytest.raises(AnnotationError, match=rf"'unclassified' \({COUNT} objects\)"):
         read_annotations(path)
     assert len(read_annotations(path, class_map={"unclassified": "plasma"})) == COUNT
     with pytest.raises(AnnotationError, match=f"no nuclei found .{COUNT} objects without shape"):
@@ -349,7 +349,7 @@ def test_types_without_names_need_the_users_word(tmp_path):
     path = store(
         tmp_path / "a.db", [(shapely.box(0, 0, 9.5, 9), {"type": 2}), (shapely.box(0, 0, 9, 9), {})]
     )
-    with pytest.raises(AnnotationError, match=r"'2' \(1 nuclei\), 'unclassified' \(1 nuclei\)"):
+    with pytest.raises(AnnotationError, match=r"'2' \(1 object\), 'unclassified' \(1 object\)"):
         read_annotations(path, mpp=0.25)
     options = {"class_map": {"2": "plasma"}, "ignore_classes": ["unclassified"]}
     assert read_annotations(path, mpp=0.25, **options).types.tolist() == [4]
@@ -383,7 +383,7 @@ def test_label_images(tmp_path, name, dtype):
     """Of StarDist and Cellpose: instances alone, so that the user names their type."""
     sparse = np.where(INSTANCES, INSTANCES * 3, 0)  # numbers may be missing
     path = save(tmp_path / name, sparse.astype(dtype))
-    with pytest.raises(AnnotationError, match=rf"'nuclei' \({COUNT} nuclei\): choose"):
+    with pytest.raises(AnnotationError, match=rf"'nuclei' \({COUNT} objects\): choose"):
         read_annotations(path, mpp=0.25)
     nuclei = read_annotations(path, mpp=0.25, class_map={"nuclei": "epithelial"})
     assert nuclei.counts()["epithelial"] == COUNT == len(nuclei)
@@ -414,7 +414,7 @@ def test_the_commonest_type_of_a_nucleus_counts(tmp_path):
 
 def test_a_type_that_lizard_does_not_have(tmp_path):
     path = save(tmp_path / "a.npy", np.stack([INSTANCES, np.where(KINDS == 1, 9, KINDS)], -1))
-    with pytest.raises(AnnotationError, match=f"'class 9' .{NUMBERS.count(1)} nuclei"):
+    with pytest.raises(AnnotationError, match=f"'class 9' .{NUMBERS.count(1)} objects"):
         read_annotations(path)
 
 
@@ -426,7 +426,7 @@ def test_pannuke_masks(tmp_path, caplog):
     masks[..., 5] = masks[..., :5].max(-1) == 0
     path = save(tmp_path / "masks.npy", masks)
     of_layer = [sum(n % 5 == layer for n in NUMBERS) for layer in range(5)]
-    with pytest.raises(AnnotationError, match=rf"class 'Dead' \({of_layer[3]} nuclei\)"):
+    with pytest.raises(AnnotationError, match=rf"class 'Dead' \({of_layer[3]} objects\)"):
         read_annotations(path)
     assert "'Inflammatory' is read as lymphocyte" in caplog.text
     nuclei = read_annotations(path, ignore_classes=["Dead"])
@@ -446,7 +446,7 @@ def test_what_is_no_label_image_is_refused_in_one_line(tmp_path):
         (save(tmp_path / "rgb.tif", picture), "not a label image of one channel: choose"),
         (save(tmp_path / "rgb.npy", picture), "20 x 30 x 3 holds no labels: choose"),
         (save(tmp_path / "pages.tif", picture[..., 0].reshape(5, 4, 30)), "not a label image of"),
-        (save(tmp_path / "text.npy", np.full((4, 4), "a")), "<U1 is no kind of label"),
+        (save(tmp_path / "text.npy", np.full((4, 4), "a")), "<U1 cannot hold labels"),
         (tmp_path / "seg.npy", "a pickle as Cellpose"),
         (tmp_path / "cut.npy", "cannot be read"),
     ):
@@ -716,7 +716,7 @@ def test_a_geodataframe_of_ones_own(tmp_path):
         frame, mpp=0.5, column="kind", class_map={"unclassified": "plasma"}
     )
     assert nuclei.types.tolist() == [2, 4]
-    with pytest.raises(AnnotationError, match="'unclassified' .1 nuclei"):
+    with pytest.raises(AnnotationError, match="'unclassified' .1 object"):
         Nuclei.from_geopandas(frame, mpp=0.5, column="kind")
     with pytest.raises(AnnotationError, match="the GeoDataFrame has no column 'classification'"):
         Nuclei.from_geopandas(frame, mpp=0.5)

@@ -122,7 +122,7 @@ def test_a_density_that_finds_no_room_is_told_with_both_numbers(tmp_path, caplog
     asked = ["stroma:eosinophil=1e9", "plasma=2e2", "neutrophil=1e+1", "epithelium:plasma=.3E3"]
     counts = layout(tmp_path / "a.geojson", regions=regions, density=asked)
     (told,) = [record.getMessage() for record in caplog.records]
-    found = re.search(r"eosinophil in stroma: 1e\+09 asked for, ([\d,]+) placed", told)
+    found = re.search(r"eosinophil in stroma: 1e\+09 requested, ([\d,]+) placed", told)
     placed = float(found[1].replace(",", "")) * 150 * 250 / 1e6
     assert placed == pytest.approx(counts["eosinophil"], rel=0.1) and placed > 50
     assert "plasma" not in told and "neutrophil" not in told

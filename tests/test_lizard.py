@@ -54,7 +54,7 @@ def test_read_mat(mat):
         ({"class": [[4]]}, "each id needs one class from 1 to 6: correct the file"),
         ({"id": [[-7], [3]]}, "each id needs one class from 1 to 6: correct the file"),
         ({"inst_map": np.zeros((4, 4), int)}, "no nuclei found: check that inst_map is filled"),
-        ({"inst_map": -labelled()["inst_map"]}, "2 nuclei of inst_map are missing in id"),
+        ({"inst_map": -labelled()["inst_map"]}, "2 nuclei of inst_map are missing from id"),
     ],
 )
 def test_bad_fields(mat, changes, message):

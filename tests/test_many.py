@@ -300,7 +300,7 @@ def test_mistakes_are_one_line(folder, command, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
     out = tmp_path / "out"
-    assert "empty: no annotations are in this folder" in said(tmp_path / "empty", "-o", out)
+    assert "empty: this folder contains no annotations" in said(tmp_path / "empty", "-o", out)
     assert "choose another --out" in said(folder, "-o", folder)
     assert "many slides need a folder as --out" in said(folder, "-o", tmp_path / "file")
     assert "must end in .ome.tif" in said(folder, "-o", out, "--suffix", ".png")
@@ -311,7 +311,7 @@ def test_mistakes_are_one_line(folder, command, tmp_path):
     assert "a.geojson and a.json would both become" in said(folder, "-o", out)
     cases = {
         "annotations,sead\na.geojson,1\n": "column 'sead' is not an option of render",
-        "annotations,workers\na.geojson,1\n": "--workers holds for all slides",
+        "annotations,workers\na.geojson,1\n": "--workers applies to all slides",
         "annotations,lossless\na.geojson,maybe\n": "'maybe' is neither yes nor no",
         "annotations,seed\n,1\n": "row 1: annotations is empty",
         "annotations\na.geojson,1\n": "row 1: more cells than columns",

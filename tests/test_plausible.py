@@ -317,7 +317,7 @@ def test_encodings(written, encoding):
 def test_deep_brackets_are_one_line(tmp_path, start):
     path = tmp_path / "a.json"
     path.write_text(start + "[" * 40_000 + "]" * 40_000)
-    with pytest.raises(AnnotationError, match="a.json: brackets nested more than 200 deep"):
+    with pytest.raises(AnnotationError, match="a.json: brackets nested more than 200 levels deep"):
         read_annotations(path, mpp=0.5)
 
 

@@ -159,7 +159,7 @@ def test_a_region_that_a_later_one_hides_is_told(written, caplog, last):
 def test_a_large_region_without_a_known_name_is_left_out_with_a_remedy(written, caplog):
     path = written([feature(shapely.box(0, 0, 200, 200), "Mucosa"), *cells()])
     assert read_annotations(path, mpp=0.5).regions is None
-    assert "`class_map` Mucosa=REGION names it" in caplog.text
+    assert "name it with `class_map` Mucosa=REGION" in caplog.text
     caplog.clear()
     mapped = read_annotations(path, mpp=0.5, class_map={"Mucosa": "stroma"})
     assert mapped.regions.counts() == {"stroma": 1} and len(mapped) == 30 and not caplog.records
@@ -177,7 +177,7 @@ def test_necrotic_tissue_is_a_region_and_a_necrotic_cell_a_question(written):
     path = written([feature(shapely.box(0, 0, 200, 200), "Necrosis"), *cells()])
     assert read_annotations(path, mpp=0.5).regions.counts() == {"debris": 1}
     path = written(cells(names=("Necrosis", "Plasma")))
-    with pytest.raises(AnnotationError, match=r"'Necrosis' \(15 nuclei\).*`class_map`"):
+    with pytest.raises(AnnotationError, match=r"'Necrosis' \(15 objects\).*`class_map`"):
         read_annotations(path, mpp=0.5)
 
 

@@ -228,7 +228,7 @@ def test_a_published_network_sees_the_background_and_the_null_condition_is_empty
         (lambda s: s.update(extra=torch.ones(1)), "1 tensors differ: extra is not known"),
         (
             lambda s: s.update({"time_embed.2.bias": torch.ones(3)}),
-            r"time_embed.2.bias is \[3\] in place of \[128\]",
+            r"time_embed.2.bias is \[3\] instead of \[128\]",
         ),
         (lambda s: s.clear(), "660 tensors differ: time_embed.0.weight is missing"),
         (lambda s: s.update(step=7), "not a state_dict"),

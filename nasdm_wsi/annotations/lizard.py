@@ -75,7 +75,7 @@ def _read_mat(path: Path, max_pixels: int) -> tuple[np.ndarray, np.ndarray]:
         )
     if missing := sorted(set(distinct(instances).tolist()) - {0, *ids.tolist()}):
         raise AnnotationError(
-            f"{path}: {len(missing)} nuclei of inst_map are missing in id, "
+            f"{path}: {len(missing)} nuclei of inst_map are missing from id, "
             f"the first is {missing[0]}: correct the file"
         )
     table = np.zeros(max(ids.max(initial=0), 0) + 1, np.uint8)
