@@ -52,12 +52,20 @@ def mean_of_four(image: np.ndarray) -> np.ndarray:
     return np.floor(blocks.mean(axis=(1, 3)) + 0.5).astype(np.uint8)
 
 
-def wait_for(condition: Callable[[], object], process: subprocess.Popen | None = None) -> None:
-    """Wait until a condition holds, which must be before ``process`` ends."""
+def wait_for(
+    condition: Callable[[], object],
+    process: subprocess.Popen | None = None,
+    *,
+    every: float = 0.01,
+) -> None:
+    """Wait until a condition holds, which must be before ``process`` ends.
+
+    every: seconds between two looks.
+    """
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline and (process is None or process.poll() is None)
-        time.sleep(0.01)
+        time.sleep(every)
 
 
 class Failing:

@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 
 import numpy as np
+import psutil
 import pytest
 import tifffile
 from click.testing import CliRunner
@@ -150,24 +151,27 @@ def test_train_ends_with_130_on_ctrl_c_and_is_resumed(dataset, tmp_path):
     assert (out / "last.safetensors").exists()
 
 
-def bytes_hidden(out):
-    """The size of the file that will be ``out`` when it is whole; -1 if there is none."""
-    with suppress(FileNotFoundError):  # those that test the folder go at once
-        return max((p.stat().st_size for p in out.parent.glob(f".{out.name}.????????")), default=-1)
-    return -1
+def cpu_seconds(process):
+    """The CPU time of a process and of those that it has started."""
+    with suppress(psutil.NoSuchProcess):
+        top = psutil.Process(process.pid)
+        return sum(sum(p.cpu_times()[:2]) for p in (top, *top.children(recursive=True)))
+    return 0
 
 
 @POSIX
 @pytest.mark.parametrize(
-    ("workers", "size", "times"),
-    [(1, 1, 1), (2, 0, 1), (2, 1, 2)],
+    ("workers", "seconds", "times"),
+    [(1, 3, 1), (2, 0, 1), (2, 8, 2)],
     ids=["one works", "two start", "two work"],
 )
-def test_a_layout_that_is_stopped_leaves_no_file_and_no_process(tmp_path, workers, size, times):
-    """It is stopped when the file that it writes is there, or has that size."""
+def test_a_layout_that_is_stopped_leaves_no_file_and_no_process(tmp_path, workers, seconds, times):
+    """It is stopped after so many seconds of CPU time since it has opened its file."""
     out = tmp_path / "a.geojson"
     process = start("layout", "-o", out, "--size", 8000, 8000, "--workers", workers)
-    wait_for(lambda: bytes_hidden(out) >= size, process)
+    wait_for(lambda: list(tmp_path.glob(".a.geojson.????????")), process)
+    before = cpu_seconds(process)
+    wait_for(lambda: cpu_seconds(process) >= before + seconds, process, every=0.2)
     for _ in range(times):
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.05)
