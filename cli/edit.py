@@ -114,11 +114,7 @@ def _amount(text: str) -> int | float:
     callback=_finite,
     help="Remove this share of all nuclei; 1 removes all.",
 )
-@click.option(
-    "--regions",
-    type=options.EXISTING,
-    help="Take the tissue regions from this file: annotations, or a label image.",
-)
+@options.regions
 @click.option(
     "--mpp", type=float, help="Pixel size of SLIDE in micrometres, if it does not state it."
 )
@@ -127,16 +123,8 @@ def _amount(text: str) -> int | float:
 )
 @options.reading
 @options.seed
-@click.option(
-    "--steps",
-    type=click.IntRange(1, 1000),
-    help="Number of solver steps; default: that of the weights.",
-)
-@click.option(
-    "--guidance",
-    type=click.FloatRange(0, 20),
-    help="Strength of guidance; default: 1.",
-)
+@options.steps
+@options.guidance
 @click.option(
     "--style",
     help="Stain: the name of a style, or a slide or image; default: that of SLIDE near the edit.",

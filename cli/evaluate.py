@@ -25,16 +25,8 @@ from . import options
     type=click.Choice(["guidance", "steps", "magnification"]),
     help="Setting to vary in an ablation.",
 )
-@click.option(
-    "--steps",
-    type=click.IntRange(1, 1000),
-    help="Number of solver steps; default: that of the weights.",
-)
-@click.option(
-    "--guidance",
-    type=click.FloatRange(0, 20),
-    help="Strength of guidance; default: 1.",
-)
+@options.steps
+@options.guidance
 @options.seed
 @options.device
 @options.quiet

@@ -31,6 +31,20 @@ seed = click.option(
     show_default=True,
     help="Seed of the random numbers.",
 )
+steps = click.option(
+    "--steps",
+    type=click.IntRange(1, 1000),
+    help="Number of solver steps; default: that of the weights.",
+)
+guidance = click.option(
+    "--guidance", type=click.FloatRange(0, 20), help="Strength of guidance; default: 1."
+)
+regions = click.option(
+    "--regions",
+    type=EXISTING,
+    metavar="FILE",
+    help="Take the tissue regions from this file: annotations, or a label image.",
+)
 
 
 QUIET = "quiet"  # in the context of the whole command line

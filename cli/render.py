@@ -32,12 +32,7 @@ from .many import is_many, render_all
     metavar="SLIDE",
     help="Take pixel size and slide size from the slide that was annotated.",
 )
-@click.option(
-    "--regions",
-    type=options.EXISTING,
-    metavar="FILE",
-    help="Take the tissue regions from this file: annotations, or a label image.",
-)
+@options.regions
 @options.reading
 @click.option(
     "--mpp-out",
@@ -66,16 +61,8 @@ from .many import is_many, render_all
     help="Largest number of pixels that a canvas may have.",
 )
 @options.seed
-@click.option(
-    "--steps",
-    type=click.IntRange(1, 1000),
-    help="Number of solver steps; default: that of the weights.",
-)
-@click.option(
-    "--guidance",
-    type=click.FloatRange(0, 20),
-    help="Strength of guidance; default: 1.",
-)
+@options.steps
+@options.guidance
 @click.option(
     "--style", help="Stain: the name of a style, or a slide or image whose stain is copied."
 )

@@ -68,7 +68,6 @@ class Training:
 class Header:
     """The header of a checkpoint.
 
-
     kind: "weights" for rendering, or "training", with everything that training needs to resume.
     family, network: name of the family and configuration of the network.
     mpp: micrometres per pixel of the pictures that the network paints.
