@@ -133,14 +133,16 @@ OUTLINES = from_labels(INSTANCES, np.array([0, *NUMBERS]), mpp=0.5)
 RINGS = [np.asarray(polygon.exterior.coords).tolist() for polygon in OUTLINES.polygons()]
 
 
-def imagescope(path: Path, *, vertex="Vertex", layer='Name="{name}"', label="", region="") -> Path:
+def imagescope(
+    path: Path, *, vertex="Vertex", layer='Name="{name}"', label="", region='Type="0"'
+) -> Path:
     """A layer for each nucleus, with the scale of MoNuSeg."""
     layers = []
     for name, ring in zip(NAMES, RINGS, strict=True):
         points = "".join(f'<{vertex} X="{x}" Y="{y}" Z="0"/>' for x, y in ring)
         layers.append(
             f"<Annotation {layer.format(name=name)}><Attributes>{label.format(name=name)}"
-            f'</Attributes><Regions><Region Type="0" {region}><Attributes/>'
+            f"</Attributes><Regions><Region {region}><Attributes/>"
             f"<Vertices>{points}</Vertices></Region></Regions></Annotation>"
         )
     path.write_text(f'<Annotations MicronsPerPixel="0.25">{"".join(layers)}</Annotations>')
@@ -178,9 +180,17 @@ def test_imagescope_xml_is_read_with_its_scale(tmp_path):
     assert read(plain, mpp=None, slide_mpp=0.3).mpp == 0.3
 
 
-def test_what_imagescope_excludes_or_measures_is_no_nucleus(tmp_path):
-    path = imagescope(tmp_path / "a.xml", region='NegativeROA="1"')
-    with pytest.raises(AnnotationError, match=f"no nuclei found .{COUNT} excluded regions"):
+@pytest.mark.parametrize(
+    ("region", "what"),
+    [
+        ('Type="0" NegativeROA="1"', "excluded regions"),
+        ('Type="2"', "ellipses"),
+        ('Type="4"', "rulers, arrows and pins"),
+    ],
+)
+def test_what_imagescope_excludes_or_measures_is_no_nucleus(tmp_path, region, what):
+    path = imagescope(tmp_path / "a.xml", region=region)
+    with pytest.raises(AnnotationError, match=f"no nuclei found .{COUNT} {what}"):
         read(path)
 
 
@@ -269,13 +279,14 @@ def test_damaged_coco_is_refused_in_one_line(tmp_path):
         read(coco(tmp_path / "b.json", lambda k: huge))
 
 
-def dsa(path: Path, *, wrapped=True) -> Path:
+def dsa(path: Path, *, wrapped=True, **changes) -> Path:
     elements = [
         {
             "type": "polyline",
             "closed": True,
             "points": [[x, y, 0] for x, y in ring],
             "label": {"value": name},
+            **changes,
         }
         for name, ring in zip(NAMES, RINGS, strict=True)
     ]
@@ -287,6 +298,9 @@ def dsa(path: Path, *, wrapped=True) -> Path:
 def test_json_of_the_digital_slide_archive_is_read(tmp_path):
     for wrapped in (True, False):
         assert_exact(read(dsa(tmp_path / "a.json", wrapped=wrapped)))
+    square, hole = ([[a, a, 0], [b, a, 0], [b, b, 0], [a, b, 0]] for a, b in ((0, 20), (5, 9)))
+    pierced = read(dsa(tmp_path / "b.json", points=square, holes=[hole]))
+    assert pierced.polygons()[0].area == 20**2 - 4**2
 
 
 # Tables

@@ -309,9 +309,8 @@ def test_a_region_is_halved_with_its_labels(dataset):
     ],
 )
 def test_a_damaged_manifest_is_told_in_one_line(dataset, tmp_path, change):
-    with pytest.raises(DatasetError) as caught:
+    with pytest.raises(DatasetError, match=r"/d(:| is) [^\n]+: (prepare|make)[^\n]*$"):
         list(read_regions(spoiled(dataset, tmp_path / "d", change)))
-    assert "\n" not in str(caught.value)
 
 
 def test_labels_of_another_size_than_the_picture_are_told(dataset, tmp_path):

@@ -14,9 +14,7 @@ from ..planes import REGIONS, REGIONS_KNOWN
 
 NO_REGIONS, ALL_REGIONS, SOME_CLASSES = 0.35, 0.3, 0.17  # shares of pictures; the rest: in a box
 PIXELS_GIVEN = 0.25  # share of the pictures of which pixels are known
-NUCLEI_HIDDEN = (
-    0.35  # share of the pictures with pseudo-labels of nuclei in which these are unknown
-)
+NUCLEI_HIDDEN = 0.35  # share of the pictures with pseudo-labels of nuclei in which these are hidden
 AROUND = 0.7  # share of those that are known outside a box and not inside it
 
 
