@@ -143,8 +143,9 @@ def edit(slide: Path, annotations: Path, out: Path, mask: Path | None, **given) 
     it was changed. To resume an edit that was stopped, run the same command again.
     """
     from ..delivery import check_output, run_folder
-    from ..editing.edit import check_mask, plan_edit, write_mask
     from ..editing.edit import edit as edit_slide
+    from ..editing.edit import plan_edit
+    from ..editing.mask import check_mask, write_mask
     from ..model.painter import Painter
     from ..slides.formats import labels_path
     from ..slides.reading import find_style

@@ -19,6 +19,7 @@ import numpy as np
 
 from nasdm_wsi import Nuclei, plan_render, read_annotations
 from nasdm_wsi.annotations.features import feature_lines
+from nasdm_wsi.geometry import Box
 from nasdm_wsi.job import Window
 from nasdm_wsi.model import Painter
 from nasdm_wsi.model.checkpoint import SHIPPED
@@ -26,6 +27,7 @@ from nasdm_wsi.output import whole_or_nothing
 from nasdm_wsi.provenance import provenance
 from nasdm_wsi.slides.formats import format_of, labels_path
 from nasdm_wsi.slides.pyramid import Pyramid, halved
+from nasdm_wsi.slides.tiling import Rows
 
 HERE = Path(__file__).parent
 
@@ -123,7 +125,11 @@ def write_slide(slide: Path, patch: np.ndarray, side: int, *, mpp: float, descri
     if pyramid:
         form.write_tiles(slide, pyramid, Tiles(patch, pyramid), **about)
     else:
-        form.write(slide, Rows(patch, shape), **about)
+
+        def pixels(box: Box) -> np.ndarray:
+            return repeated(patch, box[::2], box[1::2])
+
+        form.write(slide, Rows(pixels, shape), **about)
 
 
 class Tiles:
@@ -146,19 +152,6 @@ class Tiles:
             if key not in seen:
                 seen[key] = self.pyramid.encode(repeated(patch, (y0, y1), (x0, x1)))
             yield seen[key]
-
-
-class Rows:
-    """The pixels of the slide, of which rows are made when they are asked for."""
-
-    dtype = np.dtype(np.uint8)
-
-    def __init__(self, patch: np.ndarray, shape: tuple[int, int, int]):
-        self.patch, self.shape = patch, shape
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        start, stop, _ = rows.indices(self.shape[0])
-        return repeated(self.patch, (start, stop), (0, self.shape[1]))
 
 
 def repeated(patch: np.ndarray, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:

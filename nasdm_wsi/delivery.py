@@ -16,7 +16,7 @@ import numpy as np
 from .annotations.features import feature_lines
 from .annotations.geojson import stated, write_features
 from .errors import NasdmError, OutputError
-from .geometry import shape
+from .geometry import Box, shape
 from .job import Job
 from .mosaic.engine import Mosaic
 from .mosaic.painting import run_facts
@@ -27,6 +27,7 @@ from .provenance import facts_of, provenance
 from .slides.formats import format_of, labels_path
 from .slides.pyramid import Pyramid
 from .slides.reading import open_slide
+from .slides.tiling import Rows
 
 LONGEST_NAME = 255 - len(".0123abcd..older")  # bytes, with what the name has while it is written
 
@@ -196,7 +197,11 @@ def write_outputs(
     if mosaic.pyramid:
         form.write_tiles(out, mosaic.pyramid, mosaic.encoded, **common)
     else:
-        form.write(out, _Rows(mosaic), **common)
+
+        def pixels(box: Box) -> np.ndarray:
+            return mosaic.pixels((box[0] + y0, box[1] + x0, box[2] + y0, box[3] + x0))
+
+        form.write(out, Rows(pixels, (y1 - y0, x1 - x0, 3)), **common)
 
 
 def write_labels(
@@ -230,17 +235,3 @@ def write_labels(
             earlier = _digests_in(store.folder)
             note.write_text("\n".join([*earlier, digest]), encoding="ascii", newline="\n")
     return digest
-
-
-class _Rows:
-    """The pixels of a finished slide, which are read when rows are sliced."""
-
-    dtype = np.dtype(np.uint8)
-
-    def __init__(self, mosaic: Mosaic):
-        self.mosaic, self.shape = mosaic, (*shape(mosaic.job.shown), 3)
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        y0, x0, _, x1 = self.mosaic.job.shown
-        start, stop, _ = rows.indices(self.shape[0])
-        return self.mosaic.pixels((y0 + start, x0, y0 + stop, x1))

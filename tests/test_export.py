@@ -222,7 +222,7 @@ def test_a_label_pyramid_of_regions(slide, nuclei, tmp_path, monkeypatch, name):
 
 def test_many_instances_have_numbers_of_four_bytes(nuclei):
     many = nuclei.take(np.zeros(70_000, int))
-    assert exporting._Labels("instances", many, SIZE).dtype == np.uint32
+    assert exporting._labels("instances", many, SIZE).dtype == np.uint32
 
 
 def test_labels_of_another_resolution(slide, nuclei, tmp_path):

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-from collections.abc import Iterable
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -31,22 +30,23 @@ from ..delivery import (
     run_folder,
     write_labels,
 )
-from ..errors import OutputError, PlanError, SlideError
+from ..errors import PlanError, SlideError
 from ..geometry import Box, grow, inside, intersect, joined, shape
 from ..job import Job, Painter
 from ..mosaic.painting import painted
 from ..mosaic.watch import Progress
-from ..output import check_writable, keep_inputs, whole_or_nothing
+from ..output import whole_or_nothing
 from ..provenance import provenance
 from ..rendering import plan_render, render_region
 from ..slides import patched
-from ..slides.formats import format_of, labels_path, stem
+from ..slides.formats import format_of, stem
 from ..slides.reading import open_slide
 from ..slides.stain import style_vector
+from ..slides.tiling import Rows
 from .areas import box_of, holds_pixel, widened
 from .changes import Changes, unchanged
 from .matching import MEASURED, Pixels, matched
-from .source import EditedSlide, edited_slide
+from .source import EditedSlide, check_apart, edited_slide
 
 SAME_MPP = 1.1  # a slide whose pixels are at most so much larger or smaller is edited in them
 STYLE_TILES, STYLE_SIDE = 8, 768  # tiles round the area on which stain is measured, and their side
@@ -98,7 +98,7 @@ def plan_edit(
     """
     path = Path(path)
     if out is not None:
-        _check_apart(path, Path(out))
+        check_apart(path, Path(out))
     with open_slide(path) as slide:
         own, whole = slide.known_mpp(mpp), slide.shown == slide.size
         resampled = max(own / painter.mpp, painter.mpp / own) > SAME_MPP
@@ -138,12 +138,6 @@ def plan_edit(
         )
     styled = painter if style is None else painter.restyled(style)
     return replace(plan_render(nuclei, styled, size=size, seed=seed), known=known)
-
-
-def _check_apart(source: Path, out: Path) -> None:
-    """Refuse an output inside a slide that is a folder."""
-    if source.resolve() in out.resolve().parents:
-        raise OutputError(f"{out} lies in the input {source}: choose a place outside")
 
 
 def _as_of(nuclei: Nuclei, mpp: float) -> Nuclei:
@@ -277,7 +271,7 @@ def _write_anew(
     settings: dict[str, Any] = {"quality": 100, "lossless": True} if form.tiled else {}
     if progress:
         settings["progress"] = lambda done, total: progress("writing", done, total)
-    rows = Rows(pixels, shape(job.region))
+    rows = Rows(pixels, (*shape(job.region), 3))
     form.write(out, rows, mpp=edited_slide(job).mpp, description=description, **settings)
 
 
@@ -287,81 +281,6 @@ def _write_copy(pixels: Pixels, known: EditedSlide, out: Path, description: str)
         shutil.copyfile(known.path, part)
         patched.change(part, pixels, known.area)
         patched.describe(part, description)
-
-
-def check_mask(
-    mask: str | Path,
-    out: str | Path,
-    *,
-    overwrite: bool = False,
-    inputs: Iterable[str | Path | None] = (),
-) -> None:
-    """Refuse a mask that would replace anything, or that cannot be written.
-
-    Args:
-        mask: of an edit to ``out``.
-        overwrite: replace a mask that exists, but never ``inputs`` or another output of the edit.
-
-    Raises:
-        OutputError: the reason, and what to do.
-    """
-    mask, out = Path(mask), Path(out)
-    form = format_of(mask, labels=True)
-    present = [Path(path) for path in inputs if path is not None]
-    keep_inputs([mask], present, called="mask")
-    for given in present:
-        _check_apart(given, mask)
-    place = mask.resolve()
-    for other in (out, labels_path(out), run_folder(out)):
-        same = mask.exists() and other.exists() and mask.samefile(other)
-        if same or other.resolve() in (place, *place.parents) or place in other.resolve().parents:
-            raise OutputError(
-                f"{mask} would replace {other}, another output: choose another `mask`"
-            )
-    if mask.is_dir() and not form.may_replace(mask):
-        raise OutputError(f"{mask} is a folder: choose another `mask`")
-    if mask.exists() and not overwrite:
-        raise OutputError(f"{mask} exists: choose another `mask` or give `overwrite`")
-    check_writable(mask)
-
-
-def write_mask(job: Job, path: str | Path, *, overwrite: bool = False) -> None:
-    """Write where an edited slide is synthetic, as a pyramid of labels: 1 there and 0 elsewhere.
-
-    Args:
-        job: from `plan_edit`.
-        path: of the mask.
-        overwrite: replace a file that exists, but never the slide that was edited.
-
-    Raises:
-        OutputError: the file exists or cannot be written, or its suffix is that of no format for
-            labels.
-    """
-    known, path = edited_slide(job), Path(path)
-    keep_inputs([path], job.sources, called="mask")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists: choose another `mask` or give `overwrite`")
-    cover = replace(known, area=known.synthetic)
-
-    def pixels(box: Box) -> np.ndarray:
-        return (~cover.mask(box)).astype(np.uint8)
-
-    rows = Rows(pixels, shape(job.region), channels=())
-    description = provenance({"mask of": known.path.name, **job.facts})
-    format_of(path, labels=True).write(path, rows, mpp=known.mpp, description=description)
-
-
-class Rows:
-    """Pixels of a canvas of ``size`` (h, w) that are made when rows are sliced."""
-
-    dtype = np.dtype(np.uint8)
-
-    def __init__(self, pixels: Any, size: tuple[int, int], channels: tuple[int, ...] = (3,)):
-        self._pixels, self.shape = pixels, (*size, *channels)
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        start, stop, _ = rows.indices(self.shape[0])
-        return self._pixels((start, 0, stop, self.shape[1]))
 
 
 def edit_region(

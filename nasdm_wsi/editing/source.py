@@ -15,7 +15,7 @@ import shapely
 from scipy import ndimage
 
 from ..annotations.raster import Cover
-from ..errors import PlanError
+from ..errors import OutputError, PlanError
 from ..geometry import Box, grow, inside
 from ..job import Job
 from ..slides.reading import Slide, open_slide
@@ -155,3 +155,9 @@ def edited_slide(job: Job) -> EditedSlide:
     if not isinstance(job.known, EditedSlide):
         raise PlanError("this job is not an edit: make it with plan_edit")
     return job.known
+
+
+def check_apart(source: Path, out: Path) -> None:
+    """Refuse an output inside a slide that is a folder, by an `OutputError`."""
+    if source.resolve() in out.resolve().parents:
+        raise OutputError(f"{out} lies in the input {source}: choose a place outside")

@@ -14,10 +14,29 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ..geometry import Box
 from ..output import output_errors
 from .pyramid import Progress, Pyramid, Shape, halved
 
 Tiles = Callable[[int], Iterable[bytes]]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """An array whose rows are made when they are sliced, for writers.
+
+    Attributes:
+        pixels: maps a box (y0, x0, y1, x1) to the part of the array there.
+        shape: of the array, (h, w) or (h, w, 3).
+    """
+
+    pixels: Callable[[Box], np.ndarray]
+    shape: tuple[int, ...]
+    dtype: np.dtype = np.dtype(np.uint8)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        start, stop, _ = rows.indices(self.shape[0])
+        return self.pixels((start, 0, stop, self.shape[1]))
 
 
 def pixel_writer(write_tiles: Callable[..., None]) -> Callable[..., None]:

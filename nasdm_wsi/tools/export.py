@@ -37,6 +37,7 @@ from ..provenance import WARNING, is_synthetic
 from ..rendering import MOST_RESAMPLED, Progress, read_annotations
 from ..slides.formats import format_of, image_of, labels_path
 from ..slides.reading import Slide, open_slide
+from ..slides.tiling import Rows
 from .bulk_annotations import write_annotations
 from .tiles import TILED, provenance_of, size_at, tiles_of, write_tiles
 
@@ -212,25 +213,24 @@ def _insert(store: sqlite3.Connection, nuclei: Nuclei, index: np.ndarray, keys: 
 # Pyramids
 
 
-class _Labels:
-    """Types, instances or regions (h, w) of a slide, which are rasterised when rows are read."""
+def _labels(form: str, nuclei: Nuclei, size: tuple[int, int]) -> Rows:
+    """Return types, instances or regions of a slide of ``size`` (h, w)."""
+    conditioning = Conditioning(nuclei, size)
+    numbers = np.uint16 if len(nuclei) < 2**16 else np.uint32
+    dtype = np.dtype(numbers if form == "instances" else np.uint8)
 
-    def __init__(self, form: str, nuclei: Nuclei, size: tuple[int, int]):
-        self._conditioning, self._form, self.shape = Conditioning(nuclei, size), form, size
-        numbers = np.uint16 if len(nuclei) < 2**16 else np.uint32
-        self.dtype = np.dtype(numbers if form == "instances" else np.uint8)
+    def of(box: Box) -> np.ndarray:
+        if form == "regions":
+            return conditioning.regions(box)
+        instances, types = conditioning.labels(box)
+        return types if form == "types" else instances
 
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        h, w = self.shape
-        y0, y1, _ = rows.indices(h)
-        boxes = ((y0, x, y1, min(x + STRIP, w)) for x in range(0, w, STRIP))
-        return np.hstack([self._of(box).astype(self.dtype) for box in boxes])
+    def row(box: Box) -> np.ndarray:
+        y0, left, y1, right = box
+        strips = ((y0, x, y1, min(x + STRIP, right)) for x in range(left, right, STRIP))
+        return np.hstack([of(strip).astype(dtype) for strip in strips])
 
-    def _of(self, box: Box) -> np.ndarray:
-        if self._form == "regions":
-            return self._conditioning.regions(box)
-        instances, types = self._conditioning.labels(box)
-        return types if self._form == "types" else instances
+    return Rows(row, size, dtype)
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -252,7 +252,7 @@ def _write_pyramid(
     warning = f"{WARNING} " if is_synthetic(slide.description) else ""
     format_of(out, labels=True).write(
         out,
-        _Labels(form, nuclei, size_at(slide, nuclei.mpp)),
+        _labels(form, nuclei, size_at(slide, nuclei.mpp)),
         mpp=nuclei.mpp,
         description=f"{warning}{_MEANINGS[form].format(slide.path.name)}.",
         progress=partial(progress, "writing") if progress else None,
