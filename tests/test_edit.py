@@ -371,7 +371,7 @@ def test_mistakes_end_in_one_line(edit, tmp_path, options, said):
             '{"type": "Polygon", "coordinates": [[[1e999, 0], [9, 9], [9, 0], [1, 0]]]}',
             "not a polygon with finite",
         ),
-        ("\x89PNG", "no GeoJSON"),
+        ("\x89PNG", "not GeoJSON"),
     ],
 )
 def test_an_area_that_is_no_area_is_named(edit, tmp_path, geometry, said):

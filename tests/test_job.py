@@ -66,7 +66,7 @@ def test_a_run_folder_is_refused_to_a_job_with_another_setting(job_of, tmp_path,
         pass
     with open_run(tmp_path, job_of().facts):
         pass  # the same
-    with pytest.raises(OutputError, match=f"with another .*{key}"):
+    with pytest.raises(OutputError, match=f"with a different .*{key}"):
         with open_run(tmp_path, job_of(**change).facts):
             pass
 
@@ -77,7 +77,7 @@ def test_a_run_folder_is_refused_to_other_weights_of_the_same_name(job_of, weigh
     save_weights(tmp_path / weights.name, network)
     with open_run(tmp_path / "run", job_of().facts):
         pass
-    with pytest.raises(OutputError, match="with another .*weights"):
+    with pytest.raises(OutputError, match="with a different .*weights"):
         with open_run(tmp_path / "run", job_of(weights=tmp_path / weights.name).facts):
             pass
 
@@ -86,7 +86,7 @@ def test_a_run_folder_is_refused_to_another_version(job_of, tmp_path, monkeypatc
     with open_run(tmp_path, job_of().facts):
         pass
     monkeypatch.setattr("nasdm_wsi.job.version", lambda package: "0.0.1")
-    with pytest.raises(OutputError, match="with another software"):
+    with pytest.raises(OutputError, match="with a different software"):
         with open_run(tmp_path, job_of().facts):
             pass
 

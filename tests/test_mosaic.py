@@ -349,7 +349,7 @@ def test_two_runs_in_one_folder_and_another_configuration_are_refused(tmp_path):
         with pytest.raises(OutputError, match="another render is running"):
             with open_run(tmp_path, {"seed": 1}):
                 pass
-    with pytest.raises(OutputError, match="another seed.*`overwrite`"):
+    with pytest.raises(OutputError, match="a different seed.*`overwrite`"):
         with open_run(tmp_path, {"seed": 2}):
             pass
 

@@ -201,7 +201,7 @@ def test_arithmetic_of_another_kind_has_another_name_and_refuses_the_run_folder(
     assert elsewhere().strip() == here != there and len(there) == 8
     with open_run(tmp_path, {**painter.facts, "arithmetic": there}):
         pass
-    with pytest.raises(OutputError, match="another arithmetic: go on where .* the same bytes"):
+    with pytest.raises(OutputError, match="different arithmetic: resume on a .* the same bytes"):
         with open_run(tmp_path, painter.facts):
             pass
     theirs = Painter(weights, device="cpu", precision="bfloat16", arithmetic=there)

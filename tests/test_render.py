@@ -280,7 +280,7 @@ def test_another_configuration_in_the_run_folder_is_refused(nuclei, weights, tmp
     out = tmp_path / "a.ome.tif"
     with pytest.raises(Stop):
         render(job_of(nuclei, weights), out, progress=stop)
-    with pytest.raises(OutputError, match="another seed"):
+    with pytest.raises(OutputError, match="a different seed"):
         render(replace(job_of(nuclei, weights), seed=12), out)
     with pytest.raises(Stop):
         render(replace(job_of(nuclei, weights), seed=12), out, overwrite=True, progress=stop)
