@@ -22,6 +22,7 @@ from nasdm_wsi.model.evaluation.distances import (
 )
 from nasdm_wsi.model.evaluation.evaluate import Features, evaluate
 from nasdm_wsi.model.evaluation.matching import Matching
+from nasdm_wsi.model.evaluation.report import write_report
 from nasdm_wsi.tools.dataset import read_regions
 from nasdm_wsi.tools.prepare import prepare
 
@@ -201,7 +202,7 @@ def test_ablation_end_to_end_writes_table_plot_and_pictures(large, weights, tmp_
         measures.ablate(large, settings, features=COLOURS, weights=weights, steps=4, device="cpu")
     )
     assert not np.array_equal(rows[0]["patches"][0][1], rows[1]["patches"][0][1])
-    measures.write_report(tmp_path / "report", rows)
+    write_report(tmp_path / "report", rows)
     with open(tmp_path / "report" / "table.csv") as file:
         table = list(csv.DictReader(file))
     assert [float(r["guidance"]) for r in table] == [0, 2] and float(table[0]["count"]) == 64

@@ -18,7 +18,7 @@ from nasdm_wsi.errors import OutputError
 from nasdm_wsi.model import Painter
 from nasdm_wsi.model.config import PRESETS
 from nasdm_wsi.model.convert import convert
-from nasdm_wsi.model.evaluation import evaluate as measures
+from nasdm_wsi.model.evaluation.report import write_report
 from nasdm_wsi.model.families import build
 from nasdm_wsi.model.training.train import train
 from nasdm_wsi.output import keep_inputs
@@ -243,7 +243,7 @@ def test_a_report_onto_what_is_evaluated(dataset, weights, tmp_path, how):
         refused(tmp_path, "evaluate", data, "-o", tmp_path / "report", option, own)
     row = {"inputs": (data, tmp_path / "none"), "patches": [], "worst": []}
     with pytest.raises(OutputError, match="input"):
-        measures.write_report(data, [row])
+        write_report(data, [row])
 
 
 # The function itself
