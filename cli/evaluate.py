@@ -39,9 +39,10 @@ def evaluate(
     annotated nuclei agree.
     """
     from ..model.evaluation import evaluate as measures
+    from ..model.evaluation import report
 
     if out is not None:
-        measures.check_report(out, dataset, given["weights"], inception)
+        report.check_report(out, dataset, given["weights"], inception)
     features = measures.inception(inception) if inception else measures.efficientnet()
     painting = {k: v for k, v in given.items() if v is not None}
     settings = measures.ABLATIONS[ablate] if ablate else [{}]
@@ -56,8 +57,8 @@ def evaluate(
         ):
             rows.append(row)
     for name in rows[0]:
-        if name not in measures.NO_FIGURES:
+        if name not in report.NO_FIGURES:
             click.echo("  ".join([f"{name:<72}", *(f"{row[name]:>9.4g}" for row in rows)]))
     if out is not None:
-        measures.write_report(out, rows)
+        report.write_report(out, rows)
         options.say(f"{out}: table.csv and pictures")

@@ -92,8 +92,7 @@ class Painter:
         self.device, self.dtype = torch.device(device), getattr(torch, precision)
         self._kind = device, precision
         self.family, self.styled = header.family, family.styled
-        self.mpp, self.inputs = header.mpp, header.planes
-        self.planes = self.inputs
+        self.mpp, self.planes = header.mpp, header.planes
         self.solver, self.sigmas = solver, family.sigmas(steps)
         self.channels = SOLVERS[solver].channels
         self.guidance, self.learnt = guidance, header.guidance
