@@ -192,10 +192,14 @@ def edit(slide: Path, annotations: Path, out: Path, mask: Path | None, **given) 
 
 def _request(slide: Path, annotations: Path, given: dict) -> tuple[Changes, shapely.Geometry]:
     """Return what changes, and the area to repaint, in pixels of the annotations."""
+    import shapely
+
+    from ..annotations.formats import is_geojson
     from ..editing.areas import EDIT, read_area
     from ..editing.changes import changes, unchanged
     from ..errors import PlanError
     from ..rendering import read_annotations
+    from ..slides.reading import open_slide
 
     classes = ("class_map", "ignore_classes", "tissue_classes", "class_property")
     reading = {name: given[name] for name in ("mpp", *classes, "contours", "max_pixels")}
@@ -209,8 +213,10 @@ def _request(slide: Path, annotations: Path, given: dict) -> tuple[Changes, shap
         drawn = read_area(given["area"])
         if drawn.is_empty:
             raise PlanError(f"{given['area']}: has no polygons: draw the area as a polygon")
-        area |= drawn
-    elif annotations.suffix in (".geojson", ".json"):
+        with open_slide(slide) as opened:  # whose pixels are not those of all annotations
+            scale = opened.known_mpp(given["mpp"]) / nuclei.mpp
+        area |= shapely.transform(drawn, lambda xy: xy * scale)
+    elif is_geojson(annotations):
         area |= read_area(annotations, named=EDIT)
     if area.is_empty:
         raise PlanError(

@@ -25,6 +25,7 @@ from .annotations.plausible import (
     label_image_fits,
     on_canvas,
     regions_on_canvas,
+    weigh_scale,
 )
 from .annotations.regions import unpainted
 from .delivery import (
@@ -96,7 +97,11 @@ def read_annotations(
             return nuclei
         return nuclei.shifted(*(-n * slide_mpp / nuclei.mpp for n in corner))
 
-    nuclei = placed(read_contents(path, mpp=mpp, slide_mpp=slide_mpp, **options))
+    contents = read_contents(path, mpp=mpp, slide_mpp=slide_mpp, **options)
+    if contents.nuclei.image_size and Path(path).suffix.lower() in (".tif", ".tiff"):
+        stated = _stated_mpp(path)
+        weigh_scale(contents.findings, contents.nuclei.mpp, stated, of_slide=like is not None)
+    nuclei = placed(contents)
     if regions is not None:
         options |= {"assumed_mpp": _stated_mpp(regions) or slide_mpp or nuclei.mpp}
         drawn = placed(read_contents(regions, only_regions=True, **options)).regions
@@ -169,6 +174,7 @@ def plan_render(
     if not 0 <= seed < 2**64:
         raise PlanError(f"seed {seed}: choose 0 to 2**64 - 1")
     warnings = on_canvas(nuclei, size, region, mpp=mpp, own_mpp=own.mpp)
+    warnings += label_image_fits(nuclei, wanted) if wanted else []
     if nuclei.regions:
         warnings += regions_on_canvas(nuclei.regions, size, alone=not len(nuclei))
         warnings += label_image_fits(nuclei.regions, wanted) if wanted else []

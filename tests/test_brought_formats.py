@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import pickle
+import re
 import sqlite3
 import sys
 import warnings
@@ -16,6 +17,7 @@ import numpy as np
 import pycocotools.mask
 import pytest
 import scipy.sparse
+import shapely
 from click.testing import CliRunner
 from helpers import labelled_tissue
 from PIL import Image
@@ -194,6 +196,50 @@ def test_what_imagescope_excludes_or_measures_is_no_nucleus(tmp_path, region, wh
         read(path)
 
 
+def test_regions_of_imagescope_that_are_no_outlines_are_said(tmp_path, caplog):
+    text = imagescope(tmp_path / "a.xml").read_text()
+    for kind, words in (
+        ('Type="2"', "1 ellipses"),
+        ('Type="0" NegativeROA="1"', "1 excluded regions"),
+    ):
+        (tmp_path / "b.xml").write_text(text.replace('Type="0"', kind, 1))
+        assert len(read(tmp_path / "b.xml", mpp=None)) == COUNT - 1
+        assert f"left out, because they are no outlines: {words}" in caplog.text
+
+
+def test_a_rectangle_of_halo_has_two_corners(tmp_path):
+    path = imagescope(tmp_path / "a.xml", vertex="V")
+    text = path.read_text().replace('Type="0"', 'Type="Rectangle"', 1)
+    corners = '<V X="4" Y="5"/><V X="14" Y="12"/>'
+    path.write_text(re.sub("<V X.*?</Vertices>", f"{corners}</Vertices>", text, count=1))
+    assert read(path, mpp=None).areas()[0] == 70
+
+
+@pytest.mark.parametrize("stated", [".", "1.2.3", "0", "0,25", "nan", ""])
+def test_a_pixel_size_that_is_no_number_is_not_stated(tmp_path, stated):
+    path = imagescope(tmp_path / "a.xml")
+    path.write_text(
+        path.read_text().replace('MicronsPerPixel="0.25"', f'MicronsPerPixel="{stated}"')
+    )
+    with pytest.raises(AnnotationError, match="the pixel size is unknown"):
+        read(path, mpp=None)
+    assert len(read(path, mpp=0.5)) == COUNT
+
+
+def test_points_that_are_no_numbers_are_refused(tmp_path):
+    path = imagescope(tmp_path / "a.xml")
+    path.write_text(re.sub(' X="[^"]*"', ' X="NaN"', path.read_text(), count=1))
+    with pytest.raises(AnnotationError, match="region 1 has coordinates that are not finite"):
+        read(path)
+
+
+def test_xml_may_be_packed(tmp_path):
+    for path in (imagescope(tmp_path / "a.xml"), asap(tmp_path / "b.xml")):
+        packed = path.with_suffix(".xml.gz")
+        packed.write_bytes(gzip.compress(path.read_bytes()))
+        assert_exact(read(packed))
+
+
 def test_asap_xml_is_read(tmp_path):
     assert_exact(read(asap(tmp_path / "a.xml")))
 
@@ -263,6 +309,21 @@ def test_pictures_of_a_coco_file_are_laid_out_in_rows(tmp_path):
     images = [{**image, "id": k, "file_name": f"{k}.png"} for k in (6, 7)]
     nuclei = read(coco(tmp_path / "a.json", flat, images=images))
     np.testing.assert_allclose(nuclei.shifted(0, -SIZE[1]).coords, OUTLINES.coords)
+
+
+def test_tiles_of_several_slides_do_not_lie_on_each_other(tmp_path):
+    image = {"width": SIZE[1], "height": SIZE[0]}
+    images = [
+        {**image, "id": k, "file_name": f"{name}_x0_y0.png"} for k, name in ((6, "a"), (7, "b"))
+    ]
+    nuclei = read(coco(tmp_path / "a.json", flat, images=images))
+    np.testing.assert_allclose(nuclei.shifted(0, -SIZE[1]).coords, OUTLINES.coords)
+
+
+def test_boxes_without_outlines_are_said(tmp_path, caplog):
+    path = coco(tmp_path / "a.json", lambda k: flat(k) if k else [])
+    assert len(read(path)) == COUNT - 1
+    assert "left out, because they are no outlines: 1 boxes" in caplog.text
 
 
 def test_damaged_coco_is_refused_in_one_line(tmp_path):
@@ -373,10 +434,23 @@ def test_csv_of_well_known_text_is_read(tmp_path):
     for separator in (";", "\t"):
         table.to_csv(tmp_path / "c.csv", sep=separator, index=False)
         assert_exact(read(tmp_path / "c.csv"))
+    for encoding in ("utf-16", "utf-8-sig"):  # as spreadsheets write it
+        table.to_csv(tmp_path / "c.csv", sep="\t", index=False, encoding=encoding)
+        assert_exact(read(tmp_path / "c.csv"))
     damaged = wkt_csv(tmp_path / "b.csv")
     damaged.write_text(damaged.read_text().replace("))", ")", 1))
     with pytest.raises(AnnotationError, match=f"^{damaged}: a row is damaged [^\n]*$"):
         read(damaged)
+
+
+def test_an_outline_of_thousands_of_points_is_read_from_csv(tmp_path):
+    outline = shapely.Point(500, 500).buffer(400, quad_segs=2000)
+    text = shapely.to_wkt(outline, rounding_precision=10)
+    path = wkt_csv(tmp_path / "a.csv")
+    with path.open("a") as file:
+        file.write(f'9,"{text}",stroma region\n')
+    assert len(text) > 1 << 17  # the limit of Python's reader
+    assert len(read(path, class_map=None).regions) == 1
 
 
 def test_the_column_of_the_classes_may_be_named(tmp_path, quiet):
@@ -423,7 +497,16 @@ def roi_set(folder: Path) -> Path:
 def test_rois_of_imagej_are_read(tmp_path):
     contents = read_contents(roi_set(tmp_path), mpp=0.5, class_map=CLASSES)
     assert_covers(contents.checked())
-    assert contents.findings.notes["points and lines"] == 1
+    assert contents.findings.shapeless["points and lines"] == 1
+
+
+def test_an_oval_of_imagej_is_one_nucleus(tmp_path):
+    """Its last point lies a millionth beside the first, which makes a sliver."""
+    roifile = pytest.importorskip("roifile")
+    oval = roifile.ImagejRoi(roitype=roifile.ROI_TYPE.OVAL, left=10, top=10, right=22, bottom=20)
+    (tmp_path / "a.roi").write_bytes(oval.tobytes())
+    nuclei = read(tmp_path / "a.roi")
+    assert nuclei.areas() == pytest.approx([np.pi * 6 * 5], rel=0.02)
 
 
 def test_damaged_rois_are_refused_in_one_line(tmp_path):
@@ -446,6 +529,15 @@ def test_the_label_zarr_of_export_is_read_back_as_its_tiff_is(tmp_path):
     tiff, zarr = read(tmp_path / "i.ome.tif", mpp=0.4), read(label_zarr(tmp_path), mpp=None)
     assert_covers(zarr)
     assert zarr.fingerprint() == tiff.fingerprint() and zarr.mpp == 0.4
+
+
+def test_the_scale_of_all_levels_of_a_label_zarr_counts(tmp_path):
+    path = label_zarr(tmp_path)
+    stated = json.loads((path / "zarr.json").read_text())
+    (multiscale,) = stated["attributes"]["ome"]["multiscales"]
+    multiscale["coordinateTransformations"] = [{"type": "scale", "scale": [0.5, 0.5]}]
+    (path / "zarr.json").write_text(json.dumps(stated))
+    assert read(path, mpp=None).mpp == 0.2
 
 
 # What is not read

@@ -287,6 +287,11 @@ def test_what_is_painted_follows_the_area_and_the_difference(edit, folder, tmp_p
     edit("--area", tmp_path / "area.geojson", out="a.ome.tif")
     edit(out="b.ome.tif", nuclei=tmp_path / "both.geojson")
     assert (tmp_path / "a.ome.tif").read_bytes() == (tmp_path / "b.ome.tif").read_bytes()
+    (tmp_path / "both.geojson.gz").write_bytes(
+        gzip.compress((tmp_path / "both.geojson").read_bytes())
+    )
+    edit(out="c.ome.tif", nuclei=tmp_path / "both.geojson.gz")
+    assert (tmp_path / "a.ome.tif").read_bytes() == (tmp_path / "c.ome.tif").read_bytes()
     before = pixels(folder / "s.ome.tif")
     changed = (pixels(tmp_path / "a.ome.tif") != before).any(axis=2)
     assert (
@@ -301,6 +306,19 @@ def test_what_is_painted_follows_the_area_and_the_difference(edit, folder, tmp_p
     changed = (pixels(tmp_path / "d.ome.tif") != before).any(axis=2)
     rows, columns = np.nonzero(changed)
     assert changed.any() and max(rows.max(), columns.max()) < 20 + 7 + 8 + 17
+
+
+def test_an_area_is_in_pixels_of_the_slide(edit, tmp_path):
+    """Also if the nuclei are not, as those of HoVer-Net at 40x on a slide at 20x."""
+    (tmp_path / "area.geojson").write_text(shapely.to_geojson(shapely.box(96, 96, 160, 160)))
+    rings = [2 * shapely.get_coordinates(polygon) for polygon in discs().polygons()]
+    found = {f"{k}": {"contour": ring.tolist(), "type": 1} for k, ring in enumerate(rings)}
+    (tmp_path / "n.json").write_text(json.dumps({"mag": 40, "nuc": found}))
+    reading = ("--class-map", "1=plasma", "--contours", "corner")
+    mask = tmp_path / "mask.ome.tif"
+    edit("--area", tmp_path / "area.geojson", *reading, "--mask", mask, nuclei=tmp_path / "n.json")
+    rows, columns = np.nonzero(mask_of(mask))
+    assert {rows.min(), columns.min()} == {95} and {rows.max(), columns.max()} == {160}
 
 
 def test_an_edit_of_a_region_in_python(folder, fitting_weights):

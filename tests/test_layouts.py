@@ -354,10 +354,21 @@ def test_densities_are_those_of_annotated_nuclei():
     assert wanted["muscle", "connective"] == pytest.approx(10 / area)
     assert wanted["stroma", "connective"] == pytest.approx(40 / area)
     assert wanted["stroma", "plasma"] == 0
+    assert Densities.like(known.shifted(-1000, -1000)).wanted == pytest.approx(wanted)
     bare = replace(known, regions=None)
     y0, x0, y1, x1 = bare.extent()
     density = 50 / ((y1 - y0) * (x1 - x0) / 4e6)
     assert Densities.like(bare).wanted[None, "connective"] == pytest.approx(density, rel=0.05)
+
+
+def test_one_outline_far_away_is_named(tmp_path):
+    """The canvas that holds it would take for ever."""
+    far = [shapely.box(0, 0, 400, 200), shapely.box(9e6, 9e6, 9e6 + 9, 9e6 + 9)]
+    with pytest.raises(PlanError, match="the outline at x 4500002, y 4500002 .*farthest"):
+        Densities.like(Nuclei.from_polygons(far, [6, 6], mpp=0.5))
+    regions = Regions.from_polygons(far, ["stroma", "stroma"], mpp=0.5)
+    with pytest.raises(PlanError, match="the outline at x 9000004, y 9000004 .*farthest"):
+        layout(tmp_path / "a.geojson", regions=regions)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "I;16", "1", "LA"])
@@ -395,6 +406,17 @@ def test_a_slide_has_the_classes_of_its_plan(tmp_path):
     (tmp_path / "plan.geojson").write_text('{"features": 3}')
     with pytest.raises(PlanError, match="neither PNG nor GeoJSON"):
         read_plan(tmp_path / "plan.geojson", canvas, 0.5)
+
+
+def test_a_hole_in_a_plan_shows_what_lies_below(tmp_path):
+    whole, hole = shapely.box(0, 0, 6000, 4000), shapely.box(2000, 1000, 4000, 3000)
+    features = [
+        geojson.Feature(geometry=shape, properties={"classification": {"name": name}})
+        for name, shape in (("Fat", whole), ("Normal mucosa", whole - hole))
+    ]
+    (tmp_path / "plan.geojson").write_text(geojson.dumps(geojson.FeatureCollection(features)))
+    cells = read_plan(tmp_path / "plan.geojson", (2000.0, 3000.0), 0.5)
+    assert cells[1, 1] == MUCOSA and cells[30, 46] == FAT
 
 
 def test_a_plan_of_a_real_slide_is_bent_by_place():

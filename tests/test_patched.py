@@ -113,7 +113,11 @@ def test_files_that_cannot_be_changed_have_no_grid(tmp_path):
         tiff.write(noisy((64, 64))[..., 0], tile=(32, 32))
     with TiffWriter(tmp_path / "j2k.tif") as tiff:
         tiff.write(noisy((64, 64)), tile=(32, 32), photometric="rgb", compression="jpeg2000")
-    for name in ("a.png", "striped.tif", "grey.tif", "j2k.tif"):
+    with TiffWriter(tmp_path / "deep.tif") as tiff:
+        tiff.write(noisy((64, 64)).astype(np.uint16) * 257, tile=(32, 32), photometric="rgb")
+    with TiffWriter(tmp_path / "ycbcr.tif") as tiff:
+        tiff.write(noisy((64, 64)), tile=(32, 32), photometric="ycbcr")
+    for name in ("a.png", "striped.tif", "grey.tif", "j2k.tif", "deep.tif", "ycbcr.tif"):
         assert patched.grid_of(tmp_path / name) is None, name
 
 

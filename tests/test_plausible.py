@@ -139,20 +139,37 @@ def test_some_cells_without_nucleus_are_counted(written, caplog):
     assert "7 of 20 cells have no nucleus" in told(path)
 
 
+@pytest.mark.parametrize(
+    ("shape", "points", "what"),
+    [
+        ("Point", [20, 20], "points"),
+        ("MultiPoint", [[20, 20]], "points"),
+        ("LineString", ring(20, 20), "lines"),
+        ("MultiLineString", [ring(20, 20)], "lines"),
+    ],
+)
+def test_what_has_no_outline_is_left_out_and_said(written, caplog, shape, points, what):
+    drawn = feature(ring(5, 5), "Plasma") | {"geometry": {"type": shape, "coordinates": points}}
+    path = written([*nuclei(), drawn])
+    assert len(read_annotations(path, mpp=0.5)) == 20
+    assert f"left out, because they are no outlines: 1 {what}" in caplog.text
+    assert f"no outlines: 1 {what}" in told(path)
+
+
 # Pixel size
 
 
-@pytest.mark.parametrize("mpp", [0.02, 0.1, 0.25, 1, 4, 50])
+@pytest.mark.parametrize("mpp", [0.02, 0.1, 0.25, 0.5, 1, 4, 50])
 def test_the_size_of_the_nuclei_is_weighed(written, caplog, mpp):
     path = written(nuclei())
     diameter = 16 * mpp
     if 0.5 <= diameter <= 200:
         read_annotations(path, mpp=mpp)
-        assert ("check `mpp`" in caplog.text) == (not 2 <= diameter <= 40)
+        assert ("check `mpp`" in caplog.text) == (not 3 <= diameter <= 9)
     else:
         with pytest.raises(AnnotationError, match="micrometres wide.*check `mpp`"):
             read_annotations(path, mpp=mpp)
-    assert ("check --mpp" in told(path, "--mpp", mpp)) == (not 2 <= diameter <= 40)
+    assert ("check --mpp" in told(path, "--mpp", mpp)) == (not 3 <= diameter <= 9)
     assert "micrometres wide" not in told(path)
 
 
@@ -169,6 +186,16 @@ def test_a_scale_that_the_file_states(tmp_path, caplog):
 
 
 # Names
+
+
+@pytest.mark.parametrize(
+    ("given", "in_file"), [("\u00c9pith\u00e9lial", "E\u0301pithe\u0301lial"), ("1", 1.0)]
+)
+def test_names_that_are_written_in_two_ways(written, caplog, given, in_file):
+    """macOS takes accented letters apart, and tables make floats of whole numbers."""
+    path = written([feature(ring(20, 20), in_file)])
+    assert len(read_annotations(path, mpp=0.5, class_map={given: "plasma"})) == 1
+    assert not caplog.records
 
 
 def test_names_that_match_nothing(written, caplog):
@@ -199,6 +226,25 @@ def test_nuclei_outside_the_slide(written, caplog):
     assert not caplog.records
 
 
+def test_coordinates_of_which_y_counts_upwards(written, caplog):
+    features = nuclei()
+    for one in features:
+        (outline,) = one["geometry"]["coordinates"]
+        one["geometry"]["coordinates"] = [[[x, -y] for x, y in outline]]
+    read_annotations(written(features), mpp=0.5)
+    assert "all nuclei lie at negative y" in caplog.text
+    assert "all nuclei lie at negative y" in told(written(features))
+
+
+@pytest.mark.parametrize("off", [0, 0.2])
+def test_nuclei_that_lie_on_each_other_are_counted(written, caplog, off):
+    """As if an export had been added to another one, or the planes of a stack to each other."""
+    path = written(nuclei() + nuclei(8, dx=off))
+    assert len(read_annotations(path, mpp=0.5)) == 28
+    assert "nuclei lie on another one" in caplog.text
+    assert off or "8 nuclei lie on another one" in told(path)
+
+
 def test_no_nucleus_on_the_slide_is_refused(written):
     with pytest.raises(PlanError, match=r"none of 20 nuclei lies on the slide.*x 1012 to 1128"):
         plan(written(nuclei(dx=1000)), (100, 100))
@@ -220,7 +266,7 @@ def test_a_dry_run_warns_as_a_render_does(written, weights, tmp_path, caplog):
 def test_one_far_nucleus_is_named(written, caplog):
     path = written([*nuclei(), feature(ring(4e6, 3e6), "Plasma")])
     assert "1 nucleus lies far from all others, the farthest at x 4000000" in told(path)
-    with pytest.raises(PlanError, match=r"the nucleus at x 4000000, y 3000000.*`max_canvas`"):
+    with pytest.raises(PlanError, match=r"the outline at x 4000000, y 3000000.*`max_canvas`"):
         plan(path)
 
 
@@ -413,7 +459,45 @@ def test_a_labelled_background_is_no_nucleus(tmp_path, caplog):
         labels[y : y + 10, x : x + 10] = 10 + k
     np.save(tmp_path / "a.npy", labels)
     assert len(read_annotations(tmp_path / "a.npy", mpp=0.5, **NUCLEI)) == 30
-    assert "1 object of class 'plasma' left out" in caplog.text
+    assert "1 object of class 'plasma nuclei' left out" in caplog.text
+    assert "set its pixels to 0" in caplog.text
+    # Nor is it a region, though objects of some types may be regions.
+    found = read_annotations(tmp_path / "a.npy", mpp=0.5, class_map={"nuclei": "epithelial"})
+    assert len(found) == 30 and found.regions is None
+
+
+def test_a_mask_is_told_from_numbers_of_nuclei(tmp_path, caplog):
+    labels = np.zeros((100, 300), np.uint8)
+    for k in range(10):
+        labels[10:20, 30 * k + 5 : 30 * k + 15] = 1 + k
+    np.save(tmp_path / "a.npy", labels)
+    assert len(read_annotations(tmp_path / "a.npy", mpp=0.5, **NUCLEI)) == 10
+    assert "mask" not in caplog.text
+    np.save(tmp_path / "a.npy", labels % 3 + (labels > 0))
+    assert len(read_annotations(tmp_path / "a.npy", mpp=0.5, **NUCLEI)) == 10
+    assert "10 pieces have 3 numbers, as in a mask" in caplog.text
+
+
+def test_a_label_image_of_another_size_than_the_slide_is_said(tmp_path, caplog):
+    labels = np.zeros((100, 300), np.uint8)
+    labels[10:20, 10:20] = 1
+    np.save(tmp_path / "a.npy", labels)
+    found = read_annotations(tmp_path / "a.npy", mpp=0.5, **NUCLEI)
+    plan_render(found, ToyPainter(), size=(100, 300))
+    assert not caplog.records
+    plan_render(found, ToyPainter(), size=(200, 600))
+    assert "covers 300 x 100 pixels, but the slide has 600 x 200" in caplog.text
+
+
+def test_a_label_image_that_states_another_pixel_size_is_said(tmp_path, caplog):
+    labels = np.zeros((100, 300), np.uint8)
+    labels[10:20, 10:20] = 1
+    per_cm = 1e4 / 0.5
+    tifffile.imwrite(tmp_path / "a.tif", labels, resolution=(per_cm, per_cm), resolutionunit=3)
+    read_annotations(tmp_path / "a.tif", mpp=0.5, **NUCLEI)
+    assert not caplog.records
+    read_annotations(tmp_path / "a.tif", mpp=0.25, **NUCLEI)
+    assert "a.tif: the file states 0.5 micrometres per pixel, but `mpp` is 0.25" in caplog.text
 
 
 def test_a_binary_mask_of_thousands(tmp_path):

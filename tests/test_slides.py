@@ -327,3 +327,23 @@ def test_tiles_that_openslide_does_not_know_are_read(tmp_path, compression):
     imwrite(path, IMAGE, ome=True, photometric="rgb", tile=(64, 64), **options)
     with open_slide(path) as slide:
         np.testing.assert_array_equal(slide.read((0, 0, 100, 90), mpp=0.5), IMAGE[:100, :90])
+
+
+@pytest.mark.parametrize("mode", ["P", "CMYK", "YCbCr"])
+def test_colours_that_are_not_rgb_are_shown_as_they_are_meant(tmp_path, mode):
+    """tiffslide takes their numbers for RGB."""
+    pure = np.where(IMAGE > 150, 255, 0).astype(np.uint8)  # which all modes can express
+    Image.fromarray(pure).convert(mode).save(tmp_path / "a.tif")
+    with open_slide(tmp_path / "a.tif") as slide:
+        away = slide.read((0, 0, *slide.size), mpp=0.5).astype(int) - pure
+    assert np.abs(away).mean() < 3
+
+
+def test_a_tiff_whose_first_picture_is_a_small_one_is_refused(tmp_path):
+    levels = (IMAGE[::4, ::4], IMAGE[::2, ::2], IMAGE)
+    for name, tile in (("tiled", (64, 64)), ("striped", None)):
+        with TiffWriter(tmp_path / f"{name}.tif") as tiff:
+            for level in levels:
+                tiff.write(level, photometric="rgb", tile=tile)
+        with pytest.raises(SlideError, match=f"{name}.tif: its first picture is not its largest"):
+            open_slide(tmp_path / f"{name}.tif")

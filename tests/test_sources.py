@@ -14,6 +14,7 @@ from scipy.io import savemat
 from nasdm_wsi.cli.main import main
 from nasdm_wsi.errors import AnnotationError, DatasetError
 from nasdm_wsi.tools.dataset import read_manifest, read_regions
+from nasdm_wsi.tools.labelling import read_rgb
 from nasdm_wsi.tools.prepare import prepare
 
 SIZE = (60, 80)
@@ -121,3 +122,10 @@ def test_numbers_of_hovernet_and_consep_are_named_by_the_user(tmp_path):
     expected = np.where(types == 6, 255, np.where(types > 0, 4, 0))
     np.testing.assert_array_equal(region.types, expected)
     np.testing.assert_array_equal(region.instances, np.where(types == 6, 0, instances))
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB"])
+def test_a_picture_of_other_colours_is_refused(tmp_path, mode):
+    Image.new(mode, (8, 8)).save(tmp_path / "a.tif")
+    with pytest.raises(DatasetError, match=f"its colours are {mode}: convert it to RGB"):
+        read_rgb(tmp_path / "a.tif")

@@ -29,7 +29,7 @@ def _add(
     outlines: Outlines, annotation: dict[str, str], points: list[tuple[float, float]], where: str
 ) -> None:
     if annotation.get("Type") not in _POLYGONS:
-        outlines.findings.notes["points and measurements"] += 1
+        outlines.findings.shapeless["points and measurements"] += 1
         return
     group = annotation.get("PartOfGroup", "None")
     outlines.add(UNCLASSIFIED if group in ("None", "") else group, [[points]], where)

@@ -64,7 +64,8 @@ def _tables(source: Source) -> _Tables:
 
 def _corners(images: list[dict]) -> dict[Any, tuple[int, int]]:
     named = [_CORNER.search(f"{image.get('file_name')}") for image in images]
-    if all(named):
+    slides = {name and name.string[: name.start()] for name in named}
+    if len(slides) <= 1 and all(named):  # tiles of several slides have the same corners
         corners = [(int(name[1]), int(name[2])) for name in named if name]
     else:
         columns = math.ceil(math.sqrt(len(images)))
@@ -76,7 +77,7 @@ def _corners(images: list[dict]) -> dict[Any, tuple[int, int]]:
 def _add(outlines: Outlines, annotation: Any, tables: _Tables, where: str) -> None:
     segmentation = annotation.get("segmentation")
     if not segmentation:
-        outlines.findings.notes["objects without shape"] += 1
+        outlines.findings.shapeless["boxes without outline"] += 1
         return
     x, y = tables.corners[annotation["image_id"]]
     polygons = _of_runs(segmentation) if isinstance(segmentation, dict) else _flat(segmentation)

@@ -91,9 +91,12 @@ class PolygonTable(Columns):
 
     Attributes:
         mpp: micrometres per pixel.
+        image_size: height and width in micrometres of the label image that they were read from;
+            None if they were read as outlines.
     """
 
     mpp: float
+    image_size: tuple[float, float] | None = field(default=None, kw_only=True)
 
     def scaled(self, mpp: float) -> Self:
         """Return the polygons in pixels of ``mpp`` micrometres."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +18,7 @@ from .features import class_name
 from .findings import Findings
 from .jsonstream import texts
 from .outlines import Outlines
+from .parsers import LONGEST
 from .types import UNCLASSIFIED, UNTYPED
 
 MOST_NESTED = 100  # collections in a text; GEOS reads them by recursion
@@ -68,7 +70,10 @@ def _is_xenium(source: Source) -> bool:
 
 def _rows(source: Source) -> Iterator[dict[str, str]]:
     """Yield the rows, with column names in lower case."""
+    csv.field_size_limit(LONGEST)  # of a text, which may be the outline of a large region
     for _, text in texts(source.path, source.max_pixels):
+        if isinstance(text, codecs.StreamRecoder):  # was UTF-16
+            text = io.BytesIO(text.read())  # their other methods skip the conversion
         lines = io.TextIOWrapper(text, encoding="utf-8", errors="replace", newline="")
         reader = csv.DictReader(lines, delimiter=_separator(source))
         reader.fieldnames = [name.strip().casefold() for name in reader.fieldnames or ()]

@@ -26,7 +26,7 @@ def _read(source: Source, reading: Reading) -> Contents:
 def _add(outlines: Outlines, element: dict[str, Any], where: str) -> None:
     points, holes = element.get("points"), element.get("holes")
     if element.get("type") != "polyline" or not element.get("closed") or not points:
-        outlines.findings.notes["points, lines and boxes"] += 1
+        outlines.findings.shapeless["points, lines, boxes and ellipses"] += 1
         return
     label = element.get("label")
     name = label.get("value") if isinstance(label, dict) else None

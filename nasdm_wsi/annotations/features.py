@@ -76,7 +76,8 @@ def add_feature(outlines: Outlines, feature: dict, where: str) -> None:
     kind = _object_type(feature)
     what, polygons = _polygons(feature, kind)
     if not polygons:
-        outlines.findings.notes[what] += 1
+        found = outlines.findings
+        (found.notes if kind in _NO_NUCLEI else found.shapeless)[what] += 1
         return
     if outlines.contours == "auto" and _of_hovernext(feature):
         outlines.contours = "cv2"
@@ -124,6 +125,8 @@ def class_name(classification: Any) -> str:
         names = names if names and isinstance(names, list) else [classification.get("name")]
         parts = [*names, *parts]
         classification = classification.get("parentClass")
+    if isinstance(classification, float) and classification.is_integer():
+        classification = int(classification)  # tables store numbers as float if one is missing
     if isinstance(classification, str | int | float) and classification == classification:  # no NaN
         parts = [f"{classification}", *parts]
     return ": ".join(str(part) for part in parts if part) or UNCLASSIFIED

@@ -21,7 +21,8 @@ class Findings:
 
     source: names the file in errors.
     names: the meanings of the class names.
-    notes: how many points, repaired outlines and so on there were.
+    notes: how many repaired outlines, tiles and so on there were.
+    shapeless: how many points, ellipses and so on, which may mean nuclei but are no outlines.
     problem: why the file cannot be rendered, whatever its classes mean; "" if it can.
     mpp_is_known: whether the pixel size is more than an assumption.
     is_weighed: whether `plausible.sort_out` has checked the nuclei.
@@ -36,6 +37,7 @@ class Findings:
         self.counts: Counter[str] = Counter()
         self.regions: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
+        self.shapeless: Counter[str] = Counter()
         self.problem = ""
         self.mpp_is_known = True
         self.is_weighed = False
@@ -86,6 +88,8 @@ class Findings:
     def warnings(self) -> list[str]:
         """Return all warnings, a line each."""
         lines = list(self._warnings)
+        if self.shapeless:
+            lines.append(f"left out, because they are no outlines: {_told(self.shapeless)}")
         if (unused := self.names.unused) and not self.only_regions:
             classes = (self.counts + self.regions).most_common()
             lines.append(
@@ -109,8 +113,7 @@ class Findings:
     def summary(self) -> str:
         """Return the notes in words, with the number of objects whose class is left out."""
         left_out = sum(n for name, n in self.counts.items() if self._numbers.get(name, 0) is None)
-        notes = self.notes + Counter({"of ignored classes": left_out})
-        return ", ".join(f"{n} {what}" for what, n in sorted(notes.items()))
+        return _told(self.notes + self.shapeless + Counter({"of ignored classes": left_out}))
 
     def check(self, found: int, regions: int = 0, *, may_be_empty: bool = False) -> None:
         """Refuse a file that cannot be rendered, and log the warnings about one that can.
@@ -170,6 +173,10 @@ class Findings:
             found = _listed(name for name, _ in self.properties.most_common())
             text += f", or say with `class_property` which property names the class: {found}"
         return text
+
+
+def _told(counts: Counter[str]) -> str:
+    return ", ".join(f"{n} {what}" for what, n in sorted(counts.items()))
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -70,6 +70,12 @@ def is_annotation(path: Path) -> bool:
         return _format_of(_source(path)) is not None
 
 
+def is_geojson(path: Path) -> bool:
+    """Return whether an annotation file is GeoJSON, packed or not; `is_annotation` raises."""
+    with readable(path):
+        return _format_of(_source(path)) is geojson.FORMAT
+
+
 def read_contents(
     path: str | Path,
     *,
@@ -125,7 +131,8 @@ def read_contents(
         contents = form.read(source, Reading(mpp, findings, contours))
     nuclei = contents.nuclei
     if not findings.is_weighed:  # labels have no outlines of their own
-        nuclei, found = sort_out(nuclei, nuclei.types, TYPES, findings, mpp)
+        kinds = [f"{name} nuclei" for name in TYPES]  # which mean no regions
+        nuclei, found = sort_out(nuclei, nuclei.types, kinds, findings, mpp)
         nuclei = replace(nuclei, regions=joined([nuclei.regions, found]))
     return replace(contents, nuclei=nuclei, whole=form.whole)
 

@@ -41,13 +41,8 @@ def _add(outlines: Outlines, frame: Any) -> None:
     others = [name for name in frame.columns if name != frame.geometry.name]
     column = class_column(others, outlines.findings)
     labels = [None] * len(frame) if column is None else frame[column].tolist()
-    names = [class_name(_whole(label)) for label in labels]
+    names = [class_name(label) for label in labels]
     outlines.add_geometries(np.asarray(frame.geometry, object), names)
-
-
-def _whole(label: Any) -> Any:
-    """Return a whole number as int: tables store numbers as float if one is missing."""
-    return int(label) if isinstance(label, float) and label.is_integer() else label
 
 
 def _add_vertices(outlines: Outlines, frame: Any, path: Path) -> None:

@@ -46,7 +46,7 @@ def _add(outlines: Outlines, nucleus: Any, names: dict[str, str], where: str) ->
     nucleus = nucleus if isinstance(nucleus, dict) else {}
     kind, contour = nucleus.get("type"), nucleus.get("contour")
     if not contour:
-        outlines.findings.notes["objects without shape"] += 1
+        outlines.findings.shapeless["objects without shape"] += 1
         return
     name = UNCLASSIFIED if kind is None else names.get(f"{kind}", f"{kind}")
     outlines.add(name, [[contour]], where)

@@ -16,7 +16,7 @@ from ..errors import AnnotationError
 from ..isolated import IsolatedError
 from .contents import Contents, Format, Reading, Source
 from .dense import commonest, dense
-from .labels import named
+from .labels import named, of_image
 from .parsers import mat_names, mat_variables
 from .types import UNTYPED
 
@@ -75,7 +75,8 @@ def _sniff(source: Source) -> bool:
 
 
 def _read(source: Source, reading: Reading) -> Contents:
-    nuclei = named(*read_instances(source), reading)
+    instances, names = read_instances(source)
+    nuclei = of_image(named(instances, names, reading), instances.shape)
     return Contents(FORMAT.name, nuclei, reading.findings)
 
 

@@ -14,7 +14,7 @@ from .outlines import Outlines
 from .types import UNCLASSIFIED
 from .xmlstream import elements, point, root
 
-_MPP = re.compile(rb"MicronsPerPixel=[\"']([\d.]+)[\"']")
+_MPP = re.compile(rb"MicronsPerPixel=[\"'](\d*\.?\d+(?:[eE][+-]?\d+)?)[\"']")
 # The types of regions, by number (ImageScope) or name (HALO); others are rulers, arrows and pins.
 _POLYGONS = ("0", "1", "Polygon", "Rectangle")
 _OTHERS = {"2": "ellipses", "Ellipse": "ellipses"}
@@ -33,6 +33,13 @@ class _Region:
             return "excluded regions"
         kind = self.attributes.get("Type", "0")
         return "" if kind in _POLYGONS else _OTHERS.get(kind, "rulers, arrows and pins")
+
+    def outline(self) -> list[tuple[float, float]]:
+        """The points, or the four corners of a rectangle of which HALO gives two."""
+        if len(self.points) != 2 or self.attributes.get("Type") not in ("1", "Rectangle"):
+            return self.points
+        (x0, y0), (x1, y1) = self.points
+        return [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
 
 
 def _read(source: Source, reading: Reading) -> Contents:
@@ -64,14 +71,14 @@ def _label(attributes: dict[str, str]) -> str:
 
 def _add(outlines: Outlines, region: _Region, name: str, where: str) -> None:
     if what := region.what():
-        outlines.findings.notes[what] += 1
+        outlines.findings.shapeless[what] += 1
     else:
-        outlines.add(name.strip() or UNCLASSIFIED, [[region.points]], where)
+        outlines.add(name.strip() or UNCLASSIFIED, [[region.outline()]], where)
 
 
 def _pixel_size(source: Source, slide_mpp: float | None) -> float | None:
     stated = _MPP.search(source.start)
-    return slide_mpp or (float(stated[1]) if stated else None)
+    return slide_mpp or (float(stated[1]) or None if stated else None)
 
 
 FORMAT = Format(

@@ -76,7 +76,7 @@ def texts(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[tuple[str, Any]]
     Raises:
         AnnotationError: it is larger than that; raised by reading it.
     """
-    for name, text in _unpacked(path, max_pixels):
+    for name, text in unpacked(path, max_pixels):
         start = text.read(4)
         encoding = _encoding(start)
         text.seek(len(_BOM) if start.startswith(_BOM) else 0)
@@ -121,7 +121,8 @@ class Shallow:
         return next(self._chunks, b"") if size else b""
 
 
-def _unpacked(path: Path, max_pixels: int) -> Iterator[tuple[str, Any]]:
+def unpacked(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[tuple[str, Any]]:
+    """Yield name and open file of each text in a file as `texts` does, but as it is encoded."""
     with open(path, "rb") as file:
         magic = file.read(4)
     most = max(path.stat().st_size * MOST_INFLATED, max_pixels // 4)

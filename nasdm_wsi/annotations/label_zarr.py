@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from contextlib import suppress
 from typing import Any
 
@@ -47,9 +48,12 @@ def _pixel_size(source: Source, slide_mpp: float | None) -> float | None:
         return slide_mpp
     with suppress(LookupError, TypeError, ValueError):
         multiscale = _attributes(source)["multiscales"][0]
-        scale = multiscale["datasets"][0]["coordinateTransformations"][0]["scale"]
-        if scale[-1] == scale[-2]:
-            return float(scale[-1]) * _UNITS[multiscale["axes"][-1]["unit"]]
+        steps = multiscale["datasets"][0]["coordinateTransformations"]
+        steps = [*steps, *multiscale.get("coordinateTransformations", ())]  # those of all levels
+        scales = [step["scale"] for step in steps if step["type"] == "scale"]
+        y, x = (math.prod(float(scale[axis]) for scale in scales) for axis in (-2, -1))
+        if y == x:
+            return x * _UNITS[multiscale["axes"][-1]["unit"]]
     return None
 
 

@@ -44,6 +44,7 @@ _LABELS = ("labels", "masks", "inst_map")  # how tools call the array among othe
 
 UNNAMED = "regions"  # the class of values in a label image of regions that no name stands for
 
+MOST_PIECES = 2  # of a nucleus, on average; if it has more, its number is no number of a nucleus
 MOST_LABEL = 2.0**53  # from here on floats are not whole numbers one by one
 
 _PNG, _NUMPY = b"\x89PNG", b"\x93NUMPY"
@@ -151,10 +152,16 @@ def contents_of(array: np.ndarray, path: Path, reading: Reading) -> Contents:
     if len(stack) > 1:
         words += f", {len(stack)} tiles in rows of {columns}"
     nuclei = Nuclei.concatenate(parts)
-    if read is _regions_of_tile and nuclei.regions and len(stack) == 1:
-        image = height * reading.mpp, width * reading.mpp
-        nuclei = replace(nuclei, regions=replace(nuclei.regions, image_size=image))
+    if len(stack) == 1:
+        nuclei = of_image(nuclei, (height, width))
     return Contents(words, nuclei, reading.findings)
+
+
+def of_image(nuclei: Nuclei, size: tuple[int, ...]) -> Nuclei:
+    """Return nuclei and regions that were read from a label image of ``size`` (h, w)."""
+    image = size[0] * nuclei.mpp, size[1] * nuclei.mpp
+    regions = nuclei.regions and replace(nuclei.regions, image_size=image)
+    return replace(nuclei, regions=regions, image_size=image)
 
 
 def _nuclei_of_tile(
@@ -318,7 +325,14 @@ def _nuclei(labels: np.ndarray, classes: Any, reading: Reading) -> Nuclei:
         names = _names(instances, len(ids), classes)
     except ValueError as error:
         raise AnnotationError(f"{reading.findings.source}: {error}: correct the labels") from error
-    return named(instances, names, reading)
+    found = named(instances, names, reading)
+    if len(found) > MOST_PIECES * len(ids):
+        reading.findings.warn(
+            f"{len(found):,} pieces have {len(ids)} numbers, as in a mask or an image of classes: "
+            "nuclei that touch count as one, and classes are not read; save a number for each "
+            "nucleus"
+        )
+    return found
 
 
 def _names(instances: np.ndarray, count: int, classes: Any) -> list[str]:

@@ -14,7 +14,7 @@ from ..errors import AnnotationError
 from ..isolated import IsolatedError
 from .contents import Contents, Format, Reading, Source
 from .dense import dense, distinct
-from .labels import from_labels, named
+from .labels import from_labels, named, of_image
 from .nuclei import Nuclei, check_mpp
 from .parsers import MAX_PIXELS, mat_variables
 from .types import TYPES
@@ -91,7 +91,7 @@ def _read(source: Source, reading: Reading) -> Contents:
     instances, types = _read_mat(source.path, source.max_pixels)
     instances, ids = dense(instances)
     nuclei = named(instances, [TYPES[types[k]] for k in ids], reading)
-    return Contents(FORMAT.name, nuclei, reading.findings)
+    return Contents(FORMAT.name, of_image(nuclei, instances.shape), reading.findings)
 
 
 FORMAT = Format(

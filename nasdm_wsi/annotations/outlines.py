@@ -23,6 +23,7 @@ from .types import LEFT_OUT, TISSUE
 BATCH = 4096  # outlines packed at a time
 SEGMENTS = 64  # of an outline, looked at together
 CONTOURS = ("auto", "corner", "cv2")
+SLIVER = 1e-3  # share of an outline that is no part of its own, if it is less than a square pixel
 FARTHEST = 1_000_000_000  # pixels from the origin
 MOST_CROSSINGS = 2000  # of one outline with itself; repair takes seconds from here on
 
@@ -194,7 +195,7 @@ class Outlines:
         kinds: list[int | None] = []
         for geometry, name, count in zip(geometries, names, counts.tolist(), strict=True):
             if not count:
-                self.findings.notes[_kind(geometry)] += 1
+                self.findings.shapeless[_kind(geometry)] += 1
             kinds.append(self._kind(name, count) if count else None)
         return kinds
 
@@ -274,6 +275,8 @@ def _closed(rings: Iterable) -> list[Ring]:
         if points and points[0] != points[-1]:
             points = [*points, points[0]]
         ring = array("d", chain.from_iterable(points))
+        if ring[:2] != ring[-2:]:  # only NaN differs from itself
+            raise ValueError("NaN")
         if len(points) >= 4:
             closed.append(ring)
         elif not closed:
@@ -339,6 +342,9 @@ def _kind(geometry: shapely.Geometry | None) -> str:
 
 
 def _polygonal(geometry: shapely.Geometry) -> shapely.MultiPolygon:
-    """Return the parts of a repaired polygon that have an area."""
+    """Return the parts of a repaired polygon that have an area, without slivers."""
     parts = shapely.get_parts(shapely.get_parts(geometry))
-    return shapely.MultiPolygon([part for part in parts if part.geom_type == "Polygon"])
+    least = min(SLIVER * geometry.area, 1.0)
+    return shapely.MultiPolygon(
+        [part for part in parts if part.geom_type == "Polygon" and part.area > least]
+    )

@@ -14,7 +14,7 @@ import numpy as np
 import shapely
 
 from ..errors import PlanError
-from .columns import Columns
+from .columns import Columns, PolygonTable
 from .findings import Findings
 from .regions import Regions, regions_among
 from .types import LEFT_OUT, UNKNOWN
@@ -28,12 +28,19 @@ HOLDER, FRAGMENT, SHARE = 3, 1 / 4, 1 / 3
 MOST_COMPARED = 20_000  # regions that are compared with each other
 CELLS = 1024  # a side of the grid that finds points near them
 # Diameters of the median nucleus in micrometres, outside of which the pixel size is doubtful, and
-# outside of which it is wrong.
-LEAST_WIDTH, MOST_WIDTH = 2.0, 40.0
+# outside of which it is wrong. In colon it has 3.6 to 6.3 (22 pictures of CoNSeP and Lizard), and
+# twice as much where 40x is taken for 20x.
+LEAST_WIDTH, MOST_WIDTH = 3.0, 9.0
 LEAST_POSSIBLE, MOST_POSSIBLE = 0.5, 200.0
 MOST_OFF = 1.5  # times; a pixel size may differ that much from the one that the file states
+# Nuclei of about one size whose centres lie in one cell of a grid, a quarter of the median width,
+# lie on each other; few real ones do.
+CELL, MOST_TWICE = 0.25, 0.01
 # A nucleus lies apart if it is this many times as far from the median as 90 % of them spread.
 APART, LEAST_SPREAD = 10, 1000  # pixels
+SIDE = (
+    1_000_000  # pixels of a canvas; outlines are rasterised in integers that reach little farther
+)
 MOST_CANVAS = 20_000_000_000  # of a canvas: 70 mm x 70 mm at 0.5 micrometres per pixel
 
 # A label image may differ that much from the canvas: a share of it, or one pixel of a coarse image.
@@ -82,6 +89,7 @@ def sort_out(
     if is_nucleus.any():
         _weigh_size(findings, _lower_median(areas[is_nucleus]), mpp)
         _weigh_places(findings, boxes[is_nucleus])
+        _weigh_copies(findings, boxes[is_nucleus])
     nuclei = columns if is_nucleus.all() else columns.take(np.flatnonzero(is_nucleus))
     if not is_region.any():
         return nuclei, None
@@ -175,13 +183,15 @@ def _in_cells_of(boxes: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def _leave_out_regions(findings: Findings, name: str, areas: np.ndarray, mpp: float) -> None:
-    n, largest = len(areas), areas.max()
+    n, largest, is_in_file = len(areas), areas.max(), name in findings.counts
     findings.leave_out(name, n, "unnamed regions")
     size = f"{largest:,.0f} square pixels"
     if findings.mpp_is_known:
         size = f"{largest * mpp**2:,.0f} square micrometres"
     remedy = f"name it with `class_map` {name}=REGION"
-    if findings.counts[name]:  # which nuclei have as well
+    if not is_in_file:  # but only the number of its pixels
+        remedy = "if it is the background, set its pixels to 0"
+    elif findings.counts[name]:  # which nuclei have as well
         remedy = "give regions a class of their own"
     findings.warn(
         f"{_objects(n)} of class {name!r} left out: larger than a nucleus or around other objects, "
@@ -231,6 +241,11 @@ def _weigh_size(findings: Findings, median_area: float, mpp: float) -> None:
 
 
 def _weigh_places(findings: Findings, boxes: np.ndarray) -> None:
+    if (boxes[:, 2] < 0).all():
+        findings.warn(
+            "all nuclei lie at negative y, as where y counts upwards; here it counts down, so that "
+            "they would be mirrored: change the sign of y"
+        )
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     low, middle, high = np.quantile(centres, [0.05, 0.5, 0.95], axis=0, method="lower")
     spread = np.maximum(high - low, LEAST_SPREAD)
@@ -243,30 +258,46 @@ def _weigh_places(findings: Findings, boxes: np.ndarray) -> None:
         )
 
 
+def _weigh_copies(findings: Findings, boxes: np.ndarray) -> None:
+    """Warn about nuclei that lie on others, as if a file or a plane had been exported twice."""
+    sides = boxes[:, 2:] - boxes[:, :2]
+    cell = max(CELL * _lower_median(sides.ravel()), 1e-9)
+    y, x = np.floor((boxes[:, :2] + sides / 2) / cell).astype(np.int64).T
+    size = np.log2(sides.prod(axis=1) + 1).astype(np.int64)  # a fragment in a nucleus is no copy
+    n = len(boxes) - len(np.unique((y << 38) + (x << 6) + size))
+    if n > MOST_TWICE * len(boxes):
+        findings.warn(
+            f"{_nuclei_lie(n)} on another one: of each pair only the later one is seen; if the "
+            "same nuclei were exported twice, remove the copies"
+        )
+
+
 # Slides
 
 
-def check_canvas(size: tuple[int, int], most: int, nuclei: Columns | None = None) -> None:
-    """Refuse a canvas ``size`` (h, w) of more than ``most`` pixels.
+def check_canvas(size: tuple[int, int], most: int, drawn: PolygonTable | None = None) -> None:
+    """Refuse a canvas ``size`` (h, w) of more than ``most`` pixels, or with a side beyond `SIDE`.
 
-    If it was made to contain ``nuclei``, in their own pixels, the message names the most distant
-    one.
+    If it was made to contain nuclei or regions that are ``drawn``, in their own pixels, the message
+    names the most distant one.
 
     Raises:
         PlanError: the canvas is too large; the message gives the size and the limit.
     """
     height, width = size
-    if height * width <= most:
+    if height * width <= most and max(size) <= SIDE:
         return
     text = f"a canvas of {width} x {height} pixels is larger than {most:,} pixels: "
-    if nuclei is not None and len(nuclei):
-        boxes = nuclei.boxes()
+    if height * width <= most:
+        text = f"a canvas of {width} x {height} pixels has a side of more than {SIDE:,}: "
+    if drawn is not None and len(drawn):
+        boxes = drawn.boxes()
         centres = (boxes[:, :2] + boxes[:, 2:]) / 2
         away = centres - np.quantile(centres, 0.5, axis=0, method="lower")
         y, x = centres[np.abs(away).max(1).argmax()]
         text += (
-            f"the nucleus at x {x:.0f}, y {y:.0f} in pixels of the annotations lies farthest from "
-            "the others; remove it if it is a mistake, or "
+            f"the outline at x {x:.0f}, y {y:.0f} in pixels of {drawn.mpp:g} micrometres lies "
+            "farthest from the others; remove it if it is a mistake, or "
         )
     raise PlanError(f"{text}give a smaller `size`, or a larger `max_canvas`")
 
@@ -338,21 +369,22 @@ def regions_on_canvas(regions: Columns, size: tuple[int, int], *, alone: bool) -
     return [text]
 
 
-def label_image_fits(regions: Regions, size: tuple[int, int]) -> list[str]:
-    """Return a warning if regions were read from a label image of another size than the canvas.
+def label_image_fits(table: PolygonTable, size: tuple[int, int]) -> list[str]:
+    """Return a warning if a table was read from a label image of another size than the canvas.
 
-    regions: in pixels of the canvas. size: height and width of the canvas, as the user gave them.
+    table: nuclei or regions, in pixels of the canvas. size: height and width of the canvas, as the
+    user gave them.
     """
-    if regions.image_size is None:
+    if table.image_size is None:
         return []
-    height, width = (round(side / regions.mpp) for side in regions.image_size)
+    height, width = (round(side / table.mpp) for side in table.image_size)
     off = max(abs(height - size[0]) / size[0], abs(width - size[1]) / size[1])
     if off <= LABELS_OFF or max(abs(height - size[0]), abs(width - size[1])) <= LABEL_PIXEL:
         return []
     return [
-        f"the label image of the regions covers {width} x {height} pixels, but the slide has "
-        f"{size[1]} x {size[0]}: regions that lie beyond it are cut, and what the image does not "
-        "cover is unknown; check its pixel size"
+        f"the label image covers {width} x {height} pixels, but the slide has {size[1]} x "
+        f"{size[0]}: what lies beyond is cut, and what the image does not cover is unknown; check "
+        "its pixel size"
     ]
 
 

@@ -107,12 +107,9 @@ class Regions(PolygonTable):
         coords, ring_offsets, polygon_offsets, ids: as in `columns.Columns`.
         types: uint8 (n,), the numbers of the regions.
         mpp: micrometres per pixel of the coordinates.
-        image_size: height and width in micrometres of the label image that they were read from;
-            None if they were read as outlines.
         generated: whether they were generated with a layout, and not drawn or measured.
     """
 
-    image_size: tuple[float, float] | None = field(default=None, kw_only=True)
     generated: bool = field(default=False, kw_only=True)
 
     @classmethod

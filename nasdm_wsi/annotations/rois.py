@@ -25,7 +25,7 @@ def _read(source: Source, reading: Reading) -> Contents:
             points = roi.coordinates().tolist()
             outlines.add(UNTYPED, [[points]], f"{source.path}: ROI {roi.name or number}")
         else:
-            outlines.findings.notes["points and lines"] += 1
+            outlines.findings.shapeless["points and lines"] += 1
     return packed(outlines, FORMAT.name, reading)
 
 

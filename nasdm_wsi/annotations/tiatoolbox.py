@@ -24,7 +24,7 @@ def _read(source: Source, reading: Reading) -> Contents:
     for geometries, names, others in _batches(source.path, class_property):
         outlines.add_geometries(geometries, names)
         for kind in others:
-            outlines.findings.notes[kind_of(kind)] += 1
+            outlines.findings.shapeless[kind_of(kind)] += 1
     return packed(outlines, FORMAT.name, reading)
 
 

@@ -6,6 +6,7 @@ A new type is a new row of `_ROWS`. Numbers are Lizard's: a row's place is its n
 from __future__ import annotations
 
 import re
+import unicodedata
 
 import numpy as np
 
@@ -48,8 +49,11 @@ UNTYPED = "nuclei"  # the class of instances in files that know no classes
 
 
 def plain_name(name: str) -> str:
-    """Normalise a class name: case, hyphens, plural and a final "cells" make no difference."""
-    words = re.sub(r"[\s_-]+", " ", name.casefold()).strip()
+    """Normalise a class name: case, hyphens, plural and a final "cells" make no difference.
+
+    Nor does it matter how Unicode composes an accented letter, as macOS takes it apart.
+    """
+    words = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
     # "T cells" keeps its noun: a lone letter could mean anything.
     words = re.sub(r"(?<=\w\w)( (cells?|nucleus|nuclei|tissue))+$", "", words)
     return words.removesuffix("s")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from xml.parsers import expat
 
 from ..errors import AnnotationError
 from .contents import Source
+from .jsonstream import unpacked
 
 CHUNK = 1 << 18  # bytes read at a time
 _ROOT = re.compile(rb"<([A-Za-z_][\w.:-]*)")
@@ -24,9 +26,17 @@ def root(source: Source) -> str:
 def elements(path: Path) -> Iterator[tuple[str, dict[str, str] | None]]:
     """Yield each element's name with its attributes at its start, and with None at its end.
 
+    The file may be packed by gzip or zip.
+
     Raises:
         AnnotationError: it is not XML, is truncated, or declares entities.
     """
+    for _, text in unpacked(path):
+        yield from _elements(text, path)
+
+
+def _elements(text: Any, path: Path) -> Iterator[tuple[str, dict[str, str] | None]]:
+    """Yield the elements of one text."""
     found: list[tuple[str, dict[str, str] | None]] = []
 
     def refuse(*_declaration: object) -> None:
@@ -37,11 +47,10 @@ def elements(path: Path) -> Iterator[tuple[str, dict[str, str] | None]]:
     parser.StartElementHandler = lambda name, attributes: found.append((name, attributes))
     parser.EndElementHandler = lambda name: found.append((name, None))
     try:
-        with open(path, "rb") as file:
-            while chunk := file.read(CHUNK):
-                parser.Parse(chunk)
-                yield from found
-                found.clear()
+        while chunk := text.read(CHUNK):
+            parser.Parse(chunk)
+            yield from found
+            found.clear()
         parser.Parse(b"", True)
     except expat.ExpatError as error:
         raise AnnotationError(f"{path}: not XML, or cut short ({error}): export it again") from None

@@ -11,6 +11,7 @@ import numpy as np
 import shapely
 
 from ..annotations.nuclei import Nuclei
+from ..annotations.plausible import MOST_CANVAS, check_canvas
 from ..annotations.raster import Conditioning
 from ..annotations.regions import GLASS, REGIONS
 from ..annotations.types import TYPES
@@ -60,6 +61,10 @@ class Densities:
         """Return the densities of annotated nuclei, by region where regions are drawn."""
         nuclei = nuclei.scaled(1.0)
         y0, x0, y1, x1 = (int(side) for side in np.round(nuclei.extent()))
+        check_canvas((y1 - y0, x1 - x0), MOST_CANVAS, nuclei)
+        if min(y0, x0) < 0:  # where no regions are drawn
+            nuclei = nuclei.shifted(-y0, -x0)
+            y0, x0, y1, x1 = 0, 0, y1 - y0, x1 - x0
         numbers, areas = np.zeros(len(nuclei), int), np.zeros(len(REGIONS) + 1)
         centres = shapely.get_coordinates(shapely.centroid(nuclei.polygons()))
         drawn = Conditioning(nuclei, (max(y1, 1), max(x1, 1)))

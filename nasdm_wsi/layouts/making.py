@@ -12,7 +12,12 @@ from typing import Any
 from ..annotations.formats import read_contents, read_regions
 from ..annotations.geojson import stated_mpp
 from ..annotations.nuclei import check_mpp
-from ..annotations.plausible import label_image_fits, regions_on_canvas
+from ..annotations.plausible import (
+    MOST_CANVAS,
+    check_canvas,
+    label_image_fits,
+    regions_on_canvas,
+)
 from ..annotations.regions import Regions
 from ..errors import OutputError, PlanError
 from ..geometry import Box
@@ -106,6 +111,7 @@ def layout(
     fits = label_image_fits(drawn, size) if drawn is not None and size else []
     known_size = size or stated
     size = known_size or _reach(drawn)
+    check_canvas(size, MOST_CANVAS, drawn)
     if drawn is not None:
         for warning in fits + regions_on_canvas(drawn, size, alone=True):
             log.warning("%s", warning)

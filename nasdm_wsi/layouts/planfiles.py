@@ -48,8 +48,10 @@ def read_plan(path: Path, canvas: tuple[float, float], mpp: float) -> np.ndarray
     try:
         with Image.open(path) as image:
             cells, mode = np.array(image), image.mode
-    except OSError:
+    except (OSError, SyntaxError):  # no picture, or a damaged one
         return _painted(path, canvas, mpp)
+    except Image.DecompressionBombError as error:
+        raise PlanError(f"{path} is too large for a plan: a cell of it may be coarse") from error
     if mode not in ("P", "L"):
         raise PlanError(
             f"{path} is a picture of mode {mode}: a plan is a PNG of 8-bit grey or of a palette, "
@@ -67,11 +69,13 @@ def _painted(path: Path, canvas: tuple[float, float], mpp: float) -> np.ndarray:
     try:
         features = orjson.loads(path.read_bytes())["features"]
         named = [(_class(feature), shape(feature["geometry"])) for feature in features]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        *(ValueError, KeyError, TypeError, AttributeError),
+        shapely.GEOSException,
+    ) as error:
         raise PlanError(f"{path} is neither PNG nor GeoJSON: give one as `plan`") from error
     size = max(1, round(canvas[1] / CELL)), max(1, round(canvas[0] / CELL))
     image = Image.new("L", size, GLASS)
-    pen = ImageDraw.Draw(image)
     scale = np.array(size) / (canvas[1], canvas[0]) * mpp
     for name, area in named:
         kind = NAMES.get(plain_name(name))
@@ -82,9 +86,18 @@ def _painted(path: Path, canvas: tuple[float, float], mpp: float) -> np.ndarray:
             )
         for polygon in shapely.get_parts(area).tolist():
             if polygon.geom_type == "Polygon":
-                ring = shapely.get_coordinates(polygon.exterior) * scale
-                pen.polygon(ring.ravel().tolist(), fill=kind)
+                image.paste(kind, mask=_mask(polygon, size, scale))
     return np.array(image)
+
+
+def _mask(polygon: shapely.Polygon, size: tuple[int, int], scale: np.ndarray) -> Image.Image:
+    """Return the cells of a plan of ``size`` (w, h) that lie in a polygon, and not in its holes."""
+    mask = Image.new("1", size)
+    pen = ImageDraw.Draw(mask)
+    for hole, ring in enumerate((polygon.exterior, *polygon.interiors)):
+        points = shapely.get_coordinates(ring) * scale
+        pen.polygon(points.ravel().tolist(), fill=not hole)
+    return mask
 
 
 def _class(feature: dict) -> str:

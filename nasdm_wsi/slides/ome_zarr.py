@@ -177,6 +177,13 @@ def _listed(path: Path, version: str) -> Iterator[None]:
     group.attrs.update(_attributes({**ome, "labels": [*others, path.name]}, version))
 
 
+def _scale(dataset: dict, multiscale: dict) -> np.ndarray:
+    """Return the scale of a level, by axis: its own times that of all levels, if there is one."""
+    of_all = multiscale.get("coordinateTransformations", ())
+    steps = [*dataset["coordinateTransformations"], *of_all]
+    return np.prod([step["scale"] for step in steps if step["type"] == "scale"], axis=0)
+
+
 class Reader:
     """An OME-Zarr RGB image, read through the interface of openslide-python.
 
@@ -193,7 +200,7 @@ class Reader:
         channels, kind = self._levels[0].shape[0], self._levels[0].dtype
         if [axis["name"] for axis in axes] != ["c", "y", "x"] or channels != 3 or kind != np.uint8:
             raise SlideError(f"{path}: only RGB images with axes c, y, x can be read")
-        scales = [dataset["coordinateTransformations"][0]["scale"] for dataset in datasets]
+        scales = [_scale(dataset, multiscale) for dataset in datasets]
         self.level_count = len(self._levels)
         self.level_dimensions = [level.shape[:0:-1] for level in self._levels]
         self.level_downsamples = [scale[-1] / scales[0][-1] for scale in scales]

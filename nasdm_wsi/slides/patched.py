@@ -28,8 +28,8 @@ from ..errors import OutputError, SlideError
 from ..geometry import Block, Box, cells_in, inside, intersect, shape
 from .aperio import OURS
 from .jpeg import joined, unit_of, with_blocks
+from .tiff import LOSSLESS, shows_rgb
 
-LOSSLESS = (1, 5, 8, 32946, 50000)  # TIFF's numbers: none, LZW, deflate (two of them), zstd
 JPEG = 7
 MOST_CLASSIC = 2**32  # bytes of a TIFF that is no BigTIFF
 _OME = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
@@ -127,7 +127,8 @@ class _Level:
 
     def __init__(self, tiff: TiffFile, page: TiffPage):
         kinds = (JPEG, *LOSSLESS)
-        if not page.is_tiled or page.compression not in kinds or page.shape[2:] != (3,):
+        is_rgb = page.shape[2:] == (3,) and page.dtype == np.uint8 and shows_rgb(page)
+        if not page.is_tiled or page.compression not in kinds or not is_rgb:
             raise SlideError("the levels of this file are not tiled RGB of a usual compression")
         if page.parent is not tiff:  # an OME-TIFF may have several files
             raise SlideError("the pixels of this file lie in another file")

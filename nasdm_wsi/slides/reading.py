@@ -39,6 +39,7 @@ _UNITS = {
     **dict.fromkeys(("\u00b5m", "\u03bcm", "um", "micron", "microns", "micrometer"), 1.0),
     **{"nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "\u00c5": 1e-4, "in": 25400.0},
 }
+_OF_SCANNERS = {"ome", "svs", "scn", "ndpi", "bif", "philips", "qpi"}  # as tifffile calls them
 TISSUE_SHARE = 0.5  # share of a tile that makes it a tile of tissue
 SMALLEST_TILE = 64  # pixels, in images that have no room for many tiles
 LEAST_TISSUE = 0.05  # a slide without a tile that has this share has no tissue
@@ -258,12 +259,15 @@ def _open_reader(path: Path) -> Any:
 
 
 def _open_tiffslide(path: Path) -> TiffSlide | None:
-    """Return a reader, or None if tiffslide does not know the file.
+    """Return a reader, or None if tiffslide does not know the file, or would show false colours.
 
     Raises:
-        SlideError: pixels are missing, which tiffslide would fill with grey or black.
+        SlideError: pixels are missing, which tiffslide would fill with grey or black; or the first
+            picture is not the largest, so that tiffslide and OpenSlide would show a small one.
     """
     from tiffslide import TiffSlide  # with zarr, which takes as long to load as a small slide
+
+    from .tiff import shows_rgb
 
     try:
         slide = TiffSlide(path)
@@ -280,10 +284,30 @@ def _open_tiffslide(path: Path) -> TiffSlide | None:
     if missing:
         slide.close()
         raise SlideError(f"{path}: its pixels lie in {missing[0]}: copy that file beside it")
-    if _is_cut_short(slide):
+    if not shows_rgb(slide.ts_tifffile.series[0].keyframe):
         slide.close()
-        raise SlideError(f"{path}: the file is cut short: copy or download it again")
+        return None
+    for is_wrong, flaw in (
+        (_is_cut_short, "the file is cut short: copy or download it again"),
+        (_begins_small, "its first picture is not its largest: save it with the largest first"),
+    ):
+        if is_wrong(slide):
+            slide.close()
+            raise SlideError(f"{path}: {flaw}")
     return slide
+
+
+def _begins_small(slide: TiffSlide) -> bool:
+    """Tell whether a later picture of a TIFF is larger than the first.
+
+    In formats of scanners and in OME-TIFF it may be that of the label.
+    """
+    tiff = slide.ts_tifffile
+    if tiff.flags & _OF_SCANNERS:
+        return False
+    pages: Any = tiff.pages
+    first, *others = (page.imagewidth * page.imagelength for page in pages)
+    return any(size > first for size in others)
 
 
 def _is_cut_short(slide: TiffSlide) -> bool:

@@ -8,11 +8,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tifffile import TiffFile, TiffWriter
+from tifffile import PHOTOMETRIC, TiffFile, TiffWriter
 
 from .pyramid import Pyramid
 
+LOSSLESS = (1, 5, 8, 32946, 50000)  # TIFF's numbers: none, LZW, deflate (two of them), zstd
 BIGTIFF_BYTES = 2**31  # of pixels; a classic TIFF can address twice as many bytes
+
+
+def shows_rgb(page: Any) -> bool:
+    """Return whether the numbers of a page are grey or RGB once its compression is undone.
+
+    Those of a palette or of CMYK are not; decoders of JPEG turn YCbCr into RGB.
+    """
+    if page.photometric == PHOTOMETRIC.YCBCR:
+        return page.compression not in LOSSLESS
+    return page.photometric in (PHOTOMETRIC.RGB, PHOTOMETRIC.MINISBLACK)
 
 
 def tiff_writer(path: Path, pyramid: Pyramid) -> TiffWriter:

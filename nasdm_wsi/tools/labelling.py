@@ -93,7 +93,7 @@ def read_rgb(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     Raises:
         DatasetError: it cannot be read, is too large, or is not of 8 bits and three colours.
     """
-    image = _pixels(path, max_pixels)[..., :3]
+    image = _pixels(path, max_pixels, modes=("RGB", "RGBA", "L", "P", "1"))[..., :3]
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise DatasetError(f"{path} is not an 8-bit RGB picture: convert it")
     return image
@@ -235,9 +235,12 @@ def _read_arrays(path: Path, max_pixels: int) -> Labels:
     return instances, types.astype(np.uint8)
 
 
-def _pixels(path: Path, max_pixels: int) -> np.ndarray:
+def _pixels(path: Path, max_pixels: int, modes: tuple[str, ...] = ()) -> np.ndarray:
+    """Return the pixels of a picture as they are stored, in one of Pillow's ``modes`` if given."""
     try:
         with Image.open(path) as file:
+            if modes and file.mode not in modes:
+                raise ValueError(f"its colours are {file.mode}: convert it to RGB")
             check_pixels(file.size[::-1], max_pixels)
             return np.array(file)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
