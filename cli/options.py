@@ -147,7 +147,7 @@ def reading(command: Callable) -> Callable:
 
 @contextmanager
 def bars(unit: str) -> Iterator[Callable[..., None]]:
-    """A progress callback ``(what, done, total, **facts)`` that draws one bar for each ``what``.
+    """Yield a callback ``(what, done, total, **facts)`` that draws a bar for each ``what``.
 
     No bar is drawn if standard error is not a terminal, or with --quiet.
     """

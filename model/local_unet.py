@@ -73,7 +73,7 @@ class Stage(nn.ModuleList):
         super().__init__(Block(width, embedding) for _ in range(count))
 
     def forward(self, x: Features, embedding: Tensor, reach: int) -> Features:
-        """Features after the stage; what follows it reads ``reach`` pixels of their context."""
+        """Return features after the stage; what follows reads ``reach`` pixels of their context."""
         for number, block in enumerate(self):
             x = x.within(reach + 2 * x.cell * (len(self) - number))  # two convolutions each
             x = x.then(partial(block, embedding=embedding))
@@ -93,7 +93,7 @@ class Fine(nn.Module):
         self.conv2 = nn.Conv2d(width, 3, 3, padding=1)
 
     def forward(self, h: Tensor, x: Tensor) -> Tensor:
-        """Pixels (n, 3, h, w) from features (n, width, h, w) and the noisy pixels (n, 3, h, w)."""
+        """Return pixels (n, 3, h, w) from features (n, width, h, w) and noisy pixels."""
         x = x.to(h.dtype, memory_format=torch.channels_last)
         h = F.silu(self.conv1(torch.cat([F.silu(h), x], dim=1)))
         return self.conv2(h)
@@ -177,7 +177,7 @@ class LocalUNet(nn.Module):
         context: Sides = NONE,
         given: tuple[int, ...] | None = None,
     ) -> Tensor:
-        """Pixels (n, 3, h', w') without the ``context``, pixels at the sides of the input.
+        """Return pixels (n, 3, h', w') without the ``context``, pixels at the sides of the input.
 
         x (n, 3, h, w), noise (n,) = ln(sigma) / 4, planes (n, p, h, w), style (n, 6); ``context``
         consists of multiples of `grid`. Features are dropped as soon as no wanted pixel depends on

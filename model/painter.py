@@ -280,14 +280,14 @@ class Painter:
         return Condition(chosen, style, names, given=given)
 
     def glass(self, done: int, unit: np.ndarray) -> np.ndarray:
-        """State (channels, h, w) after so many steps without tissue, from unit noise (3, h, w).
+        """Return the state (channels, h, w) of glass after so many steps, from noise (3, h, w).
 
         For a stochastic solver, the solver without noise is used at the same noise levels.
         """
         return self._of_estimate(done, unit, np.full_like(unit, GLASS))
 
     def kept(self, done: int, unit: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-        """State after so many steps, as `glass`, where the pixels uint8 (h, w, 3) are known."""
+        """Return the state after so many steps, as `glass`, of known pixels, uint8 (h, w, 3)."""
         return self._of_estimate(done, unit, to_signal(pixels))
 
     def _of_estimate(self, done: int, unit: np.ndarray, estimate: np.ndarray) -> np.ndarray:

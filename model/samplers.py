@@ -136,7 +136,7 @@ def sample(
     solver: str = "dpmpp_2m",
     fresh: Callable[[int], Tensor] | None = None,
 ) -> Tensor:
-    """Pixels (n, 3, h, w) from unit Gaussian ``noise``; a stochastic solver takes ``fresh``."""
+    """Return pixels (n, 3, h, w) from unit Gaussian ``noise``; stochastic ones take ``fresh``."""
 
     def estimate(x: Tensor, k: int) -> Tensor:
         return denoise(x, torch.full((len(x),), sigmas[k], device=x.device), condition)

@@ -125,11 +125,11 @@ class Plan:
         return intersect((i * b, j * b, (i + 1) * b, (j + 1) * b), self.covered)
 
     def owned(self, block: Block) -> Box:
-        """The slide pixels that the block delivers in the end: its core within the canvas."""
+        """Return the slide pixels that the block delivers: its core within the canvas."""
         return intersect(self.core(block), (0, 0, *self.size))
 
     def part(self, block: Block) -> Box:
-        """The pixels to which the block's windows contribute; the block's part in the store."""
+        """Return the pixels to which the block's windows contribute: its part in the store."""
         return intersect(grow(self.core(block), self.taper), self.bounds)
 
     def view(self, block: Block) -> Box:
@@ -179,7 +179,7 @@ class Plan:
         return np.clip(np.minimum(rise, fall), 0, 1)
 
     def sources(self, box: Box) -> Box:
-        """The blocks whose parts are needed to know ``box``: a rectangle (i0, j0, i1, j1)."""
+        """Return the blocks whose parts are needed for ``box``: a rectangle (i0, j0, i1, j1)."""
         box = intersect(box, self.bounds)
         first = [max((n - self.taper) // self.block_side, 0) for n in box[:2]]
         last = [
@@ -189,7 +189,7 @@ class Plan:
         return first[0], first[1], last[0], last[1]
 
     def blocks_of(self, region: Box) -> Box:
-        """The blocks that deliver the slide pixels of ``region``: a rectangle (i0, j0, i1, j1)."""
+        """Return the blocks that deliver the pixels of ``region``: a rectangle (i0, j0, i1, j1)."""
         b = self.block_side
         return region[0] // b, region[1] // b, -(-region[2] // b), -(-region[3] // b)
 

@@ -73,7 +73,7 @@ class Painter(Protocol):
         """Plan how a canvas of ``size`` (h, w) is cut."""
 
     def start(self, unit: np.ndarray) -> np.ndarray:
-        """State (channels, h, w) before the first phase, from unit noise (3, h, w)."""
+        """Return state (channels, h, w) before the first phase, from unit noise (3, h, w)."""
 
     def solve(self, steps: Steps, windows: Sequence[Window]) -> np.ndarray:
         """States (n, channels, h, w) of the wanted parts of n windows after the steps of a phase.
@@ -82,19 +82,19 @@ class Painter(Protocol):
         """
 
     def glass(self, done: int, unit: np.ndarray) -> np.ndarray:
-        """State (channels, h, w) after so many steps without tissue, from unit noise (3, h, w).
+        """Return the state (channels, h, w) of glass after so many steps, from noise (3, h, w).
 
         Each pixel depends only on its own noise, and all finished pixels have the same colour.
         """
 
     def kept(self, done: int, unit: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-        """State after so many steps, as `glass`, where the pixels uint8 (h, w, 3) are known.
+        """Return state after so many steps, as `glass`, where the pixels uint8 (h, w, 3) are known.
 
         Only painters with the planes of known pixels need it.
         """
 
     def finish(self, state: np.ndarray) -> np.ndarray:
-        """Pixels uint8 (h, w, 3) of a state (channels, h, w) after the last phase."""
+        """Return pixels uint8 (h, w, 3) of a state (channels, h, w) after the last phase."""
 
 
 class Known(Protocol):

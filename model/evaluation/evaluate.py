@@ -94,7 +94,7 @@ def efficientnet() -> Features:
 
 
 def inception(path: Path) -> Features:
-    """The Inception of the FID, as the TorchScript file ``inception-2015-12-05.pt``: 2048 features.
+    """Return the Inception of the FID, with 2048 features, from ``inception-2015-12-05.pt``.
 
     Raises:
         CheckpointError: not such a file.

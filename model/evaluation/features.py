@@ -33,7 +33,7 @@ def efficientnet_lite(size: int) -> Any:
 
 
 def feature_maps(network: Any, pixels: Tensor) -> list[Tensor]:
-    """Features (n, c, h, w) at strides 4, 8, 16 and 32 of pixels in [-1, 1], enlarged by 7 / 4.
+    """Return features (n, c, h, w) at strides 4, 8, 16, 32 of pixels in [-1, 1], enlarged by 7 / 4.
 
     This factor enlarges a patch of 128 pixels to the 224 pixels that the network was trained on.
     """

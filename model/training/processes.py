@@ -49,7 +49,7 @@ def world() -> int:
 
 
 def no_sync(objective: nn.Module) -> Any:
-    """A context in which gradients are not averaged yet, for all but the last batch of a step."""
+    """Return a context without averaging of gradients, for all but the last batch of a step."""
     return objective.no_sync() if dist.is_initialized() else nullcontext()  # type: ignore[operator]
 
 

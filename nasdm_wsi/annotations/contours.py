@@ -19,7 +19,7 @@ MOST = 0.8  # share of the steps; tools repair some of their contours
 
 
 def traced_pixel(steps: np.ndarray, *, known: bool = False) -> float:
-    """The side of the traced image's pixels in pixels of the coordinates; 0 if none was traced.
+    """Return the side of the traced image's pixels in pixels of the coordinates; 0 for no image.
 
     It is 1 unless a tool rescaled its contours afterwards.
 
@@ -72,6 +72,6 @@ def looks_traced(coords: np.ndarray, ring_offsets: np.ndarray) -> bool:
 
 
 def between_pixels(polygons: np.ndarray, pixel: float) -> np.ndarray:
-    """The outlines (n,) of all pixels of a contour, from the contour through their centres."""
+    """Return the outlines (n,) of all pixels of contours, from contours through their centres."""
     moved = shapely.transform(polygons, lambda xy: xy + pixel / 2)
     return shapely.buffer(moved, pixel / 2, join_style="mitre", cap_style="square")

@@ -28,7 +28,7 @@ class _Region:
     points: list[tuple[float, float]] = field(default_factory=list)
 
     def what(self) -> str:
-        """The kind of a region that is no outline of a nucleus, in words; "" if it is one."""
+        """Return the kind of a region that outlines no nucleus, in words; "" if it outlines one."""
         if self.attributes.get("NegativeROA", "0") not in ("0", ""):
             return "excluded regions"
         kind = self.attributes.get("Type", "0")

@@ -213,7 +213,7 @@ def _check_numbers(labels: np.ndarray, path: Path, *, least: float = -math.inf) 
 
 
 def named(instances: np.ndarray, names: Sequence[str], reading: Reading) -> Nuclei:
-    """The nuclei of instances (h, w), 0 = none, from the class names of instances 1, 2, ...
+    """Return the nuclei of instances (h, w), 0 = none, from the class names of instances 1, 2, ...
 
     Instances of classes that mean regions alone become regions.
     """

@@ -182,7 +182,7 @@ class Nuclei(PolygonTable):
         return nuclei
 
     def to_geopandas(self) -> Any:
-        """A GeoDataFrame of the polygons, with the columns "classification" and "id" (if any has).
+        """Return a GeoDataFrame of the polygons, with columns "classification" and "id" (if any).
 
         It contains neither the tissue nor the regions.
 
@@ -231,7 +231,7 @@ class Nuclei(PolygonTable):
         return height, width
 
     def extent(self) -> tuple[float, float, float, float]:
-        """The bounding box (y0, x0, y1, x1) of nuclei, tissue and regions; it must not be empty."""
+        """Return the box (y0, x0, y1, x1) round nuclei, tissue and regions, of which some exist."""
         boxes = self.boxes()
         if self.regions is not None:
             boxes = np.vstack([boxes, self.regions.boxes()])

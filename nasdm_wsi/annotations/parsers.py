@@ -61,7 +61,7 @@ def tiff_shape(path: Path) -> tuple[int, tuple[int, ...]]:
 
 
 def read_npz(path: Path, names: Sequence[str], max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """The labels in an ``.npz``: a sparse matrix of SciPy, or the one array that can be labels.
+    """Return the labels in an ``.npz``: a sparse matrix of SciPy, or the only possible array.
 
     names: which array to take if there are several.
 
@@ -90,7 +90,7 @@ def read_zarr(path: Path, level: str, max_pixels: int = MAX_PIXELS) -> np.ndarra
 
 
 def read_store(path: Path) -> Iterator[tuple[np.ndarray, list[str], list[str]]]:
-    """The rows of a TIAToolbox store by batches: geometries, their properties, types of the others.
+    """Yield the rows of a TIAToolbox store in batches: geometries, properties, types of others.
 
     Geometries (n,) are shapely's; those without area are empty. Properties are n JSON texts. The
     types of the objects without geometry follow.

@@ -60,7 +60,7 @@ class Stage:
         return self.cells[0] + row, self.cells[1] + column
 
     def grid(self) -> Grid:
-        """The stage as the ledger sees it: tasks are counted from the first of each stage."""
+        """Return the stage as the ledger sees it; tasks are counted from its first."""
         i0, j0, i1, j1 = self.cells
         top, left = self.before.cells[:2] if self.before else (0, 0)
         rows = [self.sources((i, j0)) for i in range(i0, i1)]

@@ -162,7 +162,7 @@ def image_of(path: str | Path) -> Path | None:
 
 
 def stem(path: str | Path) -> str:
-    """The name of a slide without its suffix: ``slide`` for slide.ome.tif and for slide.svs."""
+    """Return the name of a slide without its suffix: ``slide`` for slide.ome.tif or slide.svs."""
     name = Path(path).name
     form = find_format(path)
     suffixes = form.suffixes if form else ()

@@ -81,7 +81,7 @@ class StainStatistics:
 
 
 def style_vector(rgb: np.ndarray) -> np.ndarray:
-    """The style vector, float32 (6,), of uint8 RGB (..., 3), as `StainStatistics.of` measures."""
+    """Return the style vector, float32 (6,), of uint8 RGB (..., 3); see `StainStatistics.of`."""
     return StainStatistics.of(rgb).style
 
 

@@ -60,7 +60,7 @@ class Tile:
     provenance: str
 
     def masks(self) -> Iterator[tuple[int, int, np.ndarray]]:
-        """The corner (y0, x0) and the mask, bool (h, w), of the bounding box of each instance."""
+        """Yield the corner (y0, x0) and mask, bool (h, w), of the bounding box of each instance."""
         for number, (y, x) in enumerate(ndimage.find_objects(self.instances), 1):
             yield y.start, x.start, self.instances[y, x] == number
 

@@ -54,7 +54,7 @@ class Overlay:
         return head.tobytes() + (coords - (x0, y0)).astype("<f4").tobytes()
 
     def counts(self, box: Box, *, cell: int) -> np.ndarray:
-        """The number of nuclei of each type with their centre in each cell: uint16 (6, h, w).
+        """Return how many nuclei of each type have their centre in each cell: uint16 (6, h, w).
 
         The cells are squares of ``cell`` pixels, which divide the sides of ``box``. If boxes tile a
         slide, each nucleus is counted in exactly one of them.
