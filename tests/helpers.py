@@ -64,7 +64,9 @@ def wait_for(
     """
     deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline and (process is None or process.poll() is None)
+        if process is not None and process.poll() is not None:
+            raise AssertionError(f"ended with {process.returncode}: {process.communicate()}")
+        assert time.monotonic() < deadline
         time.sleep(every)
 
 
