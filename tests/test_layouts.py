@@ -361,6 +361,12 @@ def test_densities_are_those_of_annotated_nuclei():
     assert Densities.like(bare).wanted[None, "connective"] == pytest.approx(density, rel=0.05)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_a_seed_of_too_many_digits_is_refused(tmp_path, seed):
+    with pytest.raises(PlanError, match=f"seed {seed}: choose 0 to"):
+        layout(tmp_path / "a.geojson", (64, 64), seed=seed)
+
+
 def test_one_outline_far_away_is_named(tmp_path):
     """The canvas that holds it would take for ever."""
     far = [shapely.box(0, 0, 400, 200), shapely.box(9e6, 9e6, 9e6 + 9, 9e6 + 9)]

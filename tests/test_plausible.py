@@ -173,6 +173,13 @@ def test_the_size_of_the_nuclei_is_weighed(written, caplog, mpp):
     assert "micrometres wide" not in told(path)
 
 
+def test_nuclei_that_are_given_as_regions_are_said(written, tmp_path, caplog):
+    """Many classes mean nuclei or regions, and the user may take the wrong file."""
+    path = written(nuclei())
+    read_annotations(path, mpp=0.5, regions=path)
+    assert "the median region is 7.9" in caplog.text and "and not nuclei" in caplog.text
+
+
 def test_a_scale_that_the_file_states(tmp_path, caplog):
     found = {str(k): {"contour": ring(20 + 25 * k, 20), "type": 1} for k in range(5)}
     path = tmp_path / "a.json"

@@ -71,6 +71,8 @@ def sort_out(
     numbers = np.array([0, *map(findings.names.region, names)], np.uint8)[classes + 1]
     if findings.only_regions:
         is_region = numbers > 0
+        if is_region.any():
+            _weigh_region_size(findings, _lower_median(areas[is_region]), mpp)
     else:
         # No nucleus has a class that is known and means no nucleus.
         known = np.array([False, *(name not in findings.unknown for name in names)])[classes + 1]
@@ -238,6 +240,15 @@ def _weigh_size(findings: Findings, median_area: float, mpp: float) -> None:
         findings.warn(text)
     else:
         findings.problem = text
+
+
+def _weigh_region_size(findings: Findings, median_area: float, mpp: float) -> None:
+    width = 2 * math.sqrt(median_area / math.pi) * mpp
+    if width < MOST_WIDTH:
+        findings.warn(
+            f"the median region is {width:.3g} micrometres wide, as a nucleus is: check `mpp`, and "
+            "that the file holds regions and not nuclei"
+        )
 
 
 def _weigh_places(findings: Findings, boxes: np.ndarray) -> None:

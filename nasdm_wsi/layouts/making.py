@@ -101,6 +101,8 @@ def layout(
                 raise PlanError(
                     f"`{other}` has no effect on drawn regions: leave out `{other}` or `regions`"
                 )
+    if not 0 <= seed < 2**64:
+        raise PlanError(f"seed {seed}: choose 0 to 2**64 - 1")
     mpp = _canvas_mpp(regions, mpp)
     named: dict[str, Any] = {"class_map": class_map, "ignore_classes": tuple(ignore_classes)}
     known = None
