@@ -21,7 +21,7 @@ from ..annotations.regions import REGIONS, Regions
 from ..geometry import Block, Box, cells_in, grow, inside, intersect, shape
 from . import tissues
 from .densities import Densities
-from .glands import LONGEST, STEP, Named, drop
+from .glands import GLAND, LONGEST, STEP, Named, drop
 from .glands import glands as glands_by_rules
 from .keyed import generator, smooth
 from .populate import Populated
@@ -39,7 +39,6 @@ ROUGH = 0.9  # of borders of the ground
 _DRAW = 2250  # of random numbers in this file
 CLEAR = 10.0  # between the crypts and what bounds the mucosa
 BARE = 128  # length of the places of a tumour without glands
-GLAND = 352  # no gland reaches farther from its square
 
 _TISSUES = {
     MUCOSA: tissues.NORMAL,

@@ -24,6 +24,7 @@ RAYS = 48
 STEP = 4  # along a ray, and of the ground
 LONGEST = 160  # of a ray
 SEEDS = 640  # round a square that matter for glands whose first seed lies in it, with their ground
+GLAND = 352  # no gland reaches farther from its square
 NEIGHBOURS = 12  # of a seed that matter for its cell
 JITTER = 0.32  # of a seed, as a share of the spacing
 WARP = 64  # length over which neighbouring places move together
@@ -76,7 +77,8 @@ def glands(style: Glands, box: Box, *, allowed: Allowed, seed: int, draw: int) -
     if not members.any():
         return []
     radii = _radii(style, seeds, np.flatnonzero(members), ground, around)
-    rings = _rings(style, seeds.places[members], radii, around, seed, _DRAW + 10 * draw)
+    near = grow(box, GLAND)
+    rings = _rings(style, seeds.places[members], radii, near, seed, _DRAW + 10 * draw)
     pieces: dict[tuple, list[Polygon]] = {}
     for root, ring in zip(seeds.roots[members].tolist(), rings, strict=True):
         pieces.setdefault(tuple(root), []).append(Polygon(ring))
