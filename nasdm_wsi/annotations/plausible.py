@@ -38,9 +38,9 @@ MOST_OFF = 1.5  # times; a pixel size may differ that much from the one that the
 CELL, MOST_TWICE = 0.25, 0.01
 # A nucleus lies apart if it is this many times as far from the median as 90 % of them spread.
 APART, LEAST_SPREAD = 10, 1000  # pixels
-SIDE = (
-    1_000_000  # pixels of a canvas; outlines are rasterised in integers that reach little farther
-)
+# Pixels of the longest side of a canvas: outlines are rasterised in integers that reach little
+# farther.
+SIDE = 1_000_000
 MOST_CANVAS = 20_000_000_000  # of a canvas: 70 mm x 70 mm at 0.5 micrometres per pixel
 
 # A label image may differ that much from the canvas: a share of it, or one pixel of a coarse image.
