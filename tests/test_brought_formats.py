@@ -204,7 +204,7 @@ def test_regions_of_imagescope_that_are_no_outlines_are_said(tmp_path, caplog):
     ):
         (tmp_path / "b.xml").write_text(text.replace('Type="0"', kind, 1))
         assert len(read(tmp_path / "b.xml", mpp=None)) == COUNT - 1
-        assert f"left out, because they are no outlines: {words}" in caplog.text
+        assert f"left out, because they are not outlines: {words}" in caplog.text
 
 
 def test_a_rectangle_of_halo_has_two_corners(tmp_path):
@@ -323,7 +323,7 @@ def test_tiles_of_several_slides_do_not_lie_on_each_other(tmp_path):
 def test_boxes_without_outlines_are_said(tmp_path, caplog):
     path = coco(tmp_path / "a.json", lambda k: flat(k) if k else [])
     assert len(read(path)) == COUNT - 1
-    assert "left out, because they are no outlines: 1 boxes" in caplog.text
+    assert "left out, because they are not outlines: 1 boxes" in caplog.text
 
 
 def test_damaged_coco_is_refused_in_one_line(tmp_path):

@@ -152,8 +152,8 @@ def test_what_has_no_outline_is_left_out_and_said(written, caplog, shape, points
     drawn = feature(ring(5, 5), "Plasma") | {"geometry": {"type": shape, "coordinates": points}}
     path = written([*nuclei(), drawn])
     assert len(read_annotations(path, mpp=0.5)) == 20
-    assert f"left out, because they are no outlines: 1 {what}" in caplog.text
-    assert f"no outlines: 1 {what}" in told(path)
+    assert f"left out, because they are not outlines: 1 {what}" in caplog.text
+    assert f"not outlines: 1 {what}" in told(path)
 
 
 # Pixel size

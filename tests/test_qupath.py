@@ -218,7 +218,7 @@ def test_polygons_with_holes_and_parts(read):
 
 def test_what_carries_no_nucleus_is_counted_in_one_line(read, caplog):
     caplog.set_level(logging.INFO, "nasdm_wsi")
-    large = polygon(np.multiply(SQUARE, 2).tolist())
+    large = polygon(np.multiply(SQUARE, 4).tolist())
     others = [
         feature(geometry={"type": "Point", "coordinates": [1, 2]}),
         feature(None, geometry={"type": "MultiPoint", "coordinates": [[1, 2], [3, 4]]}),
@@ -233,8 +233,12 @@ def test_what_carries_no_nucleus_is_counted_in_one_line(read, caplog):
         feature("Ignore*"),
     ]
     assert len(read([*others, feature(geometry=large)])) == 1
-    (record,) = caplog.records
-    assert record.getMessage().endswith(
+    warned, told = (record.getMessage() for record in caplog.records)
+    assert warned.endswith(
+        "a.geojson: left out, because they are not outlines: 1 geometry collections, 1 lines, "
+        "1 objects without shape, 2 points"
+    )
+    assert told.endswith(
         "a.geojson: 1 nuclei; 1 TMA cores, 1 geometry collections, "
         "1 lines, 1 objects without shape, 1 of ignored classes, 2 points, 1 repaired, "
         "1 root objects, 1 tiles, 2 without area"
@@ -340,7 +344,7 @@ def test_contours_of_opencv(read, caplog):
 
 
 def test_integer_rectangles_raise_no_suspicion(read, caplog):
-    read([feature(geometry=polygon([[[0, 0], [9, 0], [9, 9], [0, 9], [0, 0]]]))])
+    read([feature(geometry=polygon([[[0, 0], [20, 0], [20, 20], [0, 20], [0, 0]]]))])
     assert not caplog.records
 
 

@@ -89,7 +89,7 @@ class Findings:
         """Return all warnings, a line each."""
         lines = list(self._warnings)
         if self.shapeless:
-            lines.append(f"left out, because they are no outlines: {_told(self.shapeless)}")
+            lines.append(f"left out, because they are not outlines: {_told(self.shapeless)}")
         if (unused := self.names.unused) and not self.only_regions:
             classes = (self.counts + self.regions).most_common()
             lines.append(
