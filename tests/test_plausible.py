@@ -9,7 +9,7 @@ import tifffile
 from click.testing import CliRunner
 from toy import ToyPainter
 
-from nasdm_wsi import plan_render, read_annotations
+from nasdm_wsi import layout, plan_render, read_annotations
 from nasdm_wsi.annotations.formats import read_contents
 from nasdm_wsi.annotations.nuclei import Nuclei
 from nasdm_wsi.annotations.plausible import MOST_CANVAS
@@ -273,14 +273,18 @@ def test_a_dry_run_warns_as_a_render_does(written, weights, tmp_path, caplog):
 def test_one_far_nucleus_is_named(written, caplog):
     path = written([*nuclei(), feature(ring(4e6, 3e6), "Plasma")])
     assert "1 nucleus lies far from all others, the farthest at x 4000000" in told(path)
-    with pytest.raises(PlanError, match=r"the outline at x 4000000, y 3000000.*`max_canvas`"):
+    with pytest.raises(PlanError, match=r"the outline at x 4000000, y 3000000.*smaller `size`$"):
         plan(path)
 
 
 def test_canvases_are_weighed_before_anything_is_made(written):
     path = written(nuclei())
-    with pytest.raises(PlanError, match="canvas of 20000000 x 20000000 pixels is larger than"):
-        plan(path, (20_000_000, 20_000_000))
+    with pytest.raises(PlanError, match="a side of more than 1,000,000: give a smaller `size`$"):
+        plan(path, (20_000_000, 20_000_000))  # which no `max_canvas` allows
+    with pytest.raises(PlanError, match="200000 x 200000 .* than 20,000,000,000.*`max_canvas`$"):
+        plan(path, (200_000, 200_000))
+    with pytest.raises(PlanError, match="than 20,000,000,000 pixels: give a smaller `size`$"):
+        layout(path.with_name("new.geojson"), (200_000, 200_000))
     with pytest.raises(PlanError, match="larger than 19,499 pixels"):
         plan(path, (130, 150), max_canvas=19_499)
     assert plan(path, (130, 150), max_canvas=19_500)

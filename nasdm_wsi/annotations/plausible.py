@@ -286,21 +286,28 @@ def _weigh_copies(findings: Findings, boxes: np.ndarray) -> None:
 # Slides
 
 
-def check_canvas(size: tuple[int, int], most: int, drawn: PolygonTable | None = None) -> None:
+def check_canvas(
+    size: tuple[int, int], most: int | None, drawn: PolygonTable | None = None
+) -> None:
     """Refuse a canvas ``size`` (h, w) of more than ``most`` pixels, or with a side beyond `SIDE`.
 
-    If it was made to contain nuclei or regions that are ``drawn``, in their own pixels, the message
-    names the most distant one.
+    ``most`` is None where the user cannot raise the limit, which is `MOST_CANVAS` then. If the
+    canvas was made to contain nuclei or regions that are ``drawn``, in their own pixels, the
+    message names the most distant one.
 
     Raises:
         PlanError: the canvas is too large; the message gives the size and the limit.
     """
     height, width = size
-    if height * width <= most and max(size) <= SIDE:
+    limit = most or MOST_CANVAS
+    if height * width <= limit and max(size) <= SIDE:
         return
-    text = f"a canvas of {width} x {height} pixels is larger than {most:,} pixels: "
-    if height * width <= most:
-        text = f"a canvas of {width} x {height} pixels has a side of more than {SIDE:,}: "
+    text, remedy = f"a canvas of {width} x {height} pixels ", "give a smaller `size`"
+    if max(size) > SIDE:
+        text += f"has a side of more than {SIDE:,}: "
+    else:
+        text += f"is larger than {limit:,} pixels: "
+        remedy += ", or a larger `max_canvas`" if most else ""
     if drawn is not None and len(drawn):
         boxes = drawn.boxes()
         centres = (boxes[:, :2] + boxes[:, 2:]) / 2
@@ -310,7 +317,7 @@ def check_canvas(size: tuple[int, int], most: int, drawn: PolygonTable | None = 
             f"the outline at x {x:.0f}, y {y:.0f} in pixels of {drawn.mpp:g} micrometres lies "
             "farthest from the others; remove it if it is a mistake, or "
         )
-    raise PlanError(f"{text}give a smaller `size`, or a larger `max_canvas`")
+    raise PlanError(text + remedy)
 
 
 def on_canvas(

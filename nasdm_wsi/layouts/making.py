@@ -13,7 +13,6 @@ from ..annotations.formats import read_contents, read_regions
 from ..annotations.geojson import stated_mpp
 from ..annotations.nuclei import check_mpp
 from ..annotations.plausible import (
-    MOST_CANVAS,
     check_canvas,
     label_image_fits,
     regions_on_canvas,
@@ -113,7 +112,7 @@ def layout(
     fits = label_image_fits(drawn, size) if drawn is not None and size else []
     known_size = size or stated
     size = known_size or _reach(drawn)
-    check_canvas(size, MOST_CANVAS, drawn)
+    check_canvas(size, None, drawn)
     if drawn is not None:
         for warning in fits + regions_on_canvas(drawn, size, alone=True):
             log.warning("%s", warning)
