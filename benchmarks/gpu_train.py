@@ -26,6 +26,7 @@ from torch import nn
 from nasdm_wsi.checkpoints import Sampler, Training
 from nasdm_wsi.model.checkpoint import load_weights, save_weights
 from nasdm_wsi.model.config import PRESETS, TrainingConfig
+from nasdm_wsi.model.devices import native_precision
 from nasdm_wsi.model.diffusion import Denoiser
 from nasdm_wsi.model.families import build, family_of
 from nasdm_wsi.model.guidance import guided
@@ -144,7 +145,7 @@ def grid(network: nn.Module, crops: GpuCrops, count: int = 8) -> Image.Image:
     batch = crops.batch(count)
     rows = [batch.pixels]
     for steps in sorted(set(STEPS)):
-        with torch.autocast(crops.device.type, torch.bfloat16):
+        with native_precision(crops.device):
             denoise = Denoiser(network)
             rows.append(sample(denoise, batch.noise, batch.condition, sigmas=cubic_sigmas(steps)))
     pictures = [np.hstack([to_image(picture) for picture in row.cpu().numpy()]) for row in rows]

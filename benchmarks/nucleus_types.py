@@ -29,6 +29,7 @@ from nasdm_wsi.annotations.types import TYPES
 from nasdm_wsi.job import default_workers
 from nasdm_wsi.model import Painter
 from nasdm_wsi.model.checkpoint import SHIPPED
+from nasdm_wsi.model.devices import native_precision
 from nasdm_wsi.model.evaluation.evaluate import paint
 from nasdm_wsi.tools.dataset import UNPUBLISHED, Region, read_regions
 
@@ -85,7 +86,7 @@ def trained(seen: torch.Tensor, kinds: np.ndarray, *, steps: int) -> nn.Module:
         light = 1 + 0.15 * torch.randn(len(x), 3, 1, 1)
         x = torch.cat([1 - (1 - x[:, :3]) * light, x[:, 3:]], dim=1)
         x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):  # a third of the time
+        with native_precision(torch.device("cpu")):
             read = network(x)
         loss = F.cross_entropy(read.float(), torch.from_numpy(kinds[chosen]) - 1)
         optimizer.zero_grad()

@@ -14,6 +14,7 @@ from torch import Tensor
 from nasdm_wsi.annotations.raster import edges, planes_of
 from nasdm_wsi.annotations.types import PLANES
 from nasdm_wsi.job import default_workers
+from nasdm_wsi.model.devices import native_precision
 from nasdm_wsi.model.diffusion import Condition, Denoise
 from nasdm_wsi.model.evaluation.evaluate import efficientnet, held_out, known_patches
 from nasdm_wsi.model.samplers import sample
@@ -82,5 +83,5 @@ def _of_place(function: Callable, place: tuple[Region, tuple]) -> np.ndarray:
     condition = Condition(torch.from_numpy(mask), torch.from_numpy(region.stain.style)[None])
     clean = region.image[cut].transpose(2, 0, 1)[None] / np.float32(127.5) - 1
     noise = np.random.default_rng(0).standard_normal(clean.shape, np.float32)
-    with torch.autocast("cpu", torch.bfloat16):
+    with native_precision(torch.device("cpu")):
         return function(torch.from_numpy(clean), torch.from_numpy(noise), condition)

@@ -46,12 +46,23 @@ def place(device: str) -> tuple[str, str]:
         PlanError: no such device here.
     """
     chosen = choose_device(device)
-    if chosen.type == "cuda":
-        native = torch.cuda.is_bf16_supported()
-    else:
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        native = native and chosen.type == "cpu"
-    return str(chosen), "bfloat16" if native else "float32"
+    return str(chosen), "bfloat16" if native_bfloat16(chosen) else "float32"
+
+
+def native_bfloat16(device: torch.device) -> bool:
+    """Return whether a device has instructions for bfloat16; without them, float32 is faster.
+
+    Metal counts as a device without them, because its bfloat16 was not tried.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return has and device.type == "cpu"
+
+
+def native_precision(device: torch.device) -> torch.autocast:
+    """Return a context of arithmetic in the precision that `place` selects for a device."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=native_bfloat16(device))
 
 
 # Held while a GPU computes a window, whose features fill its memory. Meanwhile, other threads

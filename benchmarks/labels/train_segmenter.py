@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from scipy import ndimage
 from torch import Tensor, nn
 
+from nasdm_wsi.model.devices import native_bfloat16
 from nasdm_wsi.model.evaluation.segmenter import CENTRE_SPREAD, TYPES, UNKNOWN, Segmenter
 
 SIZE = 128  # pixels; side of a training crop
@@ -252,6 +253,7 @@ def fit(
     torch.manual_seed(seed)
     generator = torch.Generator(device).manual_seed(seed)
     model = Segmenter().to(device, memory_format=torch.channels_last)
+    reduced = native_bfloat16(torch.device(device))
     with torch.no_grad():  # most pixels are neither nucleus nor centre
         model.head.bias[:12] = -2.0
     if init:
@@ -269,7 +271,7 @@ def fit(
             group["lr"] = now
         images, labels, points = zip(*(next(source) for _ in range(batch)), strict=True)
         seen = change_stain(torch.stack(images).to(device), generator)
-        with torch.autocast(device, torch.bfloat16, cache_enabled=device == "cpu"):
+        with torch.autocast(device, torch.bfloat16, enabled=reduced, cache_enabled=device == "cpu"):
             logits = network(seen.contiguous(memory_format=torch.channels_last))
         told = torch.stack(labels).to(device), torch.tensor(points, device=device)
         loss = loss_of(logits.float(), *told)

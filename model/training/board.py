@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ...errors import NasdmError
+from ..devices import native_precision
 from ..diffusion import Condition
 from ..families import denoiser_of
 from ..pixels import to_image
@@ -71,7 +72,7 @@ def sample_grid(network: nn.Module, samples: Samples, names: tuple[str, ...]) ->
     )
     noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))
     condition = Condition(planes.to(device), style.to(device), samples.planes).widened(names)
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "mps"):
+    with native_precision(device):
         drawn = sample(
             denoiser_of(network), noise.to(device), condition, sigmas=karras_sigmas(12)
         ).cpu()

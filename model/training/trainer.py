@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..config import TrainingConfig
+from ..devices import native_bfloat16
 from .data import Batch
 from .objectives import Objective
 from .processes import no_sync, world
 
-PRECISION = torch.bfloat16  # of the arithmetic; parameters are float32
+PRECISION = torch.bfloat16  # of arithmetic on devices that have it; parameters are float32
 LARGEST_GRADIENT = 1.0  # norm of the network's gradient, to which longer ones are cut
 
 
@@ -77,8 +78,7 @@ class Trainer:
         return torch.stack(losses).mean().item()  # last, for it waits for a GPU
 
     def _loss(self, batch: Batch) -> Tensor:
-        # Metal computes in float32: its bfloat16 was not tried.
-        reduced = PRECISION != torch.float32 and self.device.type != "mps"
+        reduced = PRECISION != torch.float32 and native_bfloat16(self.device)
         with torch.autocast(self.device.type, PRECISION, enabled=reduced):
             return self.objective(batch)
 
