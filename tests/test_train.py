@@ -27,6 +27,7 @@ from nasdm_wsi.model.families import build
 from nasdm_wsi.model.guidance import guided
 from nasdm_wsi.model.local_unet import LocalUNet
 from nasdm_wsi.model.samplers import SIGMA_MAX, SIGMA_MIN, karras_sigmas, sample
+from nasdm_wsi.model.training.board import sample_grid
 from nasdm_wsi.model.training.data import Batches, Crops
 from nasdm_wsi.model.training.objectives import Objective
 from nasdm_wsi.model.training.optimisers import KernelMuon
@@ -221,6 +222,21 @@ def test_training_learns_where_nuclei_are_and_how_they_are_stained(dataset, tmp_
     assert pixels[:, 1][nucleus].mean() < pixels[:, 1][~nucleus].mean() - 0.3
     darker = sample(denoiser, noise, Condition(mask, style * 1.3), sigmas=karras_sigmas(12))
     assert darker.mean() < pixels.mean() - 0.03
+
+
+def test_training_computes_in_the_precision_that_rendering_selects(dataset):
+    """Both in steps and in sample grids; bfloat16 takes minutes where it has to be emulated."""
+    network = LocalUNet(PRESETS["tiny"].network)
+    trainer = Trainer(
+        network, Objective(Denoiser(network)), PRESETS["tiny"].training, device=torch.device("cpu")
+    )
+    precisions = []
+    for module in (trainer.network, trainer.average):
+        module.stem.register_forward_hook(lambda *args: precisions.append(str(args[2].dtype)))
+    samples = Crops(dataset, crop=32)
+    trainer.update([Batches(samples, seed=0, dropout=0.1)[range(4)]])
+    sample_grid(trainer.average, samples, samples.planes)
+    assert set(precisions) == {f"torch.{place('cpu')[1]}"}
 
 
 def test_the_loss_is_about_one_before_training_whatever_the_noise(dataset):
