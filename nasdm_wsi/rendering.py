@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .annotations.contents import Contents
-from .annotations.formats import read_contents
-from .annotations.nuclei import Nuclei
-from .annotations.plausible import (
+from .annotations.canvas import (
     MOST_CANVAS,
     check_canvas,
     label_image_fits,
     on_canvas,
     regions_on_canvas,
-    weigh_scale,
 )
+from .annotations.contents import Contents
+from .annotations.formats import read_contents
+from .annotations.nuclei import Nuclei
+from .annotations.plausible import weigh_scale
 from .annotations.regions import unpainted
 from .delivery import (
     check_disk,

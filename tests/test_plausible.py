@@ -10,9 +10,9 @@ from click.testing import CliRunner
 from toy import ToyPainter
 
 from nasdm_wsi import layout, plan_render, read_annotations
+from nasdm_wsi.annotations.canvas import MOST_CANVAS
 from nasdm_wsi.annotations.formats import read_contents
 from nasdm_wsi.annotations.nuclei import Nuclei
-from nasdm_wsi.annotations.plausible import MOST_CANVAS
 from nasdm_wsi.annotations.raster import Conditioning
 from nasdm_wsi.cli.main import main
 from nasdm_wsi.errors import AnnotationError, PlanError

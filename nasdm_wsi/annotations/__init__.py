@@ -20,5 +20,6 @@ The modules are listed in the order in which they process a file; each imports o
     geojson, labels, lizard, ...    one module for each format
     unread      files that are recognised and refused
     formats     the registry of formats, `read_contents`
+    canvas      whether a canvas can be made, and what lies on it
     raster      `Conditioning`: planes, tissue and labels of any box
 """

@@ -1,7 +1,7 @@
-"""Plausibility checks: the only module that checks what was read from annotations.
+"""Checks of the objects that were read from annotations.
 
-`sort_out` separates nuclei from regions and checks the size of the nuclei; `on_canvas` checks their
-places. `docs/checks.md` lists the checks and their limits.
+`sort_out` separates nuclei from regions, and checks the nuclei and the order of the regions. Their
+places on a slide are checked by `canvas`. `docs/checks.md` lists the checks and their limits.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from typing import TypeVar
 import numpy as np
 import shapely
 
-from ..errors import PlanError
-from .columns import Columns, PolygonTable
+from .columns import Columns
 from .findings import Findings
 from .regions import Regions, regions_among
 from .types import LEFT_OUT, UNKNOWN
@@ -38,18 +37,8 @@ MOST_OFF = 1.5  # times; a pixel size may differ that much from the one that the
 CELL, MOST_TWICE = 0.25, 0.01
 # A nucleus lies apart if it is this many times as far from the median as 90 % of them spread.
 APART, LEAST_SPREAD = 10, 1000  # pixels
-# Pixels of the longest side of a canvas: outlines are rasterised in integers that reach little
-# farther.
-SIDE = 1_000_000
-MOST_CANVAS = 20_000_000_000  # of a canvas: 70 mm x 70 mm at 0.5 micrometres per pixel
-
-# A label image may differ that much from the canvas: a share of it, or one pixel of a coarse image.
-LABELS_OFF, LABEL_PIXEL = 0.02, 16
 
 Table = TypeVar("Table", bound=Columns)
-
-
-# Files
 
 
 def sort_out(
@@ -281,136 +270,6 @@ def _weigh_copies(findings: Findings, boxes: np.ndarray) -> None:
             f"{_nuclei_lie(n)} on another one: of each pair only the later one is seen; if the "
             "same nuclei were exported twice, remove the copies"
         )
-
-
-# Slides
-
-
-def check_canvas(
-    size: tuple[int, int], most: int | None, drawn: PolygonTable | None = None
-) -> None:
-    """Refuse a canvas ``size`` (h, w) of more than ``most`` pixels, or with a side beyond `SIDE`.
-
-    ``most`` is None where the user cannot raise the limit, which is `MOST_CANVAS` then. If the
-    canvas was made to contain nuclei or regions that are ``drawn``, in their own pixels, the
-    message names the most distant one.
-
-    Raises:
-        PlanError: the canvas is too large; the message gives the size and the limit.
-    """
-    height, width = size
-    limit = most or MOST_CANVAS
-    if height * width <= limit and max(size) <= SIDE:
-        return
-    text, remedy = f"a canvas of {width} x {height} pixels ", "give a smaller `size`"
-    if max(size) > SIDE:
-        text += f"has a side of more than {SIDE:,}: "
-    else:
-        text += f"is larger than {limit:,} pixels: "
-        remedy += ", or a larger `max_canvas`" if most else ""
-    if drawn is not None and len(drawn):
-        boxes = drawn.boxes()
-        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-        away = centres - np.quantile(centres, 0.5, axis=0, method="lower")
-        y, x = centres[np.abs(away).max(1).argmax()]
-        text += (
-            f"the outline at x {x:.0f}, y {y:.0f} in pixels of {drawn.mpp:g} micrometres lies "
-            "farthest from the others; remove it if it is a mistake, or "
-        )
-    raise PlanError(text + remedy)
-
-
-def on_canvas(
-    nuclei: Columns,
-    size: tuple[int, int],
-    region: tuple[int, int, int, int],
-    *,
-    mpp: float,
-    own_mpp: float,
-) -> list[str]:
-    """Return warnings about the places of nuclei on a canvas of ``size`` (h, w) and in its region.
-
-    nuclei: in canvas pixels of ``mpp``. own_mpp: the pixel size at which they were given.
-
-    Raises:
-        PlanError: none of them lies on the canvas.
-    """
-    if not len(nuclei):
-        return []
-    height, width = size
-    boxes = nuclei.boxes()
-    on_slide = _touch(boxes, (0, 0, height, width))
-    if not on_slide.any():
-        (y0, x0), (y1, x1) = boxes[:, :2].min(0), boxes[:, 2:].max(0)
-        raise PlanError(
-            f"none of {len(nuclei):,} nuclei lies on the slide of {width} x {height} pixels: they "
-            f"lie at x {x0:.0f} to {x1:.0f}, y {y0:.0f} to {y1:.0f} in its pixels of "
-            f"{mpp:g} mpp; check `mpp`, `size` and the origin of the coordinates"
-        )
-    warnings = []
-    if outside := int((~on_slide).sum()):
-        warnings.append(
-            f"{_nuclei_lie(outside)} outside the slide of {width} x {height} "
-            f"pixels, of {len(nuclei):,}: check `mpp`, `size` and the origin of the coordinates"
-        )
-    if not _touch(boxes, region).any():
-        warnings.append("no nucleus lies in the `region`: check its numbers")
-    # Sizes are in pixels of the slide. In those of finer annotations all nuclei would fit as well.
-    reach = boxes[:, 2:].max(0) / size
-    factor = mpp / own_mpp
-    if factor >= MOST_OFF and (reach * factor <= 1.02).all() and (reach * factor).max() > 0.8:
-        warnings.append(
-            f"the slide has {mpp:g} micrometres per pixel, as the weights ask, and the "
-            f"annotations {own_mpp:g}: they fill only {reach[1]:.0%} of its width and "
-            f"{reach[0]:.0%} of its height; `size` counts pixels of the slide"
-        )
-    return warnings
-
-
-def regions_on_canvas(regions: Columns, size: tuple[int, int], *, alone: bool) -> list[str]:
-    """Return warnings about the places of regions on a canvas of ``size`` (h, w), in its pixels.
-
-    Raises:
-        PlanError: none of them lies on the canvas, and they are ``alone``, without nuclei.
-    """
-    boxes, (height, width) = regions.boxes(), size
-    if _touch(boxes, (0, 0, height, width)).any():
-        return []
-    (y0, x0), (y1, x1) = boxes[:, :2].min(0), boxes[:, 2:].max(0)
-    text = (
-        f"none of {len(regions):,} regions lies on the slide of {width} x {height} pixels: they "
-        f"lie at x {x0:.0f} to {x1:.0f}, y {y0:.0f} to {y1:.0f} in its pixels; check `mpp`, "
-        "`size` and the origin of the coordinates"
-    )
-    if alone:
-        raise PlanError(text)
-    return [text]
-
-
-def label_image_fits(table: PolygonTable, size: tuple[int, int]) -> list[str]:
-    """Return a warning if a table was read from a label image of another size than the canvas.
-
-    table: nuclei or regions, in pixels of the canvas. size: height and width of the canvas, as the
-    user gave them.
-    """
-    if table.image_size is None:
-        return []
-    height, width = (round(side / table.mpp) for side in table.image_size)
-    off = max(abs(height - size[0]) / size[0], abs(width - size[1]) / size[1])
-    if off <= LABELS_OFF or max(abs(height - size[0]), abs(width - size[1])) <= LABEL_PIXEL:
-        return []
-    return [
-        f"the label image covers {width} x {height} pixels, but the slide has {size[1]} x "
-        f"{size[0]}: what lies beyond is cut, and what the image does not cover is unknown; check "
-        "its pixel size"
-    ]
-
-
-def _touch(boxes: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
-    """Return bool (n,): which boxes overlap a given one."""
-    y0, x0, y1, x1 = box
-    a, b, c, d = boxes.T
-    return (a < y1) & (b < x1) & (c > y0) & (d > x0)
 
 
 def _lower_median(values: np.ndarray) -> float:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import shapely
 
+from ..annotations.canvas import check_canvas
 from ..annotations.nuclei import Nuclei
-from ..annotations.plausible import check_canvas
 from ..annotations.raster import Conditioning
 from ..annotations.regions import GLASS, REGIONS
 from ..annotations.types import TYPES

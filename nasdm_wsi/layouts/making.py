@@ -9,10 +9,10 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+from ..annotations.canvas import check_canvas, label_image_fits, regions_on_canvas
 from ..annotations.formats import read_contents, read_regions
 from ..annotations.geojson import stated_mpp
 from ..annotations.nuclei import check_mpp
-from ..annotations.plausible import check_canvas, label_image_fits, regions_on_canvas
 from ..annotations.regions import Regions
 from ..errors import OutputError, PlanError
 from ..geometry import Box
