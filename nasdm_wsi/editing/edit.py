@@ -109,8 +109,6 @@ def plan_edit(
     cells = None
     if out is not None and not resampled and whole and _ending(path) == _ending(Path(out)):
         cells = patched.grid_of(path)
-    scale = nuclei.mpp / canvas_mpp
-    area = shapely.transform(area, lambda xy: xy * scale) & shapely.box(0, 0, width, height)
     if resampled:
         log.warning(
             "%s: edited at %g mpp, the pixel size of the weights; the slide has %g",
@@ -118,26 +116,39 @@ def plan_edit(
             canvas_mpp,
             own,
         )
-    if not area.area or not holds_pixel(area, (height, width)):
+    area = shapely.transform(area, lambda xy: xy * (nuclei.mpp / canvas_mpp))
+    known = EditedSlide(
+        path,
+        mpp=canvas_mpp,
+        own_mpp=own if resampled else None,
+        corner=(y, x),
+        area=_painted_area(path, area, cells, (height, width)),
+        cells=cells,
+        digest=_sha256(path),
+        size=(height, width),
+    )
+    # The painter takes the slide's pixels as they are, so its nuclei count as of its pixel size.
+    shown = _as_of(replace(nuclei.scaled(canvas_mpp), tissue=None), painter.mpp)
+    styled = _in_local_style(painter, known) if local_style else painter
+    return replace(plan_render(shown, styled, size=known.size, seed=seed), known=known)
+
+
+def _painted_area(
+    path: Path, area: shapely.Geometry, cells: tuple[int, int] | None, size: tuple[int, int]
+) -> shapely.Geometry:
+    """Return an area that is cut at the canvas of ``size`` (h, w) and widened to whole cells.
+
+    Raises:
+        PlanError: no pixel of the slide lies in it.
+    """
+    height, width = size
+    area = area & shapely.box(0, 0, width, height)
+    if not area.area or not holds_pixel(area, size):
         raise PlanError(
             f"{path}: no part of the slide lies in the area of the edit, or not one whole pixel: "
             "draw a larger area on the slide"
         )
-    if cells not in (None, (1, 1)):
-        area = widened(area, cells, (height, width))
-    # The painter takes the slide's pixels as they are, so its nuclei count as of its pixel size.
-    nuclei = _as_of(replace(nuclei.scaled(canvas_mpp), tissue=None), painter.mpp)
-    size, brought_from = (height, width), own if resampled else None
-    known = EditedSlide(path, canvas_mpp, brought_from, (y, x), area, cells, _sha256(path), size)
-    style = style_round(known) if local_style else None
-    if local_style and style is None:
-        log.warning(
-            "%s: no tissue near the edit shows a stain, so the default stain is used: choose one "
-            "with `style`",
-            path,
-        )
-    styled = painter if style is None else painter.restyled(style)
-    return replace(plan_render(nuclei, styled, size=size, seed=seed), known=known)
+    return area if cells in (None, (1, 1)) else widened(area, cells, size)
 
 
 def _as_of(nuclei: Nuclei, mpp: float) -> Nuclei:
@@ -180,6 +191,19 @@ def style_round(known: EditedSlide) -> np.ndarray | None:
         return style_vector(np.stack(tiles))
     except SlideError:
         return None
+
+
+def _in_local_style(painter: StyledPainter, known: EditedSlide) -> Painter:
+    """Return a painter in the stain of the slide round the area; warn if it shows none."""
+    style = style_round(known)
+    if style is not None:
+        return painter.restyled(style)
+    log.warning(
+        "%s: no tissue near the edit shows a stain, so the default stain is used: choose one "
+        "with `style`",
+        known.path,
+    )
+    return painter
 
 
 def edit(
