@@ -8,11 +8,9 @@ Otherwise the whole slide is written again with lossless compression.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 from dataclasses import asdict, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,7 +44,7 @@ from ..slides.tiling import Rows
 from .areas import box_of, holds_pixel, widened
 from .changes import Changes, unchanged
 from .matching import MEASURED, Pixels, matched
-from .source import EditedSlide, check_apart, edited_slide
+from .source import EditedSlide, check_apart, edited_slide, sha256
 
 SAME_MPP = 1.1  # a slide whose pixels are at most so much larger or smaller is edited in them
 STYLE_TILES, STYLE_SIDE = 8, 768  # tiles round the area on which stain is measured, and their side
@@ -124,7 +122,7 @@ def plan_edit(
         corner=(y, x),
         area=_painted_area(path, area, cells, (height, width)),
         cells=cells,
-        digest=_sha256(path),
+        digest=sha256(path),
         size=(height, width),
     )
     # The painter takes the slide's pixels as they are, so its nuclei count as of its pixel size.
@@ -159,24 +157,6 @@ def _as_of(nuclei: Nuclei, mpp: float) -> Nuclei:
 
 def _ending(path: Path) -> str:
     return path.name[len(stem(path)) :].lower().replace(".tiff", ".tif")
-
-
-def _sha256(path: Path) -> str:
-    """Return the digest of a file, or of all files in a folder in the order of their names."""
-    if path.is_dir():
-        digest = hashlib.sha256()
-        for part in sorted(p for p in path.rglob("*") if p.is_file()):
-            digest.update(f"{part.relative_to(path)} {_sha256(part)}\n".encode())
-        return digest.hexdigest()
-    status = path.stat()
-    return _sha256_of_file(path, status.st_mtime_ns, status.st_size)
-
-
-@lru_cache
-def _sha256_of_file(path: Path, changed: int, size: int) -> str:
-    """Return the digest of a file as it was when it was last changed; kept for further edits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def style_round(known: EditedSlide) -> np.ndarray | None:

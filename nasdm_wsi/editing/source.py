@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -131,6 +131,24 @@ class EditedSlide:
     def __getstate__(self) -> dict[str, Any]:
         # Each process opens the slide for itself.
         return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+
+
+def sha256(path: Path) -> str:
+    """Return the digest of a file, or of all files in a folder in the order of their names."""
+    if path.is_dir():
+        digest = hashlib.sha256()
+        for part in sorted(p for p in path.rglob("*") if p.is_file()):
+            digest.update(f"{part.relative_to(path)} {sha256(part)}\n".encode())
+        return digest.hexdigest()
+    status = path.stat()
+    return _sha256_of_file(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache
+def _sha256_of_file(path: Path, changed: int, size: int) -> str:
+    """Return the digest of a file as it was when it was last changed; kept for further edits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def on_tissue(path: Path, mpp: float) -> Callable[[shapely.Polygon], bool]:
