@@ -17,7 +17,7 @@ Measures, each compared with the same measure of the untouched picture at the sa
   the range of differences between two places of the same picture without an edit, which holds 19
   of 20 of them, corrected for the three measures.
 - stain: the largest difference of the mean optical density in red, green and blue between the
-  inside and a ring of 32 pixels, beyond what the untouched picture has.
+  inside and a ring of 48 pixels, beyond what the untouched picture has.
 - sharpness: the mean squared Laplacian inside, divided by that of the untouched picture.
 - identity: mean absolute difference in grey levels, and the correlation of luma.
 - change: the mean amount of haematoxylin in nuclei that were removed: before, after, and when they
