@@ -55,6 +55,21 @@ def inside(box: Box, frame: Box) -> tuple[slice, slice]:
     return slice(box[0] - y, box[2] - y), slice(box[1] - x, box[3] - x)
 
 
+def square_box(place: Block, side: int) -> Box:
+    """Return the box of a square, where squares of a ``side`` cut the plane into rows and columns.
+
+    ``place`` is the row and the column; those left of and above the origin are negative.
+    """
+    i, j = place
+    return i * side, j * side, (i + 1) * side, (j + 1) * side
+
+
+def squares_of(box: Box, side: int) -> Box:
+    """Return the squares of a ``side`` that meet a box: a rectangle of rows and columns."""
+    y0, x0, y1, x1 = box
+    return y0 // side, x0 // side, -(-y1 // side), -(-x1 // side)
+
+
 @dataclass(frozen=True)
 class Plan:
     """The division of a canvas into windows and blocks, and of the solver's steps into phases.
@@ -121,8 +136,7 @@ class Plan:
 
     def core(self, block: Block) -> Box:
         """Return the pixels whose windows the block owns."""
-        i, j, b = *block, self.block_side
-        return intersect((i * b, j * b, (i + 1) * b, (j + 1) * b), self.covered)
+        return intersect(square_box(block, self.block_side), self.covered)
 
     def owned(self, block: Block) -> Box:
         """Return the slide pixels that the block delivers: its core within the canvas."""
@@ -190,8 +204,7 @@ class Plan:
 
     def blocks_of(self, region: Box) -> Box:
         """Return the blocks that deliver the pixels of ``region``: a rectangle (i0, j0, i1, j1)."""
-        b = self.block_side
-        return region[0] // b, region[1] // b, -(-region[2] // b), -(-region[3] // b)
+        return squares_of(region, self.block_side)
 
     def needed(self, region: Box) -> list[Box]:
         """Return for each phase the blocks that ``region`` needs: rectangles (i0, j0, i1, j1).

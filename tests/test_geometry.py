@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nasdm_wsi.errors import PlanError
-from nasdm_wsi.geometry import Plan, cells_in, grow, inside, intersect, shape
+from nasdm_wsi.geometry import (
+    Plan,
+    cells_in,
+    grow,
+    inside,
+    intersect,
+    shape,
+    square_box,
+    squares_of,
+)
 
 sizes = st.tuples(st.integers(1, 90), st.integers(1, 90))
 plans = st.one_of(
@@ -22,6 +31,22 @@ plans = st.one_of(
         st.integers(1, 3),
     ),
 )
+
+
+corners = st.integers(-70, 70)
+boxes = st.tuples(corners, corners, st.integers(1, 60), st.integers(1, 60)).map(
+    lambda n: (n[0], n[1], n[0] + n[2], n[1] + n[3])
+)
+
+
+@given(boxes, st.integers(1, 40))
+def test_the_squares_of_a_box_cover_it_once_and_none_lies_beside_it(box, side):
+    seen = np.zeros(shape(box), int)
+    for place in cells_in(squares_of(box, side)):
+        part = intersect(square_box(place, side), box)
+        assert min(shape(part)) > 0
+        seen[inside(part, box)] += 1
+    assert (seen == 1).all()
 
 
 def all_blocks(plan):

@@ -17,7 +17,7 @@ import numpy as np
 from ...annotations.regions import REGIONS as NAMES
 from ...annotations.regions import Regions
 from ...annotations.types import TYPES
-from ...geometry import Block, Box, cells_in, grow, inside, intersect, shape
+from ...geometry import Box, cells_in, grow, inside, intersect, shape, square_box, squares_of
 from ...layouts.densities import Densities, Place
 from ...layouts.keyed import generator
 from ...layouts.populate import ORDER, TILE, Kinds, Populated, Scene
@@ -90,7 +90,7 @@ class Learned(Populated):
 
     def _paint(self, row: int, column: int) -> Proposals:
         """Return the nuclei that the network paints in a block."""
-        block = _box(row, column, BLOCK)
+        block = square_box((row, column), BLOCK)
         if not np.isin(self._labels(block), _KNOWN).any():
             return NOTHING
         around = grow(block, RIM)
@@ -103,9 +103,9 @@ class Learned(Populated):
         """Return the planes of the network for a box."""
         labels, (kinds, _) = _TOLD[self._labels(box)], self._kinds(box)
         out = np.zeros((len(self._painter.planes), *shape(box)), np.float32)
-        for row, column in _squares(box):
-            at = inside(intersect(_box(row, column, TILE), box), box)
-            for kind, amounts in self._amounts(row, column).items():
+        for place in cells_in(squares_of(box, TILE)):
+            at = inside(intersect(square_box(place, TILE), box), box)
+            for kind, amounts in self._amounts(*place).items():
                 told = planes(labels[at], amounts)
                 out[:, *at] = np.where(kinds[at] == kind, told, out[:, *at])
         return out
@@ -122,15 +122,6 @@ class Learned(Populated):
 
 
 _KNOWN = [NAMES.index(name) + 1 for name in REGIONS]
-
-
-def _box(row: int, column: int, side: int) -> Box:
-    return row * side, column * side, (row + 1) * side, (column + 1) * side
-
-
-def _squares(box: Box) -> list[Block]:
-    y0, x0, y1, x1 = box
-    return cells_in((y0 // TILE, x0 // TILE, -(-y1 // TILE), -(-x1 // TILE)))
 
 
 def _amounts(scene: Scene, place: int) -> np.ndarray:

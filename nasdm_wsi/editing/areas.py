@@ -13,7 +13,7 @@ from ..annotations.features import class_of, features_in
 from ..annotations.jsonstream import members, readable, texts
 from ..annotations.raster import Cover
 from ..errors import AnnotationError
-from ..geometry import Box, cells_in
+from ..geometry import Box, cells_in, square_box, squares_of
 
 EDIT = "Edit"  # the class of annotations that say what to paint anew
 _SIDE = 4096  # pixels of a square in which an area is widened at a time
@@ -108,9 +108,8 @@ def holds_pixel(area: shapely.Geometry, size: tuple[int, int]) -> bool:
 
 def _squares(area: shapely.Geometry, size: tuple[int, int]) -> list[Box]:
     """Return squares that hold the area, in raster order."""
-    height, width = size
-    grid = cells_in((0, 0, -(-height // _SIDE), -(-width // _SIDE)))
-    places = [(i * _SIDE, j * _SIDE, (i + 1) * _SIDE, (j + 1) * _SIDE) for i, j in grid]
+    grid = cells_in(squares_of((0, 0, *size), _SIDE))
+    places = [square_box(place, _SIDE) for place in grid]
     frames = shapely.box(*np.array(places)[:, [1, 0, 3, 2]].T)
     shapely.prepare(area)
     return [

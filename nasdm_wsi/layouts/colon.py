@@ -18,7 +18,17 @@ from shapely import Polygon
 from skimage.measure import find_contours
 
 from ..annotations.regions import REGIONS, Regions
-from ..geometry import Block, Box, cells_in, grow, inside, intersect, shape
+from ..geometry import (
+    Block,
+    Box,
+    cells_in,
+    grow,
+    inside,
+    intersect,
+    shape,
+    square_box,
+    squares_of,
+)
 from . import tissues
 from .densities import Densities
 from .glands import GLAND, LONGEST, STEP, Named, drop
@@ -121,7 +131,8 @@ class Colon:
         """Return the regions that meet a box."""
         # Painted glands are cut at the squares, as the ground is.
         reach = GLAND if self._painted is None else 0
-        blocks = [self._blocks(*place) for place in _squares(grow(box, reach), BLOCK)]
+        near = cells_in(squares_of(grow(box, reach), BLOCK))
+        blocks = [self._blocks(place) for place in near]
         y0, x0, y1, x1 = box
         found: list[Named] = []
         for layer in (0, 1):  # the glands of all squares lie over the ground of all
@@ -147,16 +158,16 @@ class Colon:
         ground = self._ground(box).repeat(STEP, 0).repeat(STEP, 1)
         return ground, [_TISSUES.get(kind, tissues.LOOSE) for kind in range(10)]
 
-    def _square(self, row: int, column: int) -> np.ndarray:
-        return self._plan.ground(_box(row, column))
+    def _square(self, place: Block) -> np.ndarray:
+        return self._plan.ground(square_box(place, BLOCK))
 
     def _ground(self, box: Box) -> np.ndarray:
         """Return the ground of a box from squares that are kept."""
         return _assembled(box, self._kept)
 
-    def _block(self, row: int, column: int) -> tuple[Layer, Layer]:
+    def _block(self, place: Block) -> tuple[Layer, Layer]:
         """Return the regions of the ground of a square, and those of its glands."""
-        box = _box(row, column)
+        box = square_box(place, BLOCK)
         raised = self._by_rules(box) if self._painted is None else []
         return _layer(self._flat(box)), _layer(raised)
 
@@ -176,9 +187,9 @@ class Colon:
                 raised += [named for gland in made for named in gland]
         return raised
 
-    def _room_of_square(self, kind: int, bare: float, row: int, column: int) -> np.ndarray:
+    def _room_of_square(self, kind: int, bare: float, place: Block) -> np.ndarray:
         """Return where glands of a kind may lie in a square, of which a share is stroma alone."""
-        box = _box(row, column)
+        box = square_box(place, BLOCK)
         room = self._room(kind, box)
         if bare:
             field = smooth(box, step=STEP, scale=BARE, seed=self._seed, draw=_DRAW + 2)
@@ -276,24 +287,15 @@ def _layer(named: list[Named]) -> Layer:
     return named, shapely.bounds([polygon for _, polygon in named]).reshape(-1, 4)
 
 
-def _box(row: int, column: int) -> Box:
-    return row * BLOCK, column * BLOCK, (row + 1) * BLOCK, (column + 1) * BLOCK
-
-
-def _assembled(box: Box, squares: Callable[[int, int], np.ndarray]) -> np.ndarray:
+def _assembled(box: Box, squares: Callable[[Block], np.ndarray]) -> np.ndarray:
     """Return the values of a box, one for every `STEP` micrometres, from those of squares."""
-    places = _squares(box, BLOCK)
-    out = np.empty([side // STEP for side in shape(box)], squares(*places[0]).dtype)
+    places = cells_in(squares_of(box, BLOCK))
+    out = np.empty([side // STEP for side in shape(box)], squares(places[0]).dtype)
     for place in places:
-        part = intersect(_box(*place), box)
-        out[_cells(part, box)] = squares(*place)[_cells(part, _box(*place))]
+        whole = square_box(place, BLOCK)
+        part = intersect(whole, box)
+        out[_cells(part, box)] = squares(place)[_cells(part, whole)]
     return out
-
-
-def _squares(box: Box, side: int) -> list[Block]:
-    """Return the rows and columns of the squares of a side that meet a box."""
-    y0, x0, y1, x1 = box
-    return cells_in((y0 // side, x0 // side, -(-y1 // side), -(-x1 // side)))
 
 
 def _eased(heights: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 from ..annotations.raster import Drawing
 from ..annotations.regions import REGIONS, Regions
 from ..annotations.types import TYPES
-from ..geometry import Box, grow, intersect, shape
+from ..geometry import Box, cells_in, grow, intersect, shape, square_box, squares_of
 from .darts import Darts
 from .densities import Densities, Place
 from .ground import Ground
@@ -69,12 +69,7 @@ class Populated:
 
     def nuclei(self, box: Box) -> Proposals:
         """Return the nuclei whose centres lie in a box."""
-        y0, x0, y1, x1 = box
-        squares = [
-            self._square(row, column)
-            for row in range(y0 // TILE, -(-y1 // TILE))
-            for column in range(x0 // TILE, -(-x1 // TILE))
-        ]
+        squares = [self._square(*place) for place in cells_in(squares_of(box, TILE))]
         return Proposals.concatenate(squares).within(box)
 
     def _kinds(self, box: Box) -> tuple[np.ndarray, Sequence[Tissue]]:
@@ -95,7 +90,7 @@ class Populated:
 
     def _scene(self, row: int, column: int) -> Scene | None:
         """Return what is wanted in a square before any nucleus is there; None without regions."""
-        box = (row * TILE, column * TILE, (row + 1) * TILE, (column + 1) * TILE)
+        box = square_box((row, column), TILE)
         labels = self._labels(grow(box, HALO))
         if not (labels[_CORE] > 0).any():
             return None

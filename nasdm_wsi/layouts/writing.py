@@ -28,7 +28,7 @@ from ..annotations.nuclei import Nuclei
 from ..annotations.raster import Drawing
 from ..annotations.regions import REGIONS, Regions
 from ..annotations.types import TYPES
-from ..geometry import Block, Box, cells_in, grow, intersect
+from ..geometry import Block, Box, cells_in, grow, intersect, square_box, squares_of
 from ..output import whole_or_nothing
 from ..processes import deaf_to_ctrl_c, end_with_parent
 from .densities import Densities
@@ -169,13 +169,13 @@ class Blocks:
     """The blocks of a canvas of whole micrometres, by row and column."""
 
     def __init__(self, height: int, width: int):
-        self.rows, self.columns = range(-(-height // BLOCK)), range(-(-width // BLOCK))
+        _, _, rows, columns = squares_of((0, 0, height, width), BLOCK)
+        self.rows, self.columns = range(rows), range(columns)
         self._canvas = (0, 0, height, width)
 
     def box(self, row: int, column: int) -> Box:
         """Return the part of the canvas that a block writes."""
-        whole = (row * BLOCK, column * BLOCK, (row + 1) * BLOCK, (column + 1) * BLOCK)
-        return intersect(whole, self._canvas)
+        return intersect(square_box((row, column), BLOCK), self._canvas)
 
     def around(self, row: int, column: int) -> list[Block]:
         """Return a block and those beside it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..geometry import Box, inside, intersect, shape
+from ..geometry import Box, cells_in, inside, intersect, shape, square_box, squares_of
 
 TILE = 128
 _OFFSET = 2**31  # tiles left of and above the canvas have negative places
@@ -22,11 +22,10 @@ def noise(box: Box, *, seed: int, step: int | None = None, channels: int = 3) ->
     """
     draw = 0 if step is None else step + 1
     out = np.empty((channels, *shape(box)), np.float32)
-    for row in range(box[0] // TILE, -(-box[2] // TILE)):
-        for column in range(box[1] // TILE, -(-box[3] // TILE)):
-            tile = (row * TILE, column * TILE, (row + 1) * TILE, (column + 1) * TILE)
-            bits = np.random.Philox(key=seed, counter=[0, draw, row + _OFFSET, column + _OFFSET])
-            values = np.random.Generator(bits).standard_normal((channels, TILE, TILE), np.float32)
-            part = intersect(tile, box)
-            out[:, *inside(part, box)] = values[:, *inside(part, tile)]
+    for row, column in cells_in(squares_of(box, TILE)):
+        bits = np.random.Philox(key=seed, counter=[0, draw, row + _OFFSET, column + _OFFSET])
+        values = np.random.Generator(bits).standard_normal((channels, TILE, TILE), np.float32)
+        tile = square_box((row, column), TILE)
+        part = intersect(tile, box)
+        out[:, *inside(part, box)] = values[:, *inside(part, tile)]
     return out

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..geometry import Block, Box, cells_in, inside, intersect, shape
+from ..geometry import Block, Box, cells_in, inside, intersect, shape, squares_of
 from ..resampling import Resampling
 from ..slides.pyramid import Pyramid, halved
 from .canvas import Canvas
@@ -145,13 +145,11 @@ class Level(Picture):
 
     def covers(self, place: Block) -> Box:
         """Return the box of a tile at half size, in pixels of the next level."""
-        y0, x0, y1, x1 = self.pyramid.box(self.number, place)
-        return y0 // 2, x0 // 2, -(-y1 // 2), -(-x1 // 2)
+        return squares_of(self.pyramid.box(self.number, place), 2)
 
     def holders(self, box: Box) -> Box:
         """Return the tiles that contain a box of the next level."""
-        side = self.pyramid.tile // 2
-        return box[0] // side, box[1] // side, -(-box[2] // side), -(-box[3] // side)
+        return squares_of(box, self.pyramid.tile // 2)
 
     def _box(self, place: Block) -> Box:
         """Return the box of a tile, in pixels of the stage before."""

@@ -15,7 +15,7 @@ import imagecodecs
 import numpy as np
 from PIL import Image
 
-from ..geometry import Block, Box, intersect
+from ..geometry import Block, Box, intersect, square_box
 
 Shape = tuple[int, ...]
 
@@ -77,8 +77,8 @@ class Pyramid:
 
     def box(self, level: int, place: Block) -> Box:
         """Return the pixels (y0, x0, y1, x1) of a level that the tile in a row and column shows."""
-        (i, j), side, (h, w) = place, self.tile, self.shapes[level][:2]
-        return intersect((i * side, j * side, (i + 1) * side, (j + 1) * side), (0, 0, h, w))
+        h, w = self.shapes[level][:2]
+        return intersect(square_box(place, self.tile), (0, 0, h, w))
 
     @property
     def tiles(self) -> int:
