@@ -43,9 +43,6 @@ AHEAD = 2  # rows of blocks whose proposals are made before a row is written
 _LAYERS = (("stroma", "muscle", "fat", "debris", "glass"), ("epithelium",))
 _TISSUE = {"name": "Tissue", "color": [150, 120, 160]}
 
-Canvas = tuple[float, float]
-"""Height and width in micrometres."""
-
 _worker = local()  # its source is that of a worker
 
 
@@ -53,12 +50,14 @@ class Facts(NamedTuple):
     """What every block is told.
 
     Attributes:
+        canvas: height and width in micrometres.
         mpp: pixel size of the file.
         seed: of the outlines.
         regions: whether the regions of the source are written.
         measured: whether areas and nuclei are counted by region.
     """
 
+    canvas: tuple[float, float]
     mpp: float
     seed: int
     regions: bool
@@ -126,19 +125,18 @@ def write_layout(
     areas, by_region = np.zeros(len(REGIONS) + 1), np.zeros((len(REGIONS) + 1, len(TYPES)), int)
     measured = densities is not None and bool(densities.wanted)
     canvas = (size[0] * mpp, size[1] * mpp)
+    facts = Facts(canvas, mpp, seed, regions=regions is None, measured=measured)
+    blocks = Blocks(ceil(canvas[0]), ceil(canvas[1]))
+    total = len(blocks.rows) * len(blocks.columns)
     with ExitStack() as stack:
         part = stack.enter_context(whole_or_nothing(out))
         file = stack.enter_context(open(part, "wb"))
         later = [stack.enter_context(TemporaryFile(dir=out.parent)) for _ in range(4)]
-        whole = foreign_members(canvas, mpp=mpp, generated=regions is None)
-        stated = whole if states_size else {"canvas": {"mpp": mpp}}
-        file.write(begin(stated))
-        facts = Facts(mpp, seed, regions is None, measured)
+        stated = foreign_members(canvas, mpp=mpp, generated=regions is None)
+        file.write(begin(stated if states_size else {"canvas": {"mpp": mpp}}))
         if regions is not None:
             later[0].write(_region_lines(regions, mpp))
-        blocks = Blocks(ceil(canvas[0]), ceil(canvas[1]))
-        total = len(blocks.rows) * len(blocks.columns)
-        parts = _parts(source, blocks, (canvas, facts), min(workers, total))
+        parts = _parts(source, blocks, facts, min(workers, total))
         for done, made in enumerate(parts, 1):
             for target, text in zip((file, *later), made.layers, strict=True):
                 # Every feature begins with a comma, which the first of the file must not have.
@@ -183,7 +181,7 @@ class Blocks:
         return [(i, j) for i, j in near if i in self.rows and j in self.columns]
 
 
-def _parts(source: Source, blocks: Blocks, facts: tuple, workers: int) -> Iterator[Part]:
+def _parts(source: Source, blocks: Blocks, facts: Facts, workers: int) -> Iterator[Part]:
     """Yield the parts of the blocks, row by row.
 
     The proposals of each block are made once, and none beyond the canvas. A block is written when
@@ -201,7 +199,7 @@ def _parts(source: Source, blocks: Blocks, facts: tuple, workers: int) -> Iterat
                 near = [proposals[place].result() for place in blocks.around(row, column)]
                 box = blocks.box(row, column)
                 around = Proposals.concatenate(near).within(grow(box, REACH))
-                waiting.append(pool.submit(_part, around, box, *facts))
+                waiting.append(pool.submit(_part, around, box, facts))
             for column, future in enumerate(waiting):
                 yield future.result()
                 proposals.pop((row - 1, column), None)
@@ -232,10 +230,11 @@ def _propose(box: Box) -> Proposals:
     return _worker.source.nuclei(box)
 
 
-def _part(around: Proposals, box: Box, canvas: Canvas, facts: Facts) -> Part:
+def _part(around: Proposals, box: Box, facts: Facts) -> Part:
     """Return the features of a block, from the nuclei proposed in and around it."""
     source: Source = _worker.source
-    frame = shapely.box(0, 0, canvas[1], canvas[0])
+    height, width = facts.canvas
+    frame = shapely.box(0, 0, width, height)
     made = _in_frame(_outlined(around, box, facts.seed), frame).scaled(facts.mpp)
     layers = [_joined(feature_lines(made)), b"", b"", b"", b""]
     if facts.regions:
