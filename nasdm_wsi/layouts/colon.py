@@ -124,8 +124,15 @@ class Colon:
         self._nuclei = populate(self.regions, seed=seed, tissue=self._kinds, densities=densities)
 
     def __reduce__(self) -> tuple:
-        given = (self._plan, self._seed, self._nuclei.densities, self._populate, self._glands)
-        return _rebuilt, given
+        # Another process gets what this one was made from, without what it keeps.
+        make = partial(
+            Colon,
+            seed=self._seed,
+            densities=self._nuclei.densities,
+            populate=self._populate,
+            glands=self._glands,
+        )
+        return make, (self._plan,)
 
     def regions(self, box: Box) -> Regions:
         """Return the regions that meet a box."""
@@ -271,16 +278,6 @@ class Colon:
                 drops.append(made)
                 taken = np.vstack([taken, places[k]])
         return [("mucus", mucus) for mucus in drops]
-
-
-def _rebuilt(
-    plan: Plan,
-    seed: int,
-    densities: Densities,
-    populate: type[Populated],
-    glands: Glands | None,
-) -> Colon:
-    return Colon(plan, seed=seed, densities=densities, populate=populate, glands=glands)
 
 
 def _layer(named: list[Named]) -> Layer:
