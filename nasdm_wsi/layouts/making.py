@@ -105,33 +105,31 @@ def layout(
         known = read_contents(like, mpp=stated_mpp(like) or mpp, **named).checked()
     densities = Densities.parse(density, share, known)
     drawn, stated = _drawn(regions, mpp, named)
-    fits = label_image_fits(drawn, size) if drawn is not None and size else []
     known_size = size or stated
-    size = known_size or _reach(drawn)
-    check_canvas(size, None, drawn)
-    if drawn is not None:
-        for warning in fits + regions_on_canvas(drawn, size, alone=True):
+    pixels = known_size or _reach(drawn)
+    check_canvas(pixels, None, drawn)
+    canvas = (pixels[0] * mpp, pixels[1] * mpp)
+    source: Source
+    if drawn is None:
+        ground = _ground(canvas, plan, mpp=mpp, tissue=tissue, seed=seed)
+        source = Colon(ground, seed=seed, densities=densities, populate=populate, glands=glands)
+    else:
+        fits = label_image_fits(drawn, size) if size else []
+        for warning in fits + regions_on_canvas(drawn, pixels, alone=True):
             log.warning("%s", warning)
-    canvas = (size[0] * mpp, size[1] * mpp)
-    source = _source(
-        canvas,
-        drawn,
-        plan,
-        mpp=mpp,
-        tissue=tissue,
-        seed=seed,
-        densities=densities,
-        populate=populate,
-        glands=glands,
-    )
+        drawn = drawn.scaled(1.0)
+        whole = (ceil(canvas[0]), ceil(canvas[1]))
+        source = populate(
+            partial(_within, drawn), seed=seed, tissue=tissue, densities=densities, canvas=whole
+        )
     counts = write_layout(
         path,
         source,
-        size,
+        pixels,
         states_size=known_size is not None,
         mpp=mpp,
         seed=seed,
-        regions=None if drawn is None else drawn.scaled(1.0),
+        regions=drawn,
         densities=densities,
         workers=workers,
         progress=progress,
@@ -191,31 +189,15 @@ def _drawn(
     return found, nuclei.canvas_size
 
 
-def _source(
-    canvas: tuple[float, float],
-    drawn: Regions | None,
-    plan: str | Path | None,
-    *,
-    mpp: float,
-    tissue: str,
-    seed: int,
-    densities: Densities,
-    populate: type[Populated],
-    glands: Glands | None,
-) -> Source:
-    """Return the source for a canvas of a height and width in micrometres."""
-    if drawn is not None:
-        within = partial(_within, drawn.scaled(1.0))
-        whole = (ceil(canvas[0]), ceil(canvas[1]))
-        return populate(within, seed=seed, tissue=tissue, densities=densities, canvas=whole)
-    ground: Plan
+def _ground(
+    canvas: tuple[float, float], plan: str | Path | None, *, mpp: float, tissue: str, seed: int
+) -> Plan:
+    """Return the plan of generated tissue for a canvas of a height and width in micrometres."""
     if plan is not None:
-        ground = SlidePlan(canvas, seed=seed, cells=read_plan(Path(plan), canvas, mpp))
-    elif min(canvas) > SLIDE and tissue == "normal":
-        ground = SlidePlan(canvas, seed=seed)
-    else:
-        ground = Strip(canvas[0], seed=seed, tissue=tissue)
-    return Colon(ground, seed=seed, densities=densities, populate=populate, glands=glands)
+        return SlidePlan(canvas, seed=seed, cells=read_plan(Path(plan), canvas, mpp))
+    if min(canvas) > SLIDE and tissue == "normal":
+        return SlidePlan(canvas, seed=seed)
+    return Strip(canvas[0], seed=seed, tissue=tissue)
 
 
 def _within(regions: Regions, box: Box) -> Regions:
