@@ -69,10 +69,7 @@ def _painted(path: Path, canvas: tuple[float, float], mpp: float) -> np.ndarray:
     try:
         features = orjson.loads(path.read_bytes())["features"]
         named = [(_class(feature), shape(feature["geometry"])) for feature in features]
-    except (
-        *(ValueError, KeyError, TypeError, AttributeError),
-        shapely.GEOSException,
-    ) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, shapely.GEOSException) as error:
         raise PlanError(f"{path} is neither PNG nor GeoJSON: give one as `plan`") from error
     size = max(1, round(canvas[1] / CELL)), max(1, round(canvas[0] / CELL))
     image = Image.new("L", size, GLASS)
