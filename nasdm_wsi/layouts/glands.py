@@ -31,6 +31,7 @@ WARP = 64  # length over which neighbouring places move together
 LEAST_AREA = 700.0  # of a gland in square micrometres
 ROUND = 14.0  # radius of the corners of a gland
 _DRAW = 2200  # the first of the draws of random numbers in this file
+_TURNS = 2 * np.pi / RAYS * np.arange(RAYS)  # directions of the rays, from x (right) to y (down)
 
 Allowed = Callable[[Box], np.ndarray]
 """Where glands may lie: bool, one value for every `STEP` micrometres of a box."""
@@ -69,7 +70,8 @@ def glands(style: Glands, box: Box, *, allowed: Allowed, seed: int, draw: int) -
     ground = allowed(around)
     if not ground.any():
         return []
-    seeds = _seeds(style, around, seed, _DRAW + 10 * draw)
+    base = _DRAW + 10 * draw
+    seeds = _seeds(style, around, seed, base)
     mine = {tuple(root) for root in seeds.take(_first_in(box, seeds)).roots.tolist()}
     # A seed off the ground has no piece, so the pieces beside it need not leave room for one.
     seeds = seeds.take(_at(ground, around, seeds.places))
@@ -78,13 +80,13 @@ def glands(style: Glands, box: Box, *, allowed: Allowed, seed: int, draw: int) -
         return []
     radii = _radii(style, seeds, np.flatnonzero(members), ground, around)
     near = grow(box, GLAND)
-    rings = _rings(style, seeds.places[members], radii, near, seed, _DRAW + 10 * draw)
+    rings = _rings(style, seeds.places[members], radii, near, seed, base)
     pieces: dict[tuple, list[Polygon]] = {}
     for root, ring in zip(seeds.roots[members].tolist(), rings, strict=True):
         pieces.setdefault(tuple(root), []).append(Polygon(ring))
     out = []
     for root, parts in sorted(pieces.items()):
-        rng = generator(seed, _DRAW + 10 * draw + 5, *root)
+        rng = generator(seed, base + 5, *root)
         out += [_gland(style, outline, rng) for outline in _joined(parts)]
     return out
 
@@ -121,12 +123,11 @@ def _radii(
     style: Glands, seeds: Seeds, index: np.ndarray, ground: np.ndarray, frame: Box
 ) -> np.ndarray:
     """Return the radii (m, RAYS) of the pieces of an index."""
-    turn = 2 * np.pi / RAYS * np.arange(RAYS)
-    rays = np.stack([np.sin(turn), np.cos(turn)])
+    rays = np.stack([np.sin(_TURNS), np.cos(_TURNS)])
     wanted = style.radius[0] + style.radius[1] * np.clip(seeds.draws[index, :1], -2, 2)
     phase = 2 * np.pi * ndtr(seeds.draws[index, 1:3, None])
     for k, height in ((2, style.oblique), (3, style.rough)):
-        wanted = wanted * np.exp(height * np.cos(k * turn + phase[:, k - 2]))
+        wanted = wanted * np.exp(height * np.cos(k * _TURNS + phase[:, k - 2]))
     limit = _cells(style, seeds, index, rays)
     limit = np.minimum(limit, _to_the_border(seeds.places[index], rays, ground, frame))
     # A soft minimum and an average over neighbouring rays leave no corners.
@@ -175,9 +176,8 @@ def _rings(
     style: Glands, places: np.ndarray, radii: np.ndarray, frame: Box, seed: int, draw: int
 ) -> np.ndarray:
     """Return the outlines (m, RAYS, 2) as x, y, moved by a smooth field that bends them."""
-    turn = 2 * np.pi / RAYS * np.arange(RAYS)
-    y = places[:, :1] + radii * np.sin(turn)
-    x = places[:, 1:] + radii * np.cos(turn)
+    y = places[:, :1] + radii * np.sin(_TURNS)
+    x = places[:, 1:] + radii * np.cos(_TURNS)
     index = np.floor((np.stack([y, x], axis=2) - frame[:2]) / STEP).astype(int)
     height, width = (side // STEP for side in shape(frame))
     row, column = np.clip(index[..., 0], 0, height - 1), np.clip(index[..., 1], 0, width - 1)

@@ -27,6 +27,7 @@ REACH = 2 * FARTHEST
 DEEPEST = 0.3  # overlap, as a share of both extents, at which one of two nuclei is left out
 LEAST_KEPT = 0.6  # share of a nucleus' area that must be left
 _STREAM = 11  # of the random numbers of this file
+_TURNS = 2 * np.pi / VERTICES * np.arange(VERTICES)  # directions of vertices from the long axis
 
 # Shares of nuclei that are smaller, or less elongated, than the values of the rows below.
 _SHARES = np.array([0.01, 0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.99])
@@ -98,7 +99,7 @@ def shapes(proposals: Proposals, *, seed: int) -> tuple[Nuclei, np.ndarray]:
 
 def _directions(angles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the cosines and sines, (n, VERTICES) each, of the directions of vertices."""
-    turns = angles[:, None] + 2 * np.pi / VERTICES * np.arange(VERTICES)
+    turns = angles[:, None] + _TURNS
     return np.cos(turns), np.sin(turns)
 
 
@@ -107,10 +108,9 @@ def _radii(proposals: Proposals, seed: int) -> np.ndarray:
     types = proposals.types
     drawn = uniforms(proposals.centres, 7, seed)
     stretch = np.sqrt(quantiles(ELONGATIONS, types, drawn[:, 0]))[:, None]
-    turn = 2 * np.pi / VERTICES * np.arange(VERTICES)
-    ellipse = 1 / np.hypot(np.cos(turn) / stretch, np.sin(turn) * stretch)
+    ellipse = 1 / np.hypot(np.cos(_TURNS) / stretch, np.sin(_TURNS) * stretch)
     heights = np.clip(ndtri(drawn[:, 1:]), -2, 2).reshape(-1, 2, 3) * _SWELLS[types - 1][:, None]
-    swells = np.arange(3, 6)[:, None] * turn
+    swells = np.arange(3, 6)[:, None] * _TURNS
     log_radius = np.zeros((len(types), VERTICES))
     for k in range(3):  # one by one: a matrix product may round differently for other sizes
         log_radius += heights[:, 0, k, None] * np.cos(swells[k])
