@@ -125,17 +125,18 @@ def retype(nuclei: Nuclei, chosen: np.ndarray, new: str, *, rng: np.random.Gener
     types[chosen] = number
     models, polygons = usual_outlines(nuclei, number, rng), nuclei.polygons()
     usual_area = np.median(shapely.area(models))
-    crowd = _Crowd(polygons.copy(), 0)
+    crowd = _Crowd(polygons, 0)
     for k in chosen:
-        outline, centre, angle = polygons[k], polygons[k].centroid, axis(polygons[k])
+        own = polygons[k]
+        centre, angle = own.centroid, axis(own)
         for model in models[rng.permutation(len(models))[:OUTLINES_TRIED]]:
-            polygons[k] = placed(model, centre, angle)
-            if crowd.has_room(polygons[k], besides=k):
+            outline = placed(model, centre, angle)
+            if crowd.has_room(outline, besides=k):
                 break
         else:
-            by = min(1, usual_area / outline.area) ** 0.5
-            polygons[k] = affinity.scale(outline, by, by, origin="centroid")
-        crowd.polygons[k] = polygons[k]
+            by = min(1, usual_area / own.area) ** 0.5
+            outline = affinity.scale(own, by, by, origin="centroid")
+        polygons[k] = outline
     return replace(nuclei, **vars(pack(polygons, types, nuclei.ids)))
 
 
