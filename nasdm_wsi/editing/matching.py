@@ -132,13 +132,13 @@ def _measured(known: EditedSlide, job: Job, pixels: Pixels, gone: np.ndarray | N
     before = _density([(place.before, place.painted) for place in places])
     after = _density([(place.after, place.painted) for place in places])
     ratio = (before + FAINT) / (after + FAINT)
-    trust = OF_STAIN * count / (count + FEW_OF_STAIN)
-    match = Match(_rounded(np.clip(ratio**trust, *STAIN_LIMITS)))
-    trust = count / (count + FEW_OF_BANDS)
+    in_stain = OF_STAIN * count / (count + FEW_OF_STAIN)
+    match = Match(_rounded(np.clip(ratio**in_stain, *STAIN_LIMITS)))
+    in_bands = count / (count + FEW_OF_BANDS)
     wanted = _power([(p.before, p.real) for p in places])
     for _ in range(ROUNDS):
         got = _power([(match.of(p.after, p.share), p.painted) for p in places])
-        factors = match.bands * (wanted / got) ** (trust / 2)
+        factors = match.bands * (wanted / got) ** (in_bands / 2)
         match = Match(match.stain, _rounded(np.clip(factors, *BAND_LIMITS)))
     return match
 
