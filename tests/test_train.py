@@ -82,17 +82,31 @@ def test_the_learning_rate_rises_stays_and_falls_to_zero():
     assert rate(settings.images) == 0
 
 
+def under_torchrun(processes, *arguments):
+    """Run a script under torchrun, once more if it hangs.
+
+    It was seen once, and nothing told where: so a script that hangs also prints its traceback.
+    """
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    command = [*torchrun, processes, *map(str, arguments)]
+    try:
+        subprocess.run(command, check=True, timeout=600)
+    except subprocess.TimeoutExpired:
+        subprocess.run(command, check=True, timeout=600)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["tiny", "nasdm-tiny"])
 def test_two_processes_train_as_one_on_the_joined_batch(dataset, tmp_path, preset):
     """Under torchrun, with gloo on the CPU, in float32."""
     script = textwrap.dedent(
         """
-        import sys, torch
+        import faulthandler, sys, torch
         from dataclasses import replace
         from pathlib import Path
         from nasdm_wsi.model import config
         from nasdm_wsi.model.training import train, trainer
+        faulthandler.dump_traceback_later(650, exit=True)
         torch.set_num_threads(1)
         trainer.PRECISION = torch.float32
         preset, data, out, batch = sys.argv[1:]
@@ -106,10 +120,8 @@ def test_two_processes_train_as_one_on_the_joined_batch(dataset, tmp_path, prese
         """
     )
     (tmp_path / "run.py").write_text(script)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
     for processes, batch in (("1", "4"), ("2", "2")):
-        arguments = [tmp_path / "run.py", preset, dataset, tmp_path / processes, batch]
-        subprocess.run([*launch, processes, *map(str, arguments)], check=True)
+        under_torchrun(processes, tmp_path / "run.py", preset, dataset, tmp_path / processes, batch)
     one, two = (load(tmp_path / n / "last.safetensors") for n in "12")
     one_run, two_run = one[1].training, two[1].training
     assert one_run.step == two_run.step == 6 and one_run.seen == two_run.seen == 48
