@@ -10,7 +10,7 @@ import sqlite3
 import sys
 import warnings
 import zipfile
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -531,13 +531,52 @@ def test_the_label_zarr_of_export_is_read_back_as_its_tiff_is(tmp_path):
     assert zarr.fingerprint() == tiff.fingerprint() and zarr.mpp == 0.4
 
 
+@contextmanager
+def stated(path: Path):
+    """What an OME-Zarr states of its pyramid, which may be changed."""
+    text = json.loads((path / "zarr.json").read_text())
+    yield text["attributes"]["ome"]["multiscales"][0]
+    (path / "zarr.json").write_text(json.dumps(text))
+
+
 def test_the_scale_of_all_levels_of_a_label_zarr_counts(tmp_path):
-    path = label_zarr(tmp_path)
-    stated = json.loads((path / "zarr.json").read_text())
-    (multiscale,) = stated["attributes"]["ome"]["multiscales"]
-    multiscale["coordinateTransformations"] = [{"type": "scale", "scale": [0.5, 0.5]}]
-    (path / "zarr.json").write_text(json.dumps(stated))
+    with stated(path := label_zarr(tmp_path)) as multiscale:
+        multiscale["coordinateTransformations"] = [{"type": "scale", "scale": [0.5, 0.5]}]
     assert read(path, mpp=None).mpp == 0.2
+
+
+def moved(path: Path, y: float, x: float) -> None:
+    with stated(path) as multiscale:
+        others = [0.0] * (len(multiscale["axes"]) - 2)
+        step = {"type": "translation", "translation": [*others, y, x]}
+        multiscale["datasets"][0]["coordinateTransformations"].append(step)
+
+
+def test_labels_that_begin_inside_their_image_give_a_warning(tmp_path):
+    moved(path := label_zarr(tmp_path), 8.0, 20.0)
+    (warning,) = read_contents(path).findings.warnings
+    assert warning.startswith("the labels state that they begin at x 50, y 20 in their pixels")
+
+
+def test_labels_that_begin_where_their_image_does_give_no_warning(tmp_path):
+    image = tmp_path / "a.ome.zarr"
+    ome_zarr.write(image, np.zeros((*SIZE, 3), np.uint8), mpp=0.8, description="")
+    labels = image / "labels/i"
+    ome_zarr.write(labels, INSTANCES.astype(np.uint16), mpp=0.4, description="")
+    for path in (image, labels):
+        moved(path, 8.0, 20.0)
+    assert not read_contents(labels).findings.warnings
+    moved(labels, 0.0, 0.3)  # less than a pixel, as between centres and corners
+    assert not read_contents(labels).findings.warnings
+    moved(labels, 0.0, 0.3)
+    assert "x 1, y 0" in read_contents(labels).findings.warnings[0]
+
+
+def test_labels_with_x_before_y_are_refused(tmp_path):
+    with stated(path := label_zarr(tmp_path)) as multiscale:
+        multiscale["axes"].reverse()
+    with pytest.raises(AnnotationError, match="its axes are x, y: save the labels with y and x"):
+        read(path, mpp=None)
 
 
 # What is not read
