@@ -29,6 +29,7 @@ from .slides.pyramid import Pyramid
 from .slides.reading import open_slide
 from .slides.tiling import Rows
 
+MATCHED = "matched"  # what an edit states besides the facts of its job, when all is painted
 LONGEST_NAME = 255 - len(".0123abcd..older")  # bytes, with what the name has while it is written
 
 
@@ -154,7 +155,9 @@ def is_delivered(job: Job, out: Path, pyramid: Pyramid | None) -> bool:
 
 def _is_described(out: Path, job: Job, pyramid: Pyramid | None) -> bool:
     """Return whether the description of a slide is that of a job, with the nuclei beside it."""
-    return _facts(out) == described(job, pyramid, labels=nuclei_digest(out))
+    facts = _facts(out)
+    facts.pop(MATCHED, None)
+    return facts == described(job, pyramid, labels=nuclei_digest(out))
 
 
 def described(job: Job, pyramid: Pyramid | None, *, labels: str | None) -> dict[str, Any]:

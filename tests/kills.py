@@ -97,6 +97,14 @@ def child(do: Callable[[], object], kill_at: int = 0) -> bool:
     return status == 0
 
 
+def run_again(do: Callable[[], object]) -> None:
+    """Run again what a kill may have hit when all was done."""
+    try:
+        do()
+    except OutputError as error:
+        assert "exists" in str(error)
+
+
 class Scenario:
     """What is killed, and what must be true then."""
 
@@ -162,6 +170,91 @@ class Render(Scenario):
         render(job, out, workers=1, lossless=True, overwrite=overwrite)
 
 
+class Edit(Scenario):
+    """A part of a small slide is repainted; ``name`` decides whether a copy of it is changed."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def prepare(self, folder: Path) -> None:
+        import torch
+        from helpers import tissue
+
+        from nasdm_wsi.checkpoints import Training
+        from nasdm_wsi.model.checkpoint import save_weights
+        from nasdm_wsi.model.config import PRESETS
+        from nasdm_wsi.model.families import build
+        from nasdm_wsi.model.planes import ALL_PLANES
+        from nasdm_wsi.slides import ome_tiff
+
+        ome_tiff.write(folder / "s.ome.tif", tissue(96, 96), mpp=0.5, description="", tile=64)
+        torch.manual_seed(0)
+        network = build(PRESETS["tiny-regions"].network)
+        training = Training(preset="tiny-regions")
+        save_weights(folder / "w.safetensors", network, training=training, planes=ALL_PLANES)
+
+    def begin(self, folder: Path) -> None:
+        from nasdm_wsi.editing.edit import edit, plan_edit
+        from nasdm_wsi.model import Painter
+
+        painter = Painter(folder / "w.safetensors", device="cpu", steps=1)
+        nuclei = Nuclei.from_polygons(shapely.buffer(shapely.points([[40, 40]]), 6), [2], mpp=0.5)
+        out, area = folder / self.name, shapely.box(30, 30, 50, 50)
+        job = plan_edit(folder / "s.ome.tif", nuclei, area, painter, out=out)
+        edit(job, out, workers=1)
+
+    def again(self, folder: Path) -> None:
+        run_again(partial(self.begin, folder))
+
+
+class Many(Scenario):
+    """Two small slides are rendered by one call."""
+
+    def begin(self, folder: Path) -> None:
+        from nasdm_wsi.tools.many import Order, render_many
+
+        def plan(seed: int):
+            disks = shapely.buffer(shapely.points([[20, 20], [40, 30]]), 6)
+            nuclei = Nuclei.from_polygons(disks, np.array([2, 2]), mpp=0.5)
+            return plan_render(nuclei, toy.ToyPainter(), size=(40, 60), seed=seed)
+
+        orders = [Order(folder / f"{k}.ome.tif", partial(plan, k)) for k in range(2)]
+        outcomes = render_many(orders, workers=1)
+        assert not any(outcome.failure for outcome in outcomes), outcomes
+
+    def again(self, folder: Path) -> None:
+        self.begin(folder)
+
+
+class Export(Scenario):
+    """The tiles of two slides are exported to one set."""
+
+    def prepare(self, folder: Path) -> None:
+        from helpers import tissue
+
+        from nasdm_wsi.annotations.geojson import write_geojson
+        from nasdm_wsi.slides import ome_tiff
+
+        nuclei = Nuclei.from_polygons(shapely.buffer(shapely.points([[40, 40]]), 6), [2], mpp=0.5)
+        for name in "ab":
+            ome_tiff.write(folder / f"{name}.ome.tif", tissue(96, 96), mpp=0.5, description="")
+            write_geojson(folder / f"{name}.geojson", nuclei)
+
+    def begin(self, folder: Path) -> None:
+        from nasdm_wsi.tools.sets import export_set, find_sources
+
+        sources = find_sources([folder / "a.ome.tif", folder / "b.ome.tif"])
+        export_set(sources, folder / "tiles", form="lizard", tile=64, shares=(1, 1, 0))
+
+    def again(self, folder: Path) -> None:
+        run_again(partial(self.begin, folder))
+
+    def content(self, folder: Path) -> dict[str, bytes]:
+        """All files; what MATLAB's format says of the time is left out."""
+        found = super().content(folder).items()
+        return {name: data[128:] if name.endswith(".mat") else data for name, data in found}
+
+
 class Prepare(Scenario):
     """A training set is prepared from two labelled pictures."""
 
@@ -181,10 +274,7 @@ class Prepare(Scenario):
         prepare([folder / "source"], folder / "out")
 
     def again(self, folder: Path) -> None:
-        try:
-            self.begin(folder)
-        except OutputError as error:
-            assert "exists" in str(error)
+        run_again(partial(self.begin, folder))
 
 
 class Checkpoint(Scenario):
@@ -221,6 +311,10 @@ SCENARIOS: dict[str, Scenario] = {
     "over": Render(older=True),
     "zarr": Render("slide.ome.zarr"),
     "zarr over": Render("slide.ome.zarr", older=True),
+    "edit": Edit("e.ome.tif"),
+    "edit anew": Edit("e.dcm"),
+    "many": Many(),
+    "export": Export(),
     "prepare": Prepare(),
     "checkpoint": Checkpoint(),
 }

@@ -25,6 +25,7 @@ from nasdm_wsi.annotations.geojson import write_geojson
 from nasdm_wsi.annotations.nuclei import Nuclei
 from nasdm_wsi.annotations.regions import Regions
 from nasdm_wsi.annotations.types import TYPES
+from nasdm_wsi.cli.interrupts import CODE
 from nasdm_wsi.cli.main import main
 from nasdm_wsi.editing import presets
 from nasdm_wsi.editing.areas import read_area, widened
@@ -35,6 +36,7 @@ from nasdm_wsi.editing.source import EditedSlide
 from nasdm_wsi.errors import PlanError
 from nasdm_wsi.layouts.outlines import AREAS
 from nasdm_wsi.model import Painter
+from nasdm_wsi.mosaic.store import RunStore
 from nasdm_wsi.provenance import facts_of
 from nasdm_wsi.rendering import render_region
 from nasdm_wsi.slides import ome_tiff
@@ -223,6 +225,20 @@ def test_an_edit_resumes_and_existing_outputs_are_kept(edit, tmp_path, monkeypat
     assert not (tmp_path / "e.ome.tif.run").exists()
     assert "exists" in edit("--thin", 0.2, code=1)
     edit("--thin", 0.2, "--overwrite")
+
+
+def test_an_edit_that_was_killed_in_the_clean_up_ends_well(edit, tmp_path, monkeypatch):
+    def stop(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunStore, "clear", stop)
+        edit("--thin", 0.2, code=CODE)
+    before = (tmp_path / "e.ome.tif").stat().st_mtime_ns
+    assert (tmp_path / "e.ome.tif.run").exists()
+    edit("--thin", 0.2)
+    assert (tmp_path / "e.ome.tif").stat().st_mtime_ns == before
+    assert not (tmp_path / "e.ome.tif.run").exists()
 
 
 def test_other_formats_are_written_anew_without_loss(edit, folder, tmp_path):

@@ -20,6 +20,7 @@ import shapely
 from ..annotations.geojson import foreign_members
 from ..annotations.nuclei import Nuclei
 from ..delivery import (
+    MATCHED,
     check_disk,
     check_output,
     described,
@@ -227,7 +228,7 @@ def edit(
         lines = in_pixels.features(known.synthetic)
         digest = write_labels(mosaic.store, out, lines, stated=_stated(job), replaced=replaced)
         pixels, match = matched(job, mosaic.pixels, gone=_gone(in_pixels))
-        facts = described(job, None, labels=digest) | {"matched": asdict(match)}
+        facts = described(job, None, labels=digest) | {MATCHED: asdict(match)}
         if known.cells is None:
             _write_anew(pixels, job, out, provenance(facts), progress)
         else:
