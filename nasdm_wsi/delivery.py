@@ -56,9 +56,9 @@ def check_output(out: Path, *, overwrite: bool, inputs: Iterable[str | Path | No
     """
     form, labels = format_of(out), labels_path(out)
     keep_inputs((out, labels, run_folder(out)), inputs)
-    for path in (out, labels):
-        if path.is_dir() and not (path == out and form.may_replace(path)):
-            raise OutputError(f"{path} is a folder: choose another name")
+    form.check_folder(out)
+    if labels.is_dir():
+        raise OutputError(f"{labels} is a folder: choose another name")
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists: choose another name or give `overwrite`")
     if labels.exists():

@@ -184,6 +184,16 @@ def test_a_folder_of_the_users_is_never_replaced(tmp_path, theirs):
     assert (tmp_path / theirs / "thesis.txt").read_text() == "dear to me"
 
 
+@pytest.mark.parametrize("name", ["slide.dcm", "slide.ome.zarr", "slide.v04.ome.zarr"])
+def test_a_slide_is_not_replaced_with_what_the_user_put_into_its_folder(tmp_path, name):
+    render(job_of(), out := tmp_path / name)
+    render(job_of(), out, overwrite=True)
+    (out / "thesis.txt").write_text("dear to me")
+    with pytest.raises(OutputError, match="also holds thesis.txt, .*: move it away or choose"):
+        render(job_of(), out, overwrite=True)
+    assert (out / "thesis.txt").read_text() == "dear to me"
+
+
 def test_a_folder_that_is_not_there_is_named_before_anything_is_done(tmp_path):
     with pytest.raises(OutputError, match="nowhere is not a folder: create it first"):
         render(job_of(), tmp_path / "nowhere" / "slide.ome.tif")

@@ -48,8 +48,7 @@ def check_mask(
             raise OutputError(
                 f"{mask} would replace {other}, another output: choose another `mask`"
             )
-    if mask.is_dir() and not form.may_replace(mask):
-        raise OutputError(f"{mask} is a folder: choose another `mask`")
+    form.check_folder(mask)
     if mask.exists() and not overwrite:
         raise OutputError(f"{mask} exists: choose another `mask` or give `overwrite`")
     check_writable(mask)

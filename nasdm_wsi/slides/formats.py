@@ -16,6 +16,8 @@ Modules are loaded when they are needed, because the help of the command line us
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
@@ -41,6 +43,7 @@ class OutputFormat:
         tiled: whether it stores JPEG or deflated tiles, so that quality and lossless matter.
         reader: whether its module has a reader; otherwise OpenSlide or tiffslide read it.
         marker: the file by which a folder is recognised as a slide; "" if a slide is a file.
+        members: the names of what may be in such a folder, as a regular expression.
         labels: whether it can hold pyramids of labels.
     """
 
@@ -51,6 +54,7 @@ class OutputFormat:
     tiled: bool = False
     reader: bool = False
     marker: str = ""
+    members: str = ""
     labels: bool = True
 
     @property
@@ -76,9 +80,22 @@ class OutputFormat:
 
         return Pyramid(shape, quality=quality, lossless=lossless) if self.tiled else None
 
-    def may_replace(self, path: Path) -> bool:
-        """Return whether ``path`` is a file, or a folder that contains a slide of this format."""
-        return not path.is_dir() or bool(self.marker and (path / self.marker).exists())
+    def check_folder(self, path: Path) -> None:
+        """Refuse to replace a folder that is not a slide of this format, or that holds more.
+
+        Raises:
+            OutputError: the reason, and what to do.
+        """
+        if not path.is_dir():
+            return
+        names = sorted(os.listdir(path))
+        if self.marker not in names:
+            raise OutputError(f"{path} is a folder: choose another name")
+        if others := [name for name in names if not re.fullmatch(self.members, name)]:
+            raise OutputError(
+                f"{path} also holds {others[0]}, which is no part of a slide: move it away or "
+                "choose another name"
+            )
 
 
 FORMATS = (
@@ -105,6 +122,7 @@ FORMATS = (
         tiled=True,
         reader=True,
         marker="level-0.dcm",
+        members=r"(level-\d+|thumbnail|label|overview)\.dcm|\.DS_Store",
         labels=False,
     ),
     OutputFormat(
@@ -114,6 +132,7 @@ FORMATS = (
         next_step="its nuclei are in {labels}",
         reader=True,
         marker=".zattrs",
+        members=r"\.z(attrs|group|metadata)|\d+|labels|\.DS_Store",
     ),
     OutputFormat(
         "OME-Zarr",
@@ -122,6 +141,7 @@ FORMATS = (
         next_step="its nuclei are in {labels}",
         reader=True,
         marker="zarr.json",
+        members=r"zarr\.json|\d+|labels|\.DS_Store",
     ),
 )
 
