@@ -130,7 +130,9 @@ def replacing(path: Path, *, flush: bool = True) -> Iterator[Path]:
                 _flush(part)
             alone.close()  # before the end, so that a kill after it leaves no lock
             _put(part, path)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, OSError) and error.errno and error.filename is None:
+                error.filename = str(path)  # which writing to an open file does not tell
             _remove(part)
             raise
     if flush:

@@ -46,6 +46,17 @@ def test_a_failure_leaves_the_old_one_and_nothing_else(tmp_path, kind):
     assert content(target) == "older" and list(tmp_path.iterdir()) == [target]
 
 
+def test_an_error_of_a_write_names_the_file(tmp_path):
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no device that is always full")
+    with pytest.raises(OSError) as caught, replacing(tmp_path / "a") as part:
+        part.symlink_to(full)
+        part.write_text("x")
+    assert caught.value.filename == str(tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_old_folder_comes_back_if_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
     target, replace = tmp_path / "a", os.replace
     make(target, "folder", "older")

@@ -6,6 +6,7 @@ down, corners of pixels at integers, as in `Nuclei`.
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +75,9 @@ def write_annotations(path: Path, slide: Path, nuclei: Nuclei) -> None:
         )
     )
     data.file_meta = file_meta(data, ExplicitVRLittleEndian)
-    dcmwrite(path, data, enforce_file_format=True)
+    encoded = BytesIO()  # because pydicom adds a traceback to the error of a full disk
+    dcmwrite(encoded, data, enforce_file_format=True)
+    path.write_bytes(encoded.getbuffer())
 
 
 def _image(slide: Path) -> Dataset:
