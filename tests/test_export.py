@@ -27,7 +27,7 @@ from nasdm_wsi.annotations.regions import Regions
 from nasdm_wsi.annotations.types import TYPES
 from nasdm_wsi.cli.export import FORMATS
 from nasdm_wsi.cli.main import main
-from nasdm_wsi.errors import AnnotationError, OutputError
+from nasdm_wsi.errors import AnnotationError, OutputError, PlanError
 from nasdm_wsi.slides import ome_tiff, ome_zarr
 from nasdm_wsi.slides.reading import open_slide
 from nasdm_wsi.tools import export as exporting
@@ -264,14 +264,25 @@ def test_outputs_that_exist_are_kept(slide, tmp_path):
 def test_a_failure_leaves_nothing(slide, nuclei, tmp_path):
     far = replace(nuclei, coords=nuclei.coords + 5000)
     write_geojson(tmp_path / "far.geojson", far)
-    for form in ("lizard", "coco", "masks"):
-        with pytest.raises(AnnotationError, match="no nucleus lies on .*made.up.ome.tif"):
+    for form in ("lizard", "coco", "masks", "tiatoolbox"):
+        with pytest.raises(PlanError, match="none of .* nuclei lies on the slide of 310 x 230"):
             export(slide, tmp_path / "out", form=form, labels=tmp_path / "far.geojson")
     with pytest.raises(OutputError, match="must end in"):
         export(slide, tmp_path / "out.png", form="types")
     with pytest.raises(OutputError, match="nowhere is not a folder"):
         export(slide, tmp_path / "nowhere" / "out", form="coco")
     assert [p.name for p in tmp_path.iterdir()] == ["far.geojson"]
+
+
+def test_what_does_not_fit_the_slide_is_told(slide, nuclei, tmp_path, caplog):
+    export(slide, tmp_path / "all", form="masks")
+    assert "1 nucleus lies outside the slide of 310 x 230 pixels" in caplog.text
+    caplog.clear()
+    instances, _ = Conditioning(nuclei, (460, 310)).labels((0, 0, 460, 310))
+    np.save(tmp_path / "tall.npy", instances)
+    classes = {"class_map": {"nuclei": "epithelial"}}
+    export(slide, tmp_path / "a", form="masks", labels=tmp_path / "tall.npy", **classes)
+    assert "the label image covers 310 x 460 pixels, but the slide has 310 x 230" in caplog.text
 
 
 def test_the_command(slide, tmp_path):

@@ -14,6 +14,7 @@ its centre lies inside. Axis order is (y, x), a box is (y0, x0, y1, x1), half op
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import uuid
 import zlib
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 import shapely
 
+from ..annotations.canvas import label_image_fits, on_canvas, regions_on_canvas
 from ..annotations.nuclei import Nuclei
 from ..annotations.raster import Conditioning
 from ..annotations.regions import REGIONS
@@ -40,6 +42,8 @@ from ..slides.reading import Slide, open_slide
 from ..slides.tiling import Rows
 from .bulk_annotations import write_annotations
 from .tiles import TILED, provenance_of, size_at, tiles_of, write_tiles
+
+log = logging.getLogger(__name__)
 
 PYRAMIDS = ("types", "instances", "regions")
 FORMATS = (*TILED, "tiatoolbox", "dicom", *PYRAMIDS)
@@ -75,7 +79,8 @@ def export(
 
     Raises:
         SlideError: the slide cannot be read, or ``mpp_out`` is not possible.
-        AnnotationError: the labels cannot be read, or none lies on the slide.
+        AnnotationError: the labels cannot be read, or cover no pixel of the slide.
+        PlanError: none of them lies on the slide.
         OutputError: ``out`` exists, is an input, has the wrong suffix or cannot be written.
     """
     out = Path(out)
@@ -129,7 +134,23 @@ def read_nuclei(
     nuclei = read_annotations(Path(labels), **source, **reading)
     slide.mpp = slide.mpp or nuclei.mpp
     nuclei = nuclei.scaled(slide.mpp).shifted(*slide.bounds)
+    _check_places(nuclei, slide)
     return nuclei.scaled(_checked(mpp_out, slide)) if mpp_out is not None else nuclei
+
+
+def _check_places(nuclei: Nuclei, slide: Slide) -> None:
+    """Log warnings about nuclei and regions, in pixels of the slide, that do not lie on it.
+
+    Raises:
+        PlanError: none of them does.
+    """
+    whole, (height, width) = (0, 0, *slide.size), slide.shown
+    warnings = on_canvas(nuclei, slide.size, whole, mpp=nuclei.mpp, own_mpp=nuclei.mpp)
+    warnings += label_image_fits(nuclei, (height, width))
+    if nuclei.regions:
+        warnings += regions_on_canvas(nuclei.regions, slide.size, alone=not len(nuclei))
+    for warning in warnings:
+        log.warning("%s: %s", slide.path, warning)
 
 
 def _checked(mpp_out: float, slide: Slide) -> float:
