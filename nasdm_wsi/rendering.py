@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .annotations import formats
 from .annotations.canvas import (
     MOST_CANVAS,
     check_canvas,
@@ -99,24 +101,25 @@ def read_annotations(
 
     contents = read_contents(path, mpp=mpp, slide_mpp=slide_mpp, **options)
     if contents.nuclei.image_size and Path(path).suffix.lower() in (".tif", ".tiff"):
-        stated = _stated_mpp(path)
+        stated = stated_mpp(path)
         weigh_scale(contents.findings, contents.nuclei.mpp, stated, of_slide=like is not None)
     nuclei = placed(contents)
     if regions is not None:
-        options |= {"assumed_mpp": _stated_mpp(regions) or slide_mpp or nuclei.mpp}
+        options |= {"assumed_mpp": stated_mpp(regions) or slide_mpp or nuclei.mpp}
         drawn = placed(read_contents(regions, only_regions=True, **options)).regions
         nuclei = replace(nuclei, regions=drawn and drawn.scaled(nuclei.mpp))
     sources = (Path(source) for source in (path, like, regions) if source is not None)
     return replace(nuclei, sources=tuple(sources))
 
 
-def _stated_mpp(path: str | Path) -> float | None:
-    """Return the pixel size that an image states; None for other files."""
-    try:
-        with open_slide(path) as slide:
-            return slide.mpp
-    except NasdmError:
-        return None
+def stated_mpp(path: str | Path) -> float | None:
+    """Return the pixel size that annotations or an image state; None if they state none."""
+    with suppress(NasdmError):
+        if mpp := formats.stated_mpp(path):
+            return mpp
+    with suppress(NasdmError), open_slide(path) as slide:
+        return slide.mpp
+    return None
 
 
 def plan_render(

@@ -30,6 +30,7 @@ from nasdm_wsi.layouts.source import Proposals
 from nasdm_wsi.layouts.strip import Strip
 from nasdm_wsi.layouts.tissues import Glands
 from nasdm_wsi.layouts.writing import layout_box
+from nasdm_wsi.slides import ome_tiff, ome_zarr
 
 WHOLE = (0, 0, 512, 640)
 
@@ -315,6 +316,25 @@ def test_drawn_regions_are_filled_and_kept(tmp_path):
         layout(tmp_path / "a.geojson", regions=tmp_path / "a.geojson", overwrite=True)
     with pytest.raises(PlanError, match="give `size`"):
         layout(tmp_path / "b.geojson")
+
+
+def test_a_label_image_says_how_large_the_pixels_of_a_layout_are(tmp_path, caplog):
+    stroma = np.full((400, 400), 3, np.uint8)
+    for form, name in ((ome_zarr, "r.ome.zarr"), (ome_tiff, "r.ome.tif")):
+        form.write(tmp_path / name, stroma, mpp=0.25, description="")
+        out = tmp_path / f"{name}.geojson"
+        layout(out, (400, 400), regions=tmp_path / name, class_map={"3": "stroma"})
+        assert read_annotations(out).mpp == 0.25
+    assert not caplog.records
+
+
+def test_warnings_about_drawn_regions_are_given(tmp_path, caplog):
+    hidden = [shapely.box(10, 10, 150, 150), shapely.box(0, 0, 200, 200)]
+    given = Regions.from_polygons(hidden, ["lumen", "stroma"], mpp=0.5)
+    nothing = Nuclei.from_polygons([], [], mpp=0.5, regions=given)
+    write_geojson(tmp_path / "drawn.geojson", nothing)
+    layout(tmp_path / "a.geojson", (200, 200), mpp=0.5, regions=tmp_path / "drawn.geojson")
+    assert "wholly under a later one" in caplog.text
 
 
 def test_a_file_without_nuclei_is_told_and_regions_beyond_the_canvas_are_refused(tmp_path, caplog):

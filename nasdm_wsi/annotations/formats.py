@@ -76,6 +76,19 @@ def is_geojson(path: Path) -> bool:
         return _format_of(_source(path)) is geojson.FORMAT
 
 
+def stated_mpp(path: str | Path) -> float | None:
+    """Return the pixel size that an annotation file states; None if it states none.
+
+    Raises:
+        AnnotationError: the file cannot be read, or its format is not supported.
+    """
+    path = Path(path)
+    with readable(path):
+        source = _source(path)
+        form = _format_of(source)
+        return form.pixel_size(source, None) if form else None
+
+
 def read_contents(
     path: str | Path,
     *,

@@ -72,13 +72,6 @@ def stated(nuclei: Nuclei) -> dict[str, Any]:
     return foreign_members(nuclei.canvas, mpp=nuclei.mpp, generated=generated)
 
 
-def stated_mpp(path: str | Path) -> float | None:
-    """Return the pixel size of the canvas that a file states; None if it states none."""
-    source = Source(Path(path), [LIST])
-    with readable(path):
-        return _number(source.values, "canvas.mpp") if source.is_json else None
-
-
 def foreign_members(
     canvas: tuple[float, float], *, mpp: float, generated: bool = False
 ) -> dict[str, Any]:

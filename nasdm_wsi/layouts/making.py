@@ -11,12 +11,12 @@ from typing import Any
 
 from ..annotations.canvas import check_canvas, label_image_fits, regions_on_canvas
 from ..annotations.formats import read_contents, read_regions
-from ..annotations.geojson import stated_mpp
 from ..annotations.nuclei import check_mpp
 from ..annotations.regions import Regions
 from ..errors import OutputError, PlanError
 from ..geometry import Box
 from ..output import check_writable, keep_inputs
+from ..rendering import stated_mpp
 from .colon import Colon, Glands, Plan
 from .densities import Densities
 from .planfiles import read_plan
@@ -69,7 +69,7 @@ def layout(
             more than 4 millimetres a side follows the plan of a real slide.
         regions: drawn regions to fill with nuclei, in pixels of ``mpp``.
         like: annotated nuclei whose densities are taken, by region where they have regions; in
-            pixels of the canvas that the file states, or else of ``mpp``.
+            pixels of the size that the file states, or else of ``mpp``.
         density: nuclei wanted in a square millimetre, as "eosinophil=120" or
             "stroma:eosinophil=120".
         share: multiples of what there would be, as "plasma=2x".
@@ -182,11 +182,14 @@ def _drawn(
     if regions is None or isinstance(regions, Regions):
         return regions and regions.scaled(mpp), None
     # A file may have nuclei as well, whose classes could be taken for those of regions.
-    nuclei = read_contents(regions, mpp=mpp, **named).nuclei
-    found = nuclei.regions
+    contents = read_contents(regions, mpp=mpp, **named)
+    found = contents.nuclei.regions
     if found is None:
         found = read_regions(regions, mpp=mpp, **named)
-    return found, nuclei.canvas_size
+    else:
+        for warning in contents.findings.warnings:
+            log.warning("%s: %s", regions, warning)
+    return found, contents.nuclei.canvas_size
 
 
 def _ground(
