@@ -349,6 +349,7 @@ HOSTILE = [
     "/-1/tile/11/0/0",
     "/0x0/tile/11/0/0",
     "/file:///etc/passwd",
+    "http://[",
 ]
 
 

@@ -204,6 +204,14 @@ class _Handler(WSGIRequestHandler):
     disable_nagle_algorithm = True  # otherwise the body waits until the header is acknowledged
     timeout = SECONDS_IDLE
 
+    def make_environ(self) -> dict[str, Any]:
+        """Describe a request; one whose address cannot be parsed asks for what is not there."""
+        try:
+            return super().make_environ()
+        except ValueError:
+            self.path = "/-"
+            return super().make_environ()
+
     def log_request(self, *_: Any) -> None:
         """Log nothing: a page makes hundreds of requests."""
 
