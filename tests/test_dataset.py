@@ -146,6 +146,14 @@ def test_bad_sources_are_named_and_leave_no_dataset(lizard_source, tmp_path, spo
     assert len(prepare([source], tmp_path / "out")) == 2  # what the failure left does no harm
 
 
+def test_types_with_colours_are_refused(region_source, tmp_path):
+    source = shutil.copytree(region_source, tmp_path / "source")
+    types = imread(source / "c_classes.png")
+    imsave(source / "c_classes.png", np.dstack([types] * 3), check_contrast=False)
+    with pytest.raises(DatasetError, match="c_classes.png has 3 channels: save the types as one"):
+        prepare([source], tmp_path / "out")
+
+
 def test_pictures_without_tissue_are_left_out_with_a_warning(lizard_source, tmp_path, caplog):
     source = shutil.copytree(lizard_source, tmp_path / "source")
     glass = np.full((160, 200, 3), 255, np.uint8)

@@ -164,6 +164,11 @@ def read_labels(
         return _read_arrays(path, max_pixels)
     if path.suffix.casefold() != ".mat":
         types = _pixels(path, max_pixels)
+        if types.ndim != 2:
+            raise DatasetError(
+                f"{path} has {types.shape[2]} channels: save the types as one, with their numbers "
+                "as grey values"
+            )
         return split_touching(types), types
     if not is_hovernet(path):
         return read_mat_labels(path, max_pixels)
