@@ -142,7 +142,7 @@ def edit(slide: Path, annotations: Path, out: Path, mask: Path | None, **given) 
     The nuclei are written to NAME.geojson beside the edited slide; the name of each says whether
     it was changed. To resume an edit that was stopped, run the same command again.
     """
-    from ..delivery import check_output, run_folder
+    from ..delivery import check_output, is_delivered, run_folder
     from ..editing.edit import edit as edit_slide
     from ..editing.edit import plan_edit
     from ..editing.mask import check_mask, write_mask
@@ -152,7 +152,8 @@ def edit(slide: Path, annotations: Path, out: Path, mask: Path | None, **given) 
 
     files = ("area", "before", "regions", "style", "weights")
     inputs = (slide, annotations, *(given[name] for name in files))
-    overwrite = given["overwrite"] or run_folder(out).is_dir()
+    # With a mask, a slide that exists may be that of this edit, stopped before its mask.
+    overwrite = given["overwrite"] or run_folder(out).is_dir() or mask is not None
     check_output(out, overwrite=overwrite, inputs=inputs)
     if mask:
         check_mask(mask, out, overwrite=given["overwrite"], inputs=inputs)
@@ -170,15 +171,16 @@ def edit(slide: Path, annotations: Path, out: Path, mask: Path | None, **given) 
         mpp=given["mpp"],
         local_style=style is None,
     )
-    with options.bars("task") as progress:
-        edit_slide(
-            job,
-            out,
-            changes,
-            workers=given["workers"],
-            overwrite=given["overwrite"],
-            progress=progress,
-        )
+    if not (mask and not given["overwrite"] and is_delivered(job, out, None)):
+        with options.bars("task") as progress:
+            edit_slide(
+                job,
+                out,
+                changes,
+                workers=given["workers"],
+                overwrite=given["overwrite"],
+                progress=progress,
+            )
     if mask:
         write_mask(job, mask, overwrite=given["overwrite"])
     known: Any = job.known

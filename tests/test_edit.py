@@ -27,6 +27,7 @@ from nasdm_wsi.annotations.regions import Regions
 from nasdm_wsi.annotations.types import TYPES
 from nasdm_wsi.cli.interrupts import CODE
 from nasdm_wsi.cli.main import main
+from nasdm_wsi.editing import mask as masks
 from nasdm_wsi.editing import presets
 from nasdm_wsi.editing.areas import read_area, widened
 from nasdm_wsi.editing.changes import ADDED, CHANGED, PAINTED, SAME, changes
@@ -225,6 +226,24 @@ def test_an_edit_resumes_and_existing_outputs_are_kept(edit, tmp_path, monkeypat
     assert not (tmp_path / "e.ome.tif.run").exists()
     assert "exists" in edit("--thin", 0.2, code=1)
     edit("--thin", 0.2, "--overwrite")
+
+
+def test_an_edit_that_was_stopped_before_its_mask_resumes(edit, tmp_path, monkeypatch):
+    mask = tmp_path / "m.ome.tif"
+
+    def fails(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(masks, "Rows", fails)
+        edit("--thin", 0.2, "--mask", mask, code=1)
+    before = (tmp_path / "e.ome.tif").stat().st_mtime_ns
+    assert not mask.exists()
+    assert "e.ome.tif exists" in edit("--thin", 0.3, "--mask", mask, code=1)
+    edit("--thin", 0.2, "--mask", mask)
+    assert 0 < mask_of(mask).mean() < 1
+    assert (tmp_path / "e.ome.tif").stat().st_mtime_ns == before
+    assert "exists" in edit("--thin", 0.2, "--mask", mask, code=1)
 
 
 def test_an_edit_that_was_killed_in_the_clean_up_ends_well(edit, tmp_path, monkeypatch):
