@@ -320,8 +320,8 @@ SCENARIOS: dict[str, Scenario] = {
 }
 
 
-def main(name: str, top: str) -> None:
-    """Kill at the first call, the second, and so on until the program ends unharmed."""
+def main(name: str, top: str, every: str = "1") -> None:
+    """Kill at one call in ``every``, and at later ones until the program ends unharmed."""
     scenario, start, work = SCENARIOS[name], Path(top, "start"), Path(top, "work")
     start.mkdir(parents=True)
     scenario.prepare(start)
@@ -329,7 +329,7 @@ def main(name: str, top: str) -> None:
     child(partial(scenario.again, work))
     right, n, ended = scenario.content(work), 0, False
     while not ended:
-        n += 1
+        n += int(every)
         shutil.rmtree(work)
         shutil.copytree(start, work)
         ended = child(partial(scenario.begin, work), kill_at=n)
@@ -339,7 +339,7 @@ def main(name: str, top: str) -> None:
         if found != right:
             differ = sorted(k for k in {**found, **right} if found.get(k) != right.get(k))
             raise SystemExit(f"after a kill at call {n}: {', '.join(differ)}")
-    print(n - 1)
+    print(n - int(every))
 
 
 if __name__ == "__main__":
