@@ -86,6 +86,8 @@ class TrainingConfig:
     critic_below: noise level below which a critic trains the network (`critic`); 0 for none.
     critic_steps: numbers of solver steps in which the network then paints, as often.
     critic_pixels: whether the critic scores the pixels too. even_places: see `critic.Adversarial`.
+    distances_below: noise level below which `distances.Distances` trains the network, in place of a
+    critic; 0 for none. plain: share of crops as an evaluation has them (`data.Crops`).
     patches: read the paper's patches, at `magnification` 20 or 10, instead of random crops.
     layouts: read maps of "nuclei" (`training.maps`) or of "regions" (`training.region_maps`) in
         place of pictures.
@@ -109,6 +111,8 @@ class TrainingConfig:
     critic_steps: tuple[int, ...] = (8,)
     critic_pixels: bool = False
     even_places: float = 0.0
+    distances_below: float = 0.0
+    plain: float = 0.0
     patches: bool = False
     layouts: str = ""
     magnification: int = 20
@@ -129,8 +133,8 @@ class Preset:
         how = self.training
         if isinstance(self.network, LocalConfig) and self.network.planes != len(self.planes):
             raise ValueError(f"{self.network.planes} planes, and {len(self.planes)} names of them")
-        if how.critic_below and not how.guidance:
-            raise ValueError("a critic needs a teacher: set guidance")
+        if (how.critic_below or how.distances_below) and not how.guidance:
+            raise ValueError("a critic and distances need trained weights: set guidance")
         if how.guidance and not isinstance(self.network, LocalConfig):
             raise ValueError("only networks of the local family learn from a teacher")
 
@@ -209,6 +213,22 @@ PRESETS = {
         _WITH_REGIONS,
         replace(_ADVERSARIAL, critic_steps=(4, 4, 8), critic_pixels=True, even_places=60.0),
         "third stage of small-regions, with a critic: give `init`",
+        ALL_PLANES,
+    ),
+    "small-regions-distances": Preset(
+        _WITH_REGIONS,
+        replace(
+            _ADVERSARIAL,
+            images=2_560,
+            warmup=320,
+            condition_dropout=0.0,
+            critic_below=0.0,
+            critic_steps=(4,),
+            distances_below=10.0,
+            even_places=60.0,
+            plain=0.75,
+        ),
+        "fourth stage of small-regions, on statistics of pictures: give `init`",
         ALL_PLANES,
     ),
     "medium": Preset(

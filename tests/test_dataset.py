@@ -75,7 +75,8 @@ def test_edges_of_a_crop_are_those_of_the_region(dataset):
     whole = [edges(region.instances) for region in crops.regions]
     unlike = 0
     for i in range(40):
-        k, y, x = crops._place(np.random.default_rng([crops.seed, i]))
+        rng = np.random.default_rng([crops.seed, i])
+        k, y, x = crops._place(rng, crops.share, rare_types=crops.rare_types)
         cut = np.s_[y : y + 32, x : x + 32]
         edge = crops[i].planes[PLANES.index("edge")].numpy() > 0
         turned = {

@@ -17,16 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from ...job import PIXELS_KNOWN
 from ..config import TrainingConfig
 from ..diffusion import Condition, Denoise, Denoiser
 from ..evaluation.features import efficientnet_lite, feature_maps
 from ..planes import NUCLEI
-from ..samplers import SOLVERS, STEPS, cubic_sigmas, solve
+from ..samplers import STEPS, cubic_sigmas
 from .data import Batch
 from .objectives import Objective
 from .optimisers import Optimisers, without_momentum
 from .patterns import grid_pattern, place_gradients
+from .unrolled import known_in_place, unrolled
 
 WIDTH = 32  # channels of the critic's heads
 GAIN = 4.0  # spectral normalisation alone leaves the critic too timid
@@ -159,11 +159,8 @@ class Adversarial(Objective):
         compared = int(batch.level[0] * kept)
         picture, rough, strayed = self._paint(batch.noise, condition, sigmas, kept, compared)
         keep = KEEP * strayed + self._keep(picture, rough)
-        if PIXELS_KNOWN in condition.names:
-            known = condition.pick(PIXELS_KNOWN)
-            off = (known * (picture - batch.pixels)).abs().sum() / (3 * known.sum() + 1)
-            keep = keep + off
-            picture = torch.lerp(picture, batch.pixels, known)
+        picture, off = known_in_place(picture, batch)
+        keep = keep + off
 
         with torch.no_grad():
             real = self._maps(batch.pixels)
@@ -220,14 +217,7 @@ class Adversarial(Objective):
                 strayed = self.denoiser.weight(x.new_tensor(sigmas[k])) * off.square().mean()
             return rough
 
-        picture, _ = solve(
-            estimate,
-            noise * sigmas[0],
-            noise,
-            solver=SOLVERS["dpmpp_2m"],
-            sigmas=sigmas,
-            steps=range(len(sigmas) - 1),
-        )
+        picture = unrolled(estimate, noise, sigmas)
         return picture, rough, strayed
 
 

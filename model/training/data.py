@@ -25,7 +25,7 @@ from ...tools.dataset import dataset_mpp, read_regions, window_sums
 from ..config import TrainingConfig
 from ..diffusion import Condition
 from ..pixels import to_signal
-from .forgetting import told_in_part
+from .forgetting import only_nuclei, told_in_part
 from .maps import Maps
 from .region_maps import RegionMaps
 from .samples import Sample, turned
@@ -97,6 +97,9 @@ class Crops(Dataset):
     Rare nuclei are those of published labels, if there are any. Of regions, of pixels and of nuclei
     with pseudo-labels a random part is told (`forgetting`).
 
+    A share `plain` of the crops are as an evaluation has them: uniform over the area with published
+    nuclei, with their own stain, and nothing but nuclei is told.
+
     mpp: micrometres per pixel of the samples. planes: the names of their planes.
 
     Raises:
@@ -109,10 +112,11 @@ class Crops(Dataset):
         *,
         crop: int,
         rare_types: float = 0.5,
+        plain: float = 0.0,
         seed: int = 0,
         planes: tuple[str, ...] = PLANES,
     ):
-        self.crop, self.rare_types, self.seed = crop, rare_types, seed
+        self.crop, self.rare_types, self.plain, self.seed = crop, rare_types, plain, seed
         self.planes = planes
         self.mpp = dataset_mpp(dataset)
         self.regions, self.free = [], []
@@ -128,6 +132,8 @@ class Crops(Dataset):
         self.edges = [edges(r.instances) for r in self.regions]
         area = np.array([r.usable.sum() for r in self.regions], float)
         self.share = area / area.sum()
+        published = area * [r.nuclei == "published" for r in self.regions]
+        self.published = published / max(published.sum(), 1)
         self.places = [self._places_of(t) for t in range(1, len(TYPES))]
 
     def _places_of(self, nucleus_type: int) -> np.ndarray:
@@ -145,16 +151,25 @@ class Crops(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         rng = np.random.default_rng([self.seed, index])
-        k, y, x = self._place(rng)
+        plain = self.plain > 0 and rng.random() < self.plain
+        k, y, x = (
+            self._place(rng, self.published, rare_types=0.0)
+            if plain
+            else self._place(rng, self.share, rare_types=self.rare_types)
+        )
         region, c = self.regions[k], self.crop
         cut = np.s_[y : y + c, x : x + c]
-        matrix = stain_matrix(rng)
+        matrix = np.eye(3) if plain else stain_matrix(rng)
         image = to_signal(restain(region.image[cut], matrix))
         turn, flip = int(rng.integers(4)), int(rng.integers(2))
         pixels = torch.from_numpy(turned(image, turn, flip))
         known = torch.from_numpy(turned(self._planes(k, cut), turn, flip))
         generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
-        planes = told_in_part(known, pixels, self.planes, nuclei=region.nuclei, generator=generator)
+        planes = (
+            only_nuclei(known, self.planes)
+            if plain
+            else told_in_part(known, pixels, self.planes, nuclei=region.nuclei, generator=generator)
+        )
         return Sample(pixels, planes, torch.from_numpy(region.stain.restained(matrix).style))
 
     def _planes(self, k: int, cut: Any) -> np.ndarray:
@@ -166,16 +181,21 @@ class Crops(Dataset):
         planes[[self.planes.index(name) for name in shown]] = drawn
         return planes
 
-    def _place(self, rng: np.random.Generator) -> tuple[int, int, int]:
-        """Return region, y, x of a crop that lies entirely in usable pixels."""
+    def _place(
+        self, rng: np.random.Generator, share: np.ndarray, *, rare_types: float
+    ) -> tuple[int, int, int]:
+        """Return region, y, x of a crop that lies entirely in usable pixels.
+
+        share: the probability of each region, where the crop is not near a nucleus of a type.
+        """
         while True:
             rows = self.places[rng.integers(len(self.places))]
-            rare = len(rows) > 0 and rng.random() < self.rare_types
+            rare = len(rows) > 0 and rng.random() < rare_types
             for _ in range(TRIES):
                 if rare:
                     k, y, x = rows[rng.integers(len(rows))] - [0, *rng.integers(0, self.crop, 2)]
                 else:
-                    k = rng.choice(len(self.regions), p=self.share)
+                    k = rng.choice(len(self.regions), p=share)
                     y, x = (rng.integers(n) for n in self.free[k].shape)
                 free = self.free[k]
                 if min(y, x) >= 0 and y < free.shape[0] and x < free.shape[1] and free[y, x]:
@@ -266,7 +286,12 @@ def samples_of(
     if settings.patches:
         return Patches(dataset, side=settings.crop, magnification=settings.magnification, seed=seed)
     return Crops(
-        dataset, crop=settings.crop, rare_types=settings.rare_types, seed=seed, planes=planes
+        dataset,
+        crop=settings.crop,
+        rare_types=settings.rare_types,
+        plain=settings.plain,
+        seed=seed,
+        planes=planes,
     )
 
 

@@ -85,3 +85,9 @@ def told_in_part(
     if PIXELS_KNOWN in names:
         told |= zip(PIXELS, known_pixels(pixels[None], generator)[0], strict=True)
     return torch.stack([told[name] for name in names])
+
+
+def only_nuclei(planes: Tensor, names: tuple[str, ...]) -> Tensor:
+    """Return the planes (p, h, h) of one picture of which the nuclei alone are told."""
+    told = torch.tensor([name in PLANES for name in names])
+    return planes * told[:, None, None]

@@ -41,6 +41,7 @@ from ..planes import NUCLEI, REGIONS, REGIONS_KNOWN
 from .board import open_board, write_curves, write_samples
 from .critic import judged
 from .data import Batch, Batches, Samples, samples_of
+from .distances import statistical
 from .objectives import GuidanceDistillation, Objective
 from .processes import Warned, processes, rank, world
 from .trainer import Trainer
@@ -49,6 +50,7 @@ LAST = "last.safetensors"
 WEIGHTS = "weights.safetensors"
 CRITIC_PLANES = (*NUCLEI, *REGIONS, REGIONS_KNOWN)
 REAL = 32  # pictures by which the critic's features are normalised
+REAL_OF_DISTANCES = 512  # pictures whose statistics the distances start from
 
 Progress = Callable[[int, int, float], None]
 
@@ -141,9 +143,18 @@ def _objective(
     if teacher is None:
         raise CheckpointError("the preset learns from the weights of a teacher: give `init`")
     student = cast(Denoiser, denoiser)  # as `Preset` has checked
-    if not settings.critic_below:
+    if not settings.critic_below and not settings.distances_below:
         return GuidanceDistillation(student, teacher)
-    real = torch.stack([samples[i].pixels for i in range(REAL)]).to(place)
+    count = REAL_OF_DISTANCES if settings.distances_below else REAL
+    real = torch.stack([samples[i].pixels for i in range(count)]).to(place)
+    if settings.distances_below:
+        return statistical(
+            student,
+            real,
+            settings.distances_below,
+            steps=min(settings.critic_steps),
+            even_places=settings.even_places,
+        )
     return judged(
         student,
         teacher,
@@ -289,7 +300,8 @@ class Run:
 
 def _sampler(usual: Sampler, settings: TrainingConfig) -> Sampler:
     """Return the default sampler of a network, with the fewest steps that a critic judged."""
-    return replace(usual, steps=min(settings.critic_steps)) if settings.critic_below else usual
+    judged = settings.critic_below or settings.distances_below
+    return replace(usual, steps=min(settings.critic_steps)) if judged else usual
 
 
 def _as_it_is(batch: Batch) -> Batch:
