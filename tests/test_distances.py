@@ -1,3 +1,5 @@
+import json
+import shutil
 from dataclasses import replace
 from functools import partial
 
@@ -117,6 +119,17 @@ def test_plain_crops_are_those_of_an_evaluation(dataset):
     others = [Crops(dataset, crop=32, planes=ALL_PLANES)[i] for i in range(12)]
     assert any(sample.planes[~told].any() for sample in others)
     assert any(tuple(sample.style.numpy()) not in own for sample in others)
+
+
+def test_plain_crops_come_from_pseudo_labels_if_there_are_no_others(dataset, tmp_path):
+    shutil.copytree(dataset, tmp_path / "pseudo")
+    manifest = tmp_path / "pseudo" / "manifest.json"
+    facts = json.loads(manifest.read_text())
+    for region in facts["regions"]:
+        region["labels"]["nuclei"] = "pseudo"
+    manifest.write_text(json.dumps(facts))
+    samples = Crops(tmp_path / "pseudo", crop=32, plain=1.0)
+    assert samples[0].planes.any()
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ class Crops(Dataset):
     with pseudo-labels a random part is told (`forgetting`).
 
     A share `plain` of the crops are as an evaluation has them: uniform over the area with published
-    nuclei, with their own stain, and nothing but nuclei is told.
+    nuclei, if there are any, with their own stain, and nothing but nuclei is told.
 
     mpp: micrometres per pixel of the samples. planes: the names of their planes.
 
@@ -133,7 +133,7 @@ class Crops(Dataset):
         area = np.array([r.usable.sum() for r in self.regions], float)
         self.share = area / area.sum()
         published = area * [r.nuclei == "published" for r in self.regions]
-        self.published = published / max(published.sum(), 1)
+        self.published = published / published.sum() if published.any() else self.share
         self.places = [self._places_of(t) for t in range(1, len(TYPES))]
 
     def _places_of(self, nucleus_type: int) -> np.ndarray:
