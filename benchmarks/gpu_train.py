@@ -2,10 +2,10 @@
 
     python benchmarks/gpu_train.py PACK OUT --preset small-regions --seconds 500 [--init WEIGHTS]
 
-The stages are those of the shipped network: denoising, guidance distillation, and a critic. Each
-writes OUT/PRESET-STAGE.safetensors once a minute and at its end. Without --begin, weights of the
-first stage resume that stage, and later ones start the last stage. The state of the optimisers is
-not kept.
+The stages are the first three of the shipped network: denoising, guidance distillation, and a
+critic. Each writes OUT/PRESET-STAGE.safetensors once a minute and at its end. Without --begin,
+weights of the first stage resume that stage, and later ones start that of the critic. The state of
+the optimisers is not kept.
 """
 
 from __future__ import annotations
