@@ -2,7 +2,7 @@
 
     python benchmarks/blend.py BEFORE AFTER SHARE OUT
 
-OUT is SHARE of the way from BEFORE to AFTER, which was trained from BEFORE (Wortsman and others
+OUT lies SHARE of the way from BEFORE to AFTER, which was trained from BEFORE (Wortsman and others
 2022, "Robust fine-tuning of zero-shot models"). Its header is that of BEFORE.
 """
 

@@ -46,7 +46,7 @@ def test_the_distance_is_that_of_the_evaluation():
 
 
 def test_the_gradient_by_a_batch_is_that_of_the_distance(monkeypatch):
-    """Compared with differences of the distance, in statistics that one batch makes up alone."""
+    """Compared with finite differences, for statistics that consist of one batch alone."""
     monkeypatch.setattr(distances, "MEMORY", 0.0)
     real, painted = vectors(60, 3).float(), vectors(60, 4).float()
     ways = torch.randn(painted.shape, generator=torch.Generator().manual_seed(0))
@@ -86,7 +86,7 @@ def test_colours_count_white_and_spectra_find_a_wave():
 
 
 def test_dark_ground_is_what_an_evaluation_takes_for_nuclei():
-    """A dark spot off the nuclei counts; nuclei, their rims and unlabelled crops do not."""
+    """A dark spot away from nuclei counts; nuclei, their rims and crops without labels do not."""
     pink, purple = (torch.tensor(c)[:, None] / 127.5 - 1 for c in ([230, 180, 210], [90, 60, 150]))
 
     def spot(picture, y, x, radius):
@@ -108,7 +108,7 @@ def test_dark_ground_is_what_an_evaluation_takes_for_nuclei():
 
 
 def test_plain_crops_are_those_of_an_evaluation(dataset):
-    """Their own stain and nuclei alone; the other crops of the same dataset are not so."""
+    """They have their own stain and nuclei alone; other crops of the same dataset do not."""
     plain = Crops(dataset, crop=32, plain=1.0, planes=ALL_PLANES)
     own = {tuple(np.float32(region.stain.style)) for region in plain.regions}
     told = torch.tensor([name in PLANES for name in ALL_PLANES])
@@ -162,7 +162,7 @@ def test_a_stopped_stage_that_goes_on_equals_an_unbroken_one(dataset, tmp_path, 
 
 
 def test_painted_crops_come_nearer_to_real_ones(dataset):
-    """Here by colours alone: an untrained network learns the mean colour in some steps."""
+    """By colours alone: an untrained network learns the mean colour within a few steps."""
     torch.manual_seed(0)
     network = LocalUNet(PRESETS["tiny-regions"].network)
     samples = Crops(dataset, crop=32, plain=1.0, planes=ALL_PLANES)

@@ -1,4 +1,4 @@
-"""The last stage of training: a critic scores whole pictures, painted as in rendering.
+"""The third stage of training: a critic scores whole pictures, painted as in rendering.
 
 A denoiser trained on the squared error predicts means, and texture painted from means does not look
 like that of tissue. In this stage the sampler is unrolled: the last steps, in which texture forms,
@@ -100,7 +100,7 @@ def _pixel_head(channels: int) -> nn.Module:
 
 
 class Adversarial(Objective):
-    """The last stage of training: a critic scores what the network paints.
+    """The third stage of training: a critic scores what the network paints.
 
     Solver steps at noise levels of ``below`` and more are painted by ``teacher``, a copy of the
     network before this stage, and the loss keeps the network close to it at these levels. Later

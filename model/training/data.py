@@ -97,8 +97,8 @@ class Crops(Dataset):
     Rare nuclei are those of published labels, if there are any. Of regions, of pixels and of nuclei
     with pseudo-labels a random part is told (`forgetting`).
 
-    A share `plain` of the crops are as an evaluation has them: uniform over the area with published
-    nuclei, if there are any, with their own stain, and nothing but nuclei is told.
+    A share `plain` of the crops are like those of an evaluation: uniform over the area with
+    published nuclei, if there is any, in their own stain, and with nuclei as the only condition.
 
     mpp: micrometres per pixel of the samples. planes: the names of their planes.
 

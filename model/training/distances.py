@@ -1,10 +1,10 @@
-"""The fourth stage of training: painted and real crops shall be alike in their statistics.
+"""The fourth stage of training: the statistics of painted crops should match those of real ones.
 
-A critic judges every place of a picture by itself, so it does not notice that all of them together
-are a little too pink or too smooth. In this stage the loss is a Fréchet distance, as for whole sets
-of pictures in an evaluation: that between Gaussians fitted to descriptions of painted and of real
-crops (Heusel and others 2017, equation 6). The descriptions are features of frozen networks, which
-are not that of `evaluate`, colours and power spectra.
+A critic judges each place of a picture by itself, so it does not notice if pictures as a whole are
+a little too pink or too smooth. In this stage the loss is a Fréchet distance, as an evaluation
+computes it for whole sets of pictures: the distance between Gaussians fitted to descriptions of
+painted and of real crops (Heusel and others 2017, equation 6). The descriptions are colours, power
+spectra and the features of frozen networks other than that of `evaluate`.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from .patterns import grid_pattern, place_gradients
 from .unrolled import known_in_place, unrolled
 
 READERS = (1, 2)  # sizes of EfficientNet-Lite; `evaluate` measures by size 0
-DIRECTIONS = 128  # principal directions of a network's features
-MEMORY = 0.98  # of the running statistics, a batch
-# Weights of descriptions; the others are features.
+DIRECTIONS = 128  # principal directions that are kept of each description, at most
+MEMORY = 0.98  # share of the running statistics that is kept after a batch
+# Weights of descriptions by name, and that of all others, which are features.
 WEIGHTS, FEATURES = {"spectra": 15.0, "colours": 2.0}, 3.0
 EVEN = 20_000.0  # weight of patterns that follow the network's grid
 DARK = 4.0  # weight of dark ground, which an evaluation takes for nuclei
-MARGIN = 2  # pixels around nuclei that are not ground
+MARGIN = 2  # pixels around nuclei that do not count as ground
 SHADE = 1.0  # standard deviation in pixels of the smoothing of dark ground
-WHITE = 0.86  # of 1, the level from which all channels of a pixel are white
-RINGS = 16  # of the power spectra
+WHITE = 0.86  # a pixel is white if all its channels, from 0 to 1, are above this
+RINGS = 16  # rings of a power spectrum
 
 Describe = Callable[[Tensor], dict[str, Tensor]]  # pixels (n, 3, h, w) to vectors (n, d) by name
 
 
 class Gaussian(nn.Module):
-    """Running mean (d,) and covariance (d, d), float64, which start from some vectors (n, d)."""
+    """Running mean (d,) and covariance (d, d) in float64, starting from those of vectors (n, d)."""
 
     mean: Tensor
     square: Tensor
@@ -65,7 +65,7 @@ class Gaussian(nn.Module):
 
     @torch.no_grad()
     def update(self, vectors: Tensor) -> None:
-        """Take a batch of vectors (n, d) into the averages."""
+        """Include a batch of vectors (n, d) in the averages."""
         vectors = vectors.double()
         self.mean.lerp_(vectors.mean(0), 1 - MEMORY)
         self.square.lerp_(vectors.T @ vectors / len(vectors), 1 - MEMORY)
@@ -90,12 +90,12 @@ def _power(matrix: Tensor, exponent: float) -> Tensor:
 class Distance(nn.Module):
     """Fréchet distance between one kind of description of painted and of real crops.
 
-    Statistics are running averages over batches, because one batch has too few crops for them; the
-    gradient passes through the crops of the current batch. Those of both sides start from some real
-    crops, so the distance starts at zero. Descriptions are reduced to principal directions of those
-    of the real crops, in which the sum of variances is one.
+    Statistics are running averages over batches, because a single batch has too few crops; the
+    gradient passes through the crops of the current batch. Both sides start from the same real
+    crops, so the distance starts at zero. Descriptions are projected onto the principal directions
+    of those of the real crops, and scaled so that their variances add up to one.
 
-    real: descriptions (n, d) of some real crops. directions: how many directions are kept.
+    real: descriptions (n, d) of some real crops. directions: how many directions are kept at most.
     """
 
     centre: Tensor
@@ -112,31 +112,31 @@ class Distance(nn.Module):
         self.painted, self.real = (Gaussian(self.reduced(real)) for _ in range(2))
 
     def reduced(self, vectors: Tensor) -> Tensor:
-        """Return descriptions (n, d) in the principal directions."""
+        """Return descriptions (n, d) projected onto the principal directions."""
         return (vectors - self.centre) @ self.axes
 
     def forward(self, painted: Tensor, real: Tensor) -> Tensor:
-        """Return the distance, with its gradient by the descriptions of ``painted`` (n, d)."""
+        """Return the distance; its gradient passes to the descriptions ``painted`` (n, d)."""
         own = self.reduced(painted)
         self.painted.update(own)
         self.real.update(self.reduced(real))
         distance, by_mean, by_covariance = frechet(self.painted, self.real)
-        # The derivative by a vector x is that of the mean, and by (x - mean) (x - mean)' that of
-        # the covariance.
+        # The chain rule: a vector x enters the mean as x, and the covariance as
+        # (x - mean) (x - mean)'.
         off = own.detach() - self.painted.mean
         slope = by_mean + 2 * off @ by_covariance
         return distance.float() + ((own - own.detach()) * slope.float()).sum(1).mean()
 
 
 def colours(pixels: Tensor) -> Tensor:
-    """Return mean, deviation and the share of white of pixels in [-1, 1]: (n, 7)."""
+    """Return means and deviations of the channels, and the share of white pixels: (n, 7)."""
     flat = (pixels.flatten(2) + 1) / 2
     white = ((flat.amin(1) - WHITE) / 0.02).sigmoid().mean(1, keepdim=True)
     return torch.cat([flat.mean(2), flat.std(2), white], dim=1)
 
 
 def spectra(pixels: Tensor) -> Tensor:
-    """Return logarithms of the power in rings, of luminance and of red less blue: (n, 2 RINGS)."""
+    """Return the log power in rings, of luminance and of red less blue: (n, 2 RINGS)."""
     red, green, blue = pixels.unbind(1)
     both = torch.stack([(red + green + blue) / 3, red - blue], dim=1)
     side = both.shape[-1]
@@ -167,10 +167,10 @@ def pooled(reader: Any, last: Tensor) -> Tensor:
 
 
 def dark_ground(pixels: Tensor, real: Tensor, nuclei: Tensor) -> Tensor:
-    """Return how much darker than a threshold the ground is, on average.
+    """Return by how much the ground exceeds a threshold of haematoxylin, on average.
 
-    `evaluate` counts spots with more haematoxylin than Otsu's threshold. Half way between the means
-    of nuclei and of ground in the real crop stands in for it here. Their difference is the unit.
+    `evaluate` counts spots above Otsu's threshold. Here, the threshold lies half way between the
+    means of nuclei and of ground in the real crop, and the difference of the two is the unit.
 
     pixels, real: (n, 3, h, w) in [-1, 1]. nuclei: (n, 1, h, w), 1 inside nuclei.
     """
@@ -202,13 +202,13 @@ def _smooth(x: Tensor) -> Tensor:
 
 
 class Distances(Objective):
-    """The fourth stage of training: the crops painted in a few steps match real ones statistically.
+    """The fourth stage of training: crops painted in a few steps should match real ones.
 
-    Steps at noise levels of ``below`` and more are painted without a gradient. Known pixels must be
-    painted as they are. Further terms suppress patterns that follow the network's grid, and dark
-    ground.
+    The loss compares their statistics. Steps at noise levels of ``below`` and more are painted
+    without a gradient. Known pixels must be painted as they are. Further terms suppress dark ground
+    and patterns that follow the network's grid.
 
-    describe: gives the descriptions of pixels. real: pixels (n, 3, h, w) of some real crops.
+    describe: returns the descriptions of pixels. real: pixels (n, 3, h, w) of some real crops.
     """
 
     denoiser: Denoiser
@@ -238,11 +238,11 @@ class Distances(Objective):
         return {"adam": without_momentum(network.parameters(), settings.learning_rate)}
 
     def own_modules(self) -> dict[str, nn.Module]:
-        """Return the statistics."""
+        """Return the running statistics."""
         return {"distances": self.distances}
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return the loss of a batch, whose noise levels do not count."""
+        """Return the loss of a batch; its noise levels are not used."""
         condition, sigmas = batch.condition, self.sigmas
 
         def estimate(x: Tensor, k: int) -> Tensor:

@@ -88,6 +88,6 @@ def told_in_part(
 
 
 def only_nuclei(planes: Tensor, names: tuple[str, ...]) -> Tensor:
-    """Return the planes (p, h, h) of one picture of which the nuclei alone are told."""
+    """Return the planes (p, h, h) of one picture, with all but those of nuclei set to zero."""
     told = torch.tensor([name in PLANES for name in names])
     return planes * told[:, None, None]

@@ -1,4 +1,4 @@
-"""The sampler unrolled, for losses that judge whole pictures, and what both such stages ask for."""
+"""The unrolled sampler and the term on known pixels, which losses on whole pictures share."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def unrolled(
 
 
 def known_in_place(picture: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return the picture with the real pixels where they are known, and its mean error there.
+    """Return the picture with real pixels where they are known, and the mean error it had there.
 
     A judge of the picture then sees the border between known and painted pixels.
     """
