@@ -11,6 +11,7 @@ import pytest
 import shapely
 from helpers import PATIENCE
 from PIL import Image
+from scipy.spatial import cKDTree
 
 from nasdm_wsi.annotations.raster import Conditioning
 from nasdm_wsi.annotations.regions import PALETTE as REGION_PALETTE
@@ -33,17 +34,23 @@ def run(script, *arguments, **environment):
 
 
 def test_the_annotations_are_a_slide_of_all_types_and_drawn_by_the_script(tmp_path):
+    """Nearly: numpy's logarithm differs in the last bit between kinds of processors.
+
+    A nucleus that fits on one may then overlap on the other, and those after it lie elsewhere.
+    """
     run("make_annotations.py", "-o", tmp_path / "again.geojson")
     shipped = read_annotations(EXAMPLES / "annotations.geojson", mpp=0.5)
     again = read_annotations(tmp_path / "again.geojson", mpp=0.5)
     assert len(shipped) > 2000 and min(shipped.counts().values()) > 0
-    assert shipped.extent() == (0, 0, 1536, 1536)
+    assert shipped.extent() == again.extent() == (0, 0, 1536, 1536)
     assert shipped.boxes()[:, 0].min() > 40  # above the tissue there is glass
     assert {"lumen", "epithelium", "stroma", "mucus"} <= set(shipped.regions.counts())
-    # Other versions of GEOS and numpy may differ in the last digit of a coordinate.
-    np.testing.assert_array_equal(again.types, shipped.types)
-    np.testing.assert_allclose(again.coords, shipped.coords, atol=0.011)
-    np.testing.assert_allclose(again.regions.coords, shipped.regions.coords, atol=0.011)
+    assert again.counts() == pytest.approx(shipped.counts(), rel=0.03)
+    drawn = (Conditioning(n, (1536, 1536)).regions((0, 0, 1536, 1536)) for n in (shipped, again))
+    assert np.equal(*drawn).mean() > 0.999
+    centres = (shapely.get_coordinates(shapely.centroid(n.polygons())) for n in (shipped, again))
+    apart = cKDTree(next(centres)).query(next(centres))[0]
+    assert (apart < 0.1).mean() > 0.5
 
 
 def test_nuclei_of_the_annotations_do_not_overlap():

@@ -611,7 +611,7 @@ def test_a_slide_that_is_scanned_in_part(tmp_path, monkeypatch, written):
     half = read_annotations(written(hovernet(20)), class_map=BY_NUMBER, like=slide)
     at_qupath = read_annotations(written(hovernext(), "a.geojson"), like=slide)
     bounds = {"bounds-x": "60", "bounds-y": "20", "bounds-width": "320", "bounds-height": "280"}
-    monkeypatch.setattr(slides, "_open_reader", lambda path: scanned_in_part(path, bounds))
+    monkeypatch.setattr(slides, "open_reader", lambda path: scanned_in_part(path, bounds))
     assert size_like(slide, 0.5) == (140, 160)
     moved = read_annotations(written(hovernet()), class_map=BY_NUMBER, like=slide)
     np.testing.assert_allclose(moved.coords, whole.coords - (60, 20))
@@ -636,7 +636,7 @@ def test_where_each_format_counts_from(tmp_path, monkeypatch, written):
     savemat(tmp_path / "a.mat", {"inst_map": INSTANCES, "id": ids, "class": np.array(NUMBERS)})
     before = {path: read_annotations(path, like=slide) for path in files}
     bounds = {"bounds-x": "60", "bounds-y": "20", "bounds-width": "320", "bounds-height": "280"}
-    monkeypatch.setattr(slides, "_open_reader", lambda path: scanned_in_part(path, bounds))
+    monkeypatch.setattr(slides, "open_reader", lambda path: scanned_in_part(path, bounds))
     for path, corner in files.items():
         assert before[path].mpp == pytest.approx(0.25)  # that of the slide
         moved = read_annotations(path, like=slide)
