@@ -134,7 +134,7 @@ class Preset:
         if isinstance(self.network, LocalConfig) and self.network.planes != len(self.planes):
             raise ValueError(f"{self.network.planes} planes, and {len(self.planes)} names of them")
         if (how.critic_below or how.distances_below) and not how.guidance:
-            raise ValueError("a critic and distances need trained weights: set guidance")
+            raise ValueError("training by a critic or by distances needs a teacher: set guidance")
         if how.guidance and not isinstance(self.network, LocalConfig):
             raise ValueError("only networks of the local family learn from a teacher")
 

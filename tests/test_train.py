@@ -358,6 +358,8 @@ def test_presets_that_cannot_be_trained_are_refused_where_they_are_made():
     tiny, paper = PRESETS["tiny"], PRESETS["nasdm-tiny"]
     with pytest.raises(ValueError, match="needs a teacher"):
         replace(tiny, training=replace(tiny.training, critic_below=1.0))
+    with pytest.raises(ValueError, match="needs a teacher"):
+        replace(tiny, training=replace(tiny.training, distances_below=1.0))
     with pytest.raises(ValueError, match="local family"):
         replace(paper, training=replace(paper.training, guidance=1.0))
 
