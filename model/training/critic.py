@@ -21,12 +21,11 @@ from ..config import TrainingConfig
 from ..diffusion import Condition, Denoise, Denoiser
 from ..evaluation.features import efficientnet_lite, feature_maps
 from ..planes import NUCLEI
-from ..samplers import STEPS, cubic_sigmas
+from ..samplers import SOLVERS, STEPS, cubic_sigmas, solve
 from .data import Batch
-from .objectives import Objective
+from .objectives import Objective, known_in_place
 from .optimisers import Optimisers, without_momentum
 from .patterns import grid_pattern, place_gradients
-from .unrolled import known_in_place, unrolled
 
 WIDTH = 32  # channels of the critic's heads
 GAIN = 4.0  # spectral normalisation alone leaves the critic too timid
@@ -217,7 +216,14 @@ class Adversarial(Objective):
                 strayed = self.denoiser.weight(x.new_tensor(sigmas[k])) * off.square().mean()
             return rough
 
-        picture = unrolled(estimate, noise, sigmas)
+        picture, _ = solve(
+            estimate,
+            noise * sigmas[0],
+            noise,
+            solver=SOLVERS["dpmpp_2m"],
+            sigmas=sigmas,
+            steps=range(len(sigmas) - 1),
+        )
         return picture, rough, strayed
 
 

@@ -20,14 +20,13 @@ from torch import Tensor, nn
 
 from ...annotations.types import TYPES
 from ..config import TrainingConfig
-from ..diffusion import Denoiser
+from ..diffusion import Condition, Denoiser
 from ..evaluation.features import efficientnet_lite, feature_maps
-from ..samplers import cubic_sigmas
+from ..samplers import cubic_sigmas, sample
 from .data import Batch
-from .objectives import Objective
+from .objectives import Objective, known_in_place
 from .optimisers import Optimisers, without_momentum
 from .patterns import grid_pattern, place_gradients
-from .unrolled import known_in_place, unrolled
 
 READERS = (1, 2)  # sizes of EfficientNet-Lite; `evaluate` measures by size 0
 DIRECTIONS = 128  # principal directions that are kept of each description, at most
@@ -243,14 +242,14 @@ class Distances(Objective):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the loss of a batch; its noise levels are not used."""
-        condition, sigmas = batch.condition, self.sigmas
+        condition = batch.condition
 
-        def estimate(x: Tensor, k: int) -> Tensor:
-            sigma = torch.full((len(x),), sigmas[k], device=x.device)
-            with torch.set_grad_enabled(sigmas[k] < self.below):
+        def denoise(x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+            with torch.set_grad_enabled(float(sigma[0]) < self.below):
                 return self.denoiser(x, sigma, condition)
 
-        picture, off = known_in_place(unrolled(estimate, batch.noise, sigmas), batch)
+        picture = sample(denoise, batch.noise, condition, sigmas=self.sigmas)
+        picture, off = known_in_place(picture, batch)
         grid = EVEN * grid_pattern(picture, self.denoiser.network.grid)
         grid = grid + self.even_places * place_gradients(picture)
         with torch.autocast(picture.device.type, enabled=False):

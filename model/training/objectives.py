@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ...job import PIXELS_KNOWN
 from ..config import TrainingConfig
 from ..diffusion import Denoise, Denoiser, NoisePredictor
 from .data import Batch
@@ -59,3 +60,15 @@ class GuidanceDistillation(Objective):
         with torch.no_grad():
             target = self.teacher(x, sigma, batch.condition)
         return self.denoiser.error(x, sigma, batch.condition, target).mean()
+
+
+def known_in_place(picture: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return the picture with real pixels where they are known, and the mean error it had there.
+
+    A judge of the picture then sees the border between known and painted pixels.
+    """
+    if PIXELS_KNOWN not in batch.condition.names:
+        return picture, torch.zeros((), device=picture.device)
+    known = batch.condition.pick(PIXELS_KNOWN)
+    error = (known * (picture - batch.pixels)).abs().sum() / (3 * known.sum() + 1)
+    return torch.lerp(picture, batch.pixels, known), error
